@@ -1,0 +1,1 @@
+"""Feast definitions, read from the feature catalog."""

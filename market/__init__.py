@@ -1,0 +1,1 @@
+"""The vocabulary of the market: events, instruments, books, feeds, the lake, features and labels."""

@@ -1,0 +1,39 @@
+"""Where time comes from. Code that needs the time takes a :class:`Clock`; nothing reads the wall clock by itself."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+
+
+class Clock(Protocol):
+    """Nanoseconds since the Unix epoch."""
+
+    def now_ns(self) -> int: ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+
+class ManualClock:
+    """A clock that stands still until it is moved: for tests and for simulated time."""
+
+    def __init__(self, start_ns: int = 1_700_000_000 * NS_PER_S) -> None:
+        self._now_ns = start_ns
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def move_to(self, ns: int) -> None:
+        """Set the time; it may go back, as real clocks do."""
+        self._now_ns = ns
+
+    def advance(self, ns: int) -> None:
+        self._now_ns += ns

@@ -1,0 +1,125 @@
+"""Every error quotekeel raises on purpose, drawn as one tree.
+
+::
+
+    KeelError                      exit code 1 (anything below may narrow it)
+    ├── InputError                 the user's input: says what was expected, what was seen, what to do   (2)
+    │   ├── FrameError             one wire frame cannot be read; it goes to quarantine, the rest goes on
+    │   ├── CaptureError           a whole recording cannot be read further (truncated, not a recording)
+    │   └── SettingsError          a setting or parameter is unknown, missing or out of range
+    ├── MarketDataError            the data contradicts itself                                            (3)
+    │   ├── BookError              an event the book must refuse (negative depth, no room, unknown side)
+    │   ├── SequenceGapError       updates are missing: the feed must resynchronise
+    │   └── EmptyDataError         a stage found no data where it needs some
+    ├── LakeError                  a table cannot be read or written (no space, wrong schema)             (4)
+    ├── ModelError                 a model that must not be served or trained on                          (5)
+    │   ├── ManifestError          manifest missing, unreadable, of a wrong form, or expired
+    │   ├── TamperedError          a file's sha256 is not the one in the manifest
+    │   ├── FeatureSetError        model, data and code disagree about the feature set
+    │   └── GoldenError            golden vectors do not reproduce
+    ├── ServiceError               a server beside us is away, refused, or its port is taken              (6)
+    │   └── PortInUseError
+    └── GateError                  a gate said no: quality, approval, test verdict                        (7)
+        └── ApprovalError          nobody, the wrong person, or no reason
+"""
+
+from __future__ import annotations
+
+
+class KeelError(Exception):
+    """Base of all deliberate errors. ``exit_code`` is what ``keel`` exits with."""
+
+    exit_code = 1
+
+
+class InputError(KeelError):
+    """The user's input is not what was expected."""
+
+    exit_code = 2
+
+
+class FrameError(InputError):
+    """One wire frame cannot be read. ``reason`` is a short stable word for counting in quarantine."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class CaptureError(InputError):
+    """A recording cannot be read further."""
+
+
+class SettingsError(InputError):
+    """A setting is unknown, missing or out of range."""
+
+
+class MarketDataError(KeelError):
+    """The data contradicts itself."""
+
+    exit_code = 3
+
+
+class BookError(MarketDataError):
+    """An event the book must refuse; the feed resynchronises."""
+
+
+class SequenceGapError(MarketDataError):
+    """Updates between ``expected`` and ``seen`` are missing."""
+
+    def __init__(self, *, expected: int, seen: int, where: str) -> None:
+        super().__init__(f"{where}: expected update {expected}, saw {seen}; the book is resynchronised from the next snapshot")
+        self.expected = expected
+        self.seen = seen
+
+
+class EmptyDataError(MarketDataError):
+    """A stage found no data where it needs some."""
+
+
+class LakeError(KeelError):
+    """A table cannot be read or written."""
+
+    exit_code = 4
+
+
+class ModelError(KeelError):
+    """A model that must not be served."""
+
+    exit_code = 5
+
+
+class ManifestError(ModelError):
+    """The manifest is missing, unreadable, of a wrong form, or expired."""
+
+
+class TamperedError(ModelError):
+    """A file is not the one the manifest was written for."""
+
+
+class FeatureSetError(ModelError):
+    """Model, data and code disagree about the feature set."""
+
+
+class GoldenError(ModelError):
+    """A backend does not reproduce the golden vectors."""
+
+
+class ServiceError(KeelError):
+    """A server beside us is away or refused."""
+
+    exit_code = 6
+
+
+class PortInUseError(ServiceError):
+    """The port is taken by another process."""
+
+
+class GateError(KeelError):
+    """A gate said no."""
+
+    exit_code = 7
+
+
+class ApprovalError(GateError):
+    """Nobody, the wrong person, or no reason."""

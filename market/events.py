@@ -1,0 +1,56 @@
+"""The event: the one record that feeds, lake, book, features and hot path agree on.
+
+64 bytes, one cache line. A book update that arrives in one frame with many levels is many records of one *batch*; the
+last of them carries :data:`F_LAST`, and only there is the book in a state that the exchange showed. Prices are integer
+ticks, sizes integer lots, times integer nanoseconds since the epoch. Both clocks are kept as they came: the receive time
+may lie before the exchange time in real captures (clock offset); such records are flagged, never changed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+EVENT: Final = np.dtype(
+    [
+        ("exch_ns", "<i8"),  # exchange time; 0 with F_NO_EXCH_TIME where the feed has none
+        ("recv_ns", "<i8"),  # local receive time
+        ("seq", "<i8"),  # the venue's update or trade id
+        ("frame", "<i8"),  # number of the raw frame in its source, from 1: the way back to the bytes
+        ("order_id", "<i8"),  # L3 feeds; 0 elsewhere
+        ("price", "<i8"),  # ticks
+        ("size", "<i8"),  # lots: absolute size of the level (DEPTH, TICKER) or traded size (TRADE)
+        ("kind", "u1"),
+        ("side", "i1"),  # BID or ASK of the level; for trades the aggressor's side
+        ("flags", "<u2"),
+        ("instrument", "<u4"),  # index in the process's instrument table
+    ]
+)
+
+Events = NDArray[np.void]  # shape (n,), dtype EVENT
+
+# kinds (4 to 9 are kept for order-level feeds)
+DEPTH: Final = 1  # a level's absolute size; 0 removes the level
+TRADE: Final = 2
+TICKER: Final = 3  # best bid or ask, faster than the depth stream; never written into the depth levels
+CLEAR: Final = 10  # forget the book; a snapshot follows
+
+# sides
+BID: Final = 1
+ASK: Final = -1
+NO_SIDE: Final = 0
+
+# flags
+F_SNAPSHOT: Final = 1  # part of an exchange snapshot
+F_LAST: Final = 2  # last record of its batch: the book may be looked at
+F_CHECKPOINT: Final = 4  # book state written by us at the start of a lake batch, so that a batch stands alone
+F_CLOCK_BACK: Final = 8  # this receive time lies before the previous one of the same source
+F_NO_EXCH_TIME: Final = 16
+F_RESYNC: Final = 32  # first batch after a gap: windows over time must restart
+
+
+def empty(n: int) -> Events:
+    """``n`` zeroed events."""
+    return np.zeros(n, dtype=EVENT)

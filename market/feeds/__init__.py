@@ -1,0 +1,1 @@
+"""Where events come from: recorded captures, live WebSockets, the simulated exchange."""

@@ -1,0 +1,63 @@
+"""Instruments: who trades where, and in which integer units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from market.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instrument:
+    """One tradable thing at one venue.
+
+    ``tick`` is the price step and ``lot`` the size step, both as exact decimals; events carry multiples of them.
+    """
+
+    venue: str
+    symbol: str
+    tick: Decimal
+    lot: Decimal
+
+    @property
+    def key(self) -> str:
+        """``venue.SYMBOL``: safe in paths, table filters and model names."""
+        return f"{self.venue}.{self.symbol}"
+
+    def price_of(self, ticks: int) -> Decimal:
+        return self.tick * ticks
+
+    def size_of(self, lots: int) -> Decimal:
+        return self.lot * lots
+
+
+def _row(venue: str, symbol: str, tick: str, lot: str) -> Instrument:
+    return Instrument(venue=venue, symbol=symbol, tick=Decimal(tick), lot=Decimal(lot))
+
+
+# Steps as published by the exchanges' exchangeInfo at the time of the recordings in use.
+KNOWN: tuple[Instrument, ...] = (
+    _row("binance-spot", "BTCUSDT", "0.01", "0.00001"),
+    _row("binance-spot", "ETHUSDT", "0.01", "0.0001"),
+    _row("binance-usdm", "BTCUSDT", "0.1", "0.001"),
+    _row("binance-usdm", "ETHUSDT", "0.01", "0.001"),
+    _row("binance-coinm", "BTCUSD_PERP", "0.1", "1"),
+    _row("binance-coinm", "ETHUSD_PERP", "0.01", "1"),
+    _row("sim-usdm", "BTCUSDT", "0.1", "0.001"),
+)
+
+_BY_KEY = {i.key: i for i in KNOWN}
+
+
+def find(key: str) -> Instrument:
+    """The instrument of ``venue.SYMBOL``.
+
+    Raises:
+        InputError: the key is not known.
+    """
+    try:
+        return _BY_KEY[key]
+    except KeyError:
+        known = ", ".join(sorted(_BY_KEY))
+        raise InputError(f"unknown instrument {key!r}; known are {known}. Add it to market/instruments.py with its tick and lot.") from None

@@ -1,0 +1,1 @@
+"""The lifecycle: one file per stage, each one function `stage(config, *, workspace) -> Result`; and the `keel` command."""

@@ -1,0 +1,132 @@
+"""What a stage may touch, and where everything a run makes lies.
+
+A :class:`Workspace` is chosen once per process (by the ``keel`` command, a DAG task or a test) and handed to every stage
+as ``stage(config, *, workspace)``. All paths are under ``KEEL_HOME``; nothing is created until it is written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from market.clock import Clock, SystemClock
+
+
+class Progress(Protocol):
+    """How long work tells how far it is. ``total`` is in the work's own unit; None when unknown."""
+
+    def start(self, what: str, total: float | None) -> None: ...
+
+    def advance(self, amount: float) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Silent:
+    """Progress nobody watches."""
+
+    def start(self, what: str, total: float | None) -> None: ...
+
+    def advance(self, amount: float) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """A server on the network."""
+
+    host: str = "127.0.0.1"
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The folder and the servers a run works with.
+
+    ``lake_uri`` and ``tracking_uri`` default to files under ``home``; the real stack sets them to S3 and to an MLflow
+    server. ``mail`` None means: mails are written under ``home`` and not sent, and the stage says so.
+    """
+
+    home: Path
+    clock: Clock = field(default_factory=SystemClock)
+    progress: Progress = field(default_factory=Silent)
+    author: str = ""
+    lake_uri: str = ""
+    tracking_uri: str = ""
+    triton_grpc: Address | None = None
+    mail: Address | None = None
+
+    @property
+    def lake(self) -> str:
+        return self.lake_uri or str(self.home / "lake")
+
+    @property
+    def tracking(self) -> str:
+        """MLflow tracking and registry URI."""
+        return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow artifacts of the embedded default."""
+        return self.home / "mlartifacts"
+
+    @property
+    def datasets(self) -> Path:
+        """``<dataset_id>/dataset.parquet`` and ``dataset.json``; a DVC repository of its own."""
+        return self.home / "datasets"
+
+    @property
+    def feast(self) -> Path:
+        return self.home / "feast"
+
+    @property
+    def runs(self) -> Path:
+        """``<run_id>/``: weights, checkpoints, evaluation, bundle of one training run."""
+        return self.home / "runs"
+
+    @property
+    def models(self) -> Path:
+        """``<instrument key>/<registry version>/``: verified bundles that serving loads."""
+        return self.home / "models"
+
+    @property
+    def triton_repository(self) -> Path:
+        return self.home / "triton" / "repository"
+
+    @property
+    def reports(self) -> Path:
+        return self.home / "reports"
+
+    @property
+    def mails(self) -> Path:
+        return self.home / "mail"
+
+
+@contextmanager
+def tracked(progress: Progress, what: str, total: float | None = None) -> Iterator[Progress]:
+    """Show ``what`` while the block runs."""
+    progress.start(what, total)
+    try:
+        yield progress
+    finally:
+        progress.stop()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that nobody ever reads half of it: yields a sibling to write, renames it over ``path`` at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

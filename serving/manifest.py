@@ -1,0 +1,67 @@
+"""The model manifest: what serving must know of a model before it believes it.
+
+Owned by serving, written by training. A *bundle* is a folder with ``model.onnx``, ``weights.safetensors``,
+``golden.safetensors`` and ``manifest.json``; the manifest carries the sha256 of the other three, and the registry
+carries the sha256 of the manifest. Formats are ONNX, safetensors and JSON only: nothing here can execute code.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "weights.safetensors"
+GOLDEN_FILE = "golden.safetensors"
+MANIFEST_FILE = "manifest.json"
+
+
+class Heads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the output vector of ``P = 5 * len(horizons_ns)`` probabilities is laid out.
+
+    For horizon ``k``: ``[5k, 5k+1, 5k+2]`` = mid down, none, up (sum to 1); ``[5k+3]`` = bid depth falls, ``[5k+4]`` =
+    ask depth falls by ``depth_fall`` or more.
+    """
+
+    horizons_ns: tuple[int, ...]
+    move_threshold_ticks: float
+    depth_fall: float
+    depth_levels: int
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Shape of the streaming network. ``inputs`` are feature names in order; ``state`` is the carried state's width."""
+
+    kind: Literal["gru"]
+    inputs: tuple[str, ...]
+    hidden: int
+    state: int
+    outputs: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """See the module. Times are nanoseconds since the epoch; ``registry_version`` is 0 before registration."""
+
+    schema_version: int
+    model_name: str
+    registry_version: int
+    run_id: str
+    instrument: str
+    feature_set: str
+    dataset_id: str
+    dataset_revision: str
+    author: str
+    created_ns: int
+    expires_ns: int
+    network: Network
+    heads: Heads
+    norm_mean: tuple[float, ...]
+    norm_scale: tuple[float, ...]
+    norm_clip: float
+    temperature: tuple[float, ...]
+    precision: Literal["fp32", "int8"]
+    files: dict[str, str]
+    expected_step_us: float
+    tolerance: float

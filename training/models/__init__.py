@@ -1,0 +1,1 @@
+"""Networks: causal and stateful."""
