@@ -1,7 +1,7 @@
 """What a stage may touch, and where everything a run makes lies.
 
-A :class:`Workspace` is chosen once per process (by the ``keel`` command, a DAG task or a test) and handed to every stage
-as ``stage(config, *, workspace)``. All paths are under ``KEEL_HOME``; nothing is created until it is written.
+A :class:`Workspace` is chosen once per process (by the ``keel`` command, a DAG task or a test) and handed to every
+stage as ``stage(config, *, workspace)``. All paths are under ``KEEL_HOME``; nothing is created until it is written.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def tracked(progress: Progress, what: str, total: float | None = None) -> Iterat
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file so that nobody ever reads half of it: yields a sibling to write, renames it over ``path`` at the end."""
+    """Write a file so that nobody reads half of it: yields a sibling to write and renames it over ``path`` at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

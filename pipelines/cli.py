@@ -1,0 +1,368 @@
+"""The ``keel`` command: one verb a stage, and what a person needs around them.
+
+This is a composition root: it chooses the clock, the progress display and the workspace, calls one stage function and
+turns its result into a line (or ``--json``) and its errors into a sentence and an exit code.
+
+Exit codes: 0 done; 1 an error of ours; 2 wrong input; 3 the data contradicts itself; 4 the lake; 5 a model was refused;
+6 a server is away or its port taken; 7 a gate said no; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from market.errors import KeelError
+from pipelines import settings, stages
+from pipelines.progress import Bars
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="The life of the models that keep a market maker's quotes stable. `keel VERB --help` has an example of each.",
+)
+audit_app = typer.Typer(no_args_is_help=True, help="The append-only record of approvals.")
+app.add_typer(audit_app, name="audit")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other parameter of the stage.")]
+Instrument = Annotated[str, typer.Option(help="Instrument key, venue.SYMBOL.")]
+
+DEFAULT_INSTRUMENT = "sim-usdm.BTCUSDT"
+
+
+def _run(verb: str, as_json: bool, assignments: list[str] | None, **overrides: Any) -> None:
+    """Run a stage with what was given on the command line (``None`` means: not given) and print its result."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    given.update(settings.parse_assignments(assignments or ()))
+    with Bars(quiet=as_json) as bars:
+        result = stages.run(verb, workspace=settings.workspace(progress=bars), **given)
+    _print(result, as_json)
+
+
+def _print(result: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(orjson.dumps(dataclasses.asdict(result), default=str, option=orjson.OPT_SERIALIZE_NUMPY).decode())
+    else:
+        typer.echo(result.line())
+
+
+@app.command()
+def ingest(
+    files: Annotated[list[Path] | None, typer.Argument(help="Recordings; the venue is recognised.")] = None,
+    url: Annotated[str | None, typer.Option(help="A WebSocket stream instead of recordings.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Stop after this much market time.")] = None,
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Land market data: raw frames, then ticks.
+
+    Example: `keel ingest usdm_btcusdt_20240808.gz`
+    """
+    given = [str(path) for path in files] if files else None
+    _run("ingest", as_json, set_, files=given, url=url, seconds=seconds)
+
+
+@app.command()
+def validate(as_json: Json = False, set_: Set = None) -> None:
+    """Judge every landed batch; a bad one goes to quarantine with its reasons, the rest goes on.
+
+    Example: `keel validate --json`
+    """
+    _run("validate", as_json, set_)
+
+
+@app.command()
+def featurize(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
+    """Compute features and labels, register them in Feast, cut a dataset and version it with DVC.
+
+    Example: `keel featurize --instrument binance-usdm.BTCUSDT`
+    """
+    _run("featurize", as_json, set_, instrument=instrument)
+
+
+@app.command()
+def train(
+    dataset: Annotated[str, typer.Option(help="Dataset id, as featurize printed it.")],
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Train the streaming network on Ray: two workers, bf16, exact resume.
+
+    Example: `keel train --dataset 5f0c9d1e2b3a4c5d --set epochs=6`
+    """
+    _run("train", as_json, set_, dataset_id=dataset)
+
+
+Run = Annotated[str, typer.Option("--run", help="Run id, as train printed it.")]
+
+
+@app.command()
+def evaluate(run: Run, as_json: Json = False, set_: Set = None) -> None:
+    """Hold a run against naive rules, logistic regression, LightGBM and the champion on the same rows.
+
+    Example: `keel evaluate --run 0a1b2c3d4e5f --json`
+    """
+    _run("evaluate", as_json, set_, run_id=run)
+
+
+@app.command()
+def export(run: Run, as_json: Json = False, set_: Set = None) -> None:
+    """Write the bundle: ONNX step model, safetensors, golden vectors, manifest; INT8 only if it passes.
+
+    Example: `keel export --run 0a1b2c3d4e5f`
+    """
+    _run("export", as_json, set_, run_id=run)
+
+
+@app.command()
+def register(run: Run, as_json: Json = False, set_: Set = None) -> None:
+    """Register a bundle in MLflow as challenger, with its lineage.
+
+    Example: `keel register --run 0a1b2c3d4e5f`
+    """
+    _run("register", as_json, set_, run_id=run)
+
+
+@app.command()
+def deploy(
+    instrument: Instrument = DEFAULT_INSTRUMENT,
+    version: Annotated[int | None, typer.Option(help="Registry version; default: the challenger's.")] = None,
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Put a registered version into Triton and the hot path, proven by its golden vectors before any traffic.
+
+    Example: `keel deploy --instrument sim-usdm.BTCUSDT --version 2`
+    """
+    _run("deploy", as_json, set_, instrument=instrument, version=version)
+
+
+@app.command()
+def serve(
+    url: Annotated[str | None, typer.Option(help="The exchange's stream.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Market time to quote for.")] = None,
+    instrument: Instrument = DEFAULT_INSTRUMENT,
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Quote: events to predictions to quotes at the exchange; outcomes are written.
+
+    Example: `keel serve --url ws://127.0.0.1:9443 --seconds 60`
+    """
+    _run("serve", as_json, set_, url=url, seconds=seconds, instrument=instrument)
+
+
+@app.command()
+def skew(
+    session: Annotated[str, typer.Option(help="Serving session.")], as_json: Json = False, set_: Set = None
+) -> None:
+    """Recompute a session's features from the lake; the difference to what was served must be zero bits.
+
+    Example: `keel skew --session live-20261121T080000-1a2b`
+    """
+    _run("skew", as_json, set_, session=session)
+
+
+@app.command()
+def monitor(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
+    """Look for drift: an Evidently report, and a verdict by effect size over the last windows.
+
+    Example: `keel monitor --instrument sim-usdm.BTCUSDT --json`
+    """
+    _run("monitor", as_json, set_, instrument=instrument)
+
+
+@app.command()
+def notify(as_json: Json = False, set_: Set = None) -> None:
+    """Send the mail about a drift verdict, once.
+
+    Example: `keel notify --set recipients=[quant@desk.example]`
+    """
+    _run("notify", as_json, set_)
+
+
+@app.command()
+def retrain(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
+    """Train, evaluate, export and register a challenger on newer data; one at a time.
+
+    Example: `keel retrain --instrument sim-usdm.BTCUSDT`
+    """
+    _run("retrain", as_json, set_, instrument=instrument)
+
+
+@app.command()
+def compare(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
+    """Champion against challenger over switchback blocks, by an always-valid sequential test.
+
+    Example: `keel compare --instrument sim-usdm.BTCUSDT`
+    """
+    _run("compare", as_json, set_, instrument=instrument)
+
+
+@app.command()
+def approve(
+    version: Annotated[int, typer.Option(help="Registry version.")],
+    instrument: Instrument = DEFAULT_INSTRUMENT,
+    name: Annotated[str, typer.Option(envvar="APPROVE_AS", help="Who approves; asked for when absent.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; asked for when absent.")] = "",
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Record a person's approval of a version: name and reason, never the author of the run.
+
+    Example: `keel approve --version 2 --name ada --reason "better calibrated in the new regime"`
+    """
+    name = name or _ask("Who approves")
+    reason = reason or _ask("Why")
+    _run("approve", as_json, set_, instrument=instrument, version=version, name=name, reason=reason)
+
+
+def _ask(question: str) -> str:
+    if not sys.stdin.isatty():
+        raise settings.SettingsError(
+            f"{question}? There is no terminal to ask at; give it as an option (keel approve --help)."
+        )
+    return str(typer.prompt(question))
+
+
+@app.command()
+def promote(
+    version: Annotated[int, typer.Option(help="Registry version, approved before.")],
+    instrument: Instrument = DEFAULT_INSTRUMENT,
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Make an approved version champion without a failed request; the previous one stays loaded.
+
+    Example: `keel promote --version 2`
+    """
+    _run("promote", as_json, set_, instrument=instrument, version=version)
+
+
+@app.command()
+def rollback(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
+    """Back to the previous champion, which is still loaded.
+
+    Example: `keel rollback --instrument sim-usdm.BTCUSDT`
+    """
+    _run("rollback", as_json, set_, instrument=instrument)
+
+
+@app.command()
+def trace(
+    quote_id: Annotated[str, typer.Argument(help="A quote id from the quotes table or a report.")],
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Why was this quote made: quote, prediction, features, model, run, dataset, raw frames.
+
+    Example: `keel trace q-live-20261121T080000-1a2b.1042`
+    """
+    given = settings.parse_assignments(set_ or ())
+    result = stages.run("trace", workspace=settings.workspace(), quote_id=quote_id, **given)
+    if as_json:
+        _print(result, True)
+    else:
+        typer.echo(result.text())
+
+
+@audit_app.command("verify")
+def audit_verify(as_json: Json = False) -> None:
+    """Check the hash chain of the approvals.
+
+    Example: `keel audit verify`
+    """
+    from pipelines.audit import verify_workspace
+
+    _print(verify_workspace(settings.workspace()), as_json)
+
+
+@app.command()
+def simulate(
+    port: Annotated[int, typer.Option(help="Loopback port; 0 takes a free one.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same market.")] = 7,
+    regime: Annotated[str, typer.Option(help="calm, volatile or thin.")] = "calm",
+) -> None:
+    """Run the simulated exchange in the foreground until Ctrl-C.
+
+    Example: `keel simulate --port 9443 --seed 7`
+    """
+    from pipelines.simulate import SimulateConfig
+    from pipelines.simulate import simulate as run_exchange
+
+    run_exchange(SimulateConfig(port=port, seed=seed, regime=regime), announce=typer.echo)
+
+
+@app.command()
+def demo(
+    capture: Annotated[list[Path] | None, typer.Option(help="Recordings to run the ring on.")] = None,
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Run the whole life of a model on this machine and end with a report.
+
+    Example: `APPROVE_AS=ada keel demo`
+    """
+    from pipelines.demo import DemoConfig
+    from pipelines.demo import demo as run_demo
+
+    overrides: dict[str, Any] = settings.parse_assignments(set_ or ())
+    if capture:
+        overrides["captures"] = tuple(str(path) for path in capture)
+    config = settings.stage_config("demo", DemoConfig, overrides)
+    with Bars(quiet=as_json) as bars:
+        result = run_demo(config, workspace=settings.workspace(progress=bars), tell=_teller(as_json, bars))
+    _print(result, as_json)
+
+
+def _teller(as_json: bool, bars: Bars) -> Callable[[str], None]:
+    return (lambda _line: None) if as_json else bars.tell
+
+
+@app.command("settings")
+def show_settings(as_json: Json = False) -> None:
+    """Print the variables and the parameters in force.
+
+    Example: `keel settings`
+    """
+    variables = {
+        name: {"meaning": meaning, "value": os.environ.get(name)} for name, meaning in settings.VARIABLES.items()
+    }
+    parameters = settings.parameters()
+    if as_json:
+        typer.echo(orjson.dumps({"variables": variables, "parameters": parameters}).decode())
+        return
+    for name, entry in variables.items():
+        typer.echo(f"{name:18} {entry['value'] or '-':20} {entry['meaning']}")
+    for section, values in parameters.items():
+        typer.echo(f"{section:18} {values}")
+
+
+def main() -> None:
+    """Entry point: stage errors become a sentence on stderr and an exit code."""
+    try:
+        app()
+    except KeelError as error:
+        if "--json" in sys.argv:
+            typer.echo(orjson.dumps({"error": str(error), "kind": type(error).__name__}).decode())
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo(
+            "stopped by Ctrl-C; what was committed stays, and running the same command again goes on from there",
+            err=True,
+        )
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

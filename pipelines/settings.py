@@ -1,0 +1,145 @@
+"""Settings: where a run works and with what numbers.
+
+Three places, the later wins: ``pipelines/params.yaml`` (the numbers, versioned with the code and tracked by DVC), the
+file named by ``KEEL_PARAMS``, and environment variables (``KEEL_HOME``, ``KEEL_TRAIN__EPOCHS=3``). A name nobody knows is
+refused, so that a typing mistake cannot pass for a setting.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from market.clock import Clock, SystemClock
+from market.errors import SettingsError
+from pipelines.workspace import Address, Progress, Silent, Workspace
+
+T = TypeVar("T")
+
+PARAMS = Path(__file__).with_name("params.yaml")
+
+# Variables that are not stage parameters, with what they mean; `keel settings` prints them.
+VARIABLES: Mapping[str, str] = {
+    "KEEL_HOME": "folder that holds everything a run makes (default: .keel in the current folder)",
+    "KEEL_PARAMS": "a YAML file laid over pipelines/params.yaml",
+    "KEEL_AUTHOR": "who trains; recorded with every run, and barred from approving it (default: the login name)",
+    "KEEL_LAKE_URI": "the lake's address when it is not a folder under KEEL_HOME",
+    "KEEL_TRACKING_URI": "the MLflow server when it is not a file under KEEL_HOME",
+    "KEEL_TRITON_GRPC": "host:port of a running Triton",
+    "KEEL_MAIL": "host:port of the mail server",
+    "KEEL_TRITON_HOME": "where the Triton server is installed (default: .serving beside the code)",
+    "KEEL_FEAST_HOME": "set by quotekeel itself for Feast's configuration",
+}
+
+
+def workspace(*, clock: Clock | None = None, progress: Progress | None = None) -> Workspace:
+    """The workspace that the environment describes.
+
+    Raises:
+        SettingsError: a ``KEEL_`` variable is unknown or not of its form.
+    """
+    refuse_unknown_variables(os.environ)
+    return Workspace(
+        home=Path(os.environ.get("KEEL_HOME") or ".keel").absolute(),
+        clock=clock or SystemClock(),
+        progress=progress or Silent(),
+        author=os.environ.get("KEEL_AUTHOR") or getpass.getuser(),
+        lake_uri=os.environ.get("KEEL_LAKE_URI", ""),
+        tracking_uri=os.environ.get("KEEL_TRACKING_URI", ""),
+        triton_grpc=_address("KEEL_TRITON_GRPC"),
+        mail=_address("KEEL_MAIL"),
+    )
+
+
+def stage_config(section: str, config: type[T], overrides: Mapping[str, Any] | None = None) -> T:
+    """The configuration of one stage: its section of the parameters with ``overrides`` laid over it.
+
+    Raises:
+        SettingsError: an unknown key or a value of the wrong kind, named.
+    """
+    values = {**_section(section), **(overrides or {})}
+    try:
+        return TypeAdapter(config).validate_python(values)
+    except ValidationError as error:
+        raise SettingsError(f"{section}: {_first_problem(error)}") from None
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """``["epochs=3"]`` as ``{"epochs": 3}``; values are read as YAML."""
+    parsed: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise SettingsError(f"expected NAME=VALUE, saw {assignment!r}; for instance --set epochs=3")
+        parsed[name] = yaml.safe_load(value)
+    return parsed
+
+
+def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    """Raise SettingsError for a ``KEEL_`` variable that nothing reads."""
+    sections = _params()
+    for name in environment:
+        if not name.startswith("KEEL_") or name in VARIABLES:
+            continue
+        section = name.removeprefix("KEEL_").partition("__")[0].lower()
+        if "__" not in name or section not in sections:
+            known = ", ".join([*VARIABLES, *(f"KEEL_{s.upper()}__<PARAMETER>" for s in sections)])
+            raise SettingsError(f"unknown variable {name}; known are {known}")
+
+
+def parameters() -> dict[str, dict[str, Any]]:
+    """Every section with the parameters in force."""
+    return {section: _section(section) for section in _params()}
+
+
+def _params() -> dict[str, dict[str, Any]]:
+    merged = {name: dict(values or {}) for name, values in _read_yaml(PARAMS).items()}
+    extra = os.environ.get("KEEL_PARAMS")
+    for name, values in (_read_yaml(Path(extra)) if extra else {}).items():
+        if name not in merged:
+            raise SettingsError(f"{extra}: unknown section {name!r}; known are {', '.join(merged)}")
+        merged[name].update(values or {})
+    return merged
+
+
+def _section(section: str) -> dict[str, Any]:
+    values = _params().get(section, {})
+    prefix = f"KEEL_{section.upper()}__"
+    for name, text in os.environ.items():
+        if name.startswith(prefix):
+            values[name.removeprefix(prefix).lower()] = yaml.safe_load(text)
+    return values
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"cannot read the parameters in {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}") from None
+    if not isinstance(loaded, dict):
+        raise SettingsError(f"{path}: expected one section a stage, saw {type(loaded).__name__}")
+    return loaded
+
+
+def _address(variable: str) -> Address | None:
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise SettingsError(f"{variable}: expected host:port, saw {text!r}")
+    return Address(host=host, port=int(port))
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"]) or "value"
+    return f"{name}: {problem['msg']} (saw {problem['input']!r})"

@@ -1,0 +1,67 @@
+"""The stages by name: one table that the ``keel`` command, the DAG tasks and the tests all go through."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from market.errors import SettingsError
+from pipelines import settings
+from pipelines.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage function and the class of its configuration."""
+
+    config: type[Any]
+    function: Callable[..., Any]
+
+
+def table() -> Mapping[str, Stage]:
+    """Every stage, in the order of the ring."""
+    from pipelines import approve, compare, deploy, evaluate, export, featurize, ingest, monitor, notify, promote
+    from pipelines import register, retrain, rollback, serve, skew, trace, train, validate
+
+    return {
+        "ingest": Stage(config=ingest.IngestConfig, function=ingest.ingest),
+        "validate": Stage(config=validate.ValidateConfig, function=validate.validate),
+        "featurize": Stage(config=featurize.FeaturizeConfig, function=featurize.featurize),
+        "train": Stage(config=train.TrainConfig, function=train.train),
+        "evaluate": Stage(config=evaluate.EvaluateConfig, function=evaluate.evaluate),
+        "export": Stage(config=export.ExportConfig, function=export.export),
+        "register": Stage(config=register.RegisterConfig, function=register.register),
+        "deploy": Stage(config=deploy.DeployConfig, function=deploy.deploy),
+        "serve": Stage(config=serve.ServeConfig, function=serve.serve),
+        "skew": Stage(config=skew.SkewConfig, function=skew.skew),
+        "monitor": Stage(config=monitor.MonitorConfig, function=monitor.monitor),
+        "notify": Stage(config=notify.NotifyConfig, function=notify.notify),
+        "retrain": Stage(config=retrain.RetrainConfig, function=retrain.retrain),
+        "compare": Stage(config=compare.CompareConfig, function=compare.compare),
+        "approve": Stage(config=approve.ApproveConfig, function=approve.approve),
+        "promote": Stage(config=promote.PromoteConfig, function=promote.promote),
+        "rollback": Stage(config=rollback.RollbackConfig, function=rollback.rollback),
+        "trace": Stage(config=trace.TraceConfig, function=trace.trace),
+    }
+
+
+def run(verb: str, *, workspace: Workspace | None = None, **overrides: Any) -> Any:
+    """Run one stage with its parameters and ``overrides``; returns its result object.
+
+    Raises:
+        SettingsError: no such stage, or an override it does not know.
+    """
+    stages = table()
+    if verb not in stages:
+        raise SettingsError(f"no stage named {verb!r}; there are {', '.join(stages)}")
+    stage = stages[verb]
+    config = settings.stage_config(verb, stage.config, overrides)
+    return stage.function(config, workspace=workspace or settings.workspace())
+
+
+def run_as_task(verb: str, **overrides: Any) -> dict[str, Any]:
+    """As :func:`run`, for a scheduler: the result as a dictionary of ids, versions, paths and figures."""
+    result = run(verb, **overrides)
+    return dict(dataclasses.asdict(result))
