@@ -1,0 +1,81 @@
+"""The one door to MLflow: quiet, with no call home, and with its errors said as ours.
+
+Importing MLflow takes seconds, so it is imported when a client is first asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from market.errors import ServiceError
+
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # MLflow's own default retries a dead server for minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+}
+_CHATTY = ("mlflow.store.db.utils", "mlflow.utils.environment", "mlflow.tracking.fluent", "alembic")
+
+
+def mlflow() -> Any:
+    """The MLflow module, set up so that it neither phones home nor draws bars."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow as module
+
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return module
+
+
+def client(tracking_uri: str) -> Any:
+    """A client of tracking server and registry at ``tracking_uri``.
+
+    Raises:
+        ServiceError: the store behind the URI cannot be opened.
+    """
+    module = mlflow()
+    if tracking_uri.startswith("sqlite:///"):
+        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    with spoken("open the tracking store", tracking_uri):
+        return module.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def experiment(mlflow_client: Any, name: str, artifacts: Path) -> str:
+    """Id of the experiment, made when it is not there.
+
+    The embedded store keeps artifacts under ``artifacts``; a server decides for itself where they lie.
+    """
+    where = mlflow_client.tracking_uri
+    with spoken(f"open experiment {name}", where):
+        found = mlflow_client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None if where.startswith(("http://", "https://")) else artifacts.absolute().as_uri()
+        return str(mlflow_client.create_experiment(name, artifact_location=location))
+
+
+@contextmanager
+def spoken(what: str, where: str) -> Iterator[None]:
+    """Say an error of MLflow as a :class:`ServiceError` that names the store and what was wanted of it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise ServiceError(
+            f"MLflow at {where} could not {what}: {error}. Is KEEL_TRACKING right and the server up?"
+        ) from error
+
+
+def is_absent(error: Exception) -> bool:
+    """Whether MLflow means "there is no such thing" (it has two codes for it)."""
+    code = getattr(error, "error_code", "")
+    return code == "RESOURCE_DOES_NOT_EXIST" or (code == "INVALID_PARAMETER_VALUE" and "not found" in str(error))
