@@ -25,7 +25,7 @@ bench: install ## measure speed beside named peers; writes docs/benchmarks/
 	@$(VENV)/python -m bench
 
 docs: install ## redraw the pictures in docs/ that are made from the code
-	@$(VENV)/python docs/draw_architecture.py
+	@$(VENV)/python docs/draw_architecture.py && $(VENV)/python docs/write_commands.py
 
 clean: ## remove what runs made (.keel); the installation stays
 	@rm -rf .keel

@@ -68,7 +68,9 @@ class SequenceGapError(MarketDataError):
     """Updates between ``expected`` and ``seen`` are missing."""
 
     def __init__(self, *, expected: int, seen: int, where: str) -> None:
-        super().__init__(f"{where}: expected update {expected}, saw {seen}; the book is resynchronised from the next snapshot")
+        super().__init__(
+            f"{where}: expected update {expected}, saw {seen}; the book is resynchronised from the next snapshot"
+        )
         self.expected = expected
         self.seen = seen
 

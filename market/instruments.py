@@ -60,4 +60,6 @@ def find(key: str) -> Instrument:
         return _BY_KEY[key]
     except KeyError:
         known = ", ".join(sorted(_BY_KEY))
-        raise InputError(f"unknown instrument {key!r}; known are {known}. Add it to market/instruments.py with its tick and lot.") from None
+        raise InputError(
+            f"unknown instrument {key!r}; known are {known}. Add it to market/instruments.py with its tick and lot."
+        ) from None

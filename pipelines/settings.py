@@ -1,8 +1,8 @@
 """Settings: where a run works and with what numbers.
 
-Three places, the later wins: ``pipelines/params.yaml`` (the numbers, versioned with the code and tracked by DVC), the
-file named by ``KEEL_PARAMS``, and environment variables (``KEEL_HOME``, ``KEEL_TRAIN__EPOCHS=3``). A name nobody knows is
-refused, so that a typing mistake cannot pass for a setting.
+Three places, the later wins: ``pipelines/params.yaml`` (the numbers, versioned with the code and tracked by DVC),
+the file named by ``KEEL_PARAMS``, and environment variables (``KEEL_HOME``, ``KEEL_TRAIN__EPOCHS=3``). A name nobody
+knows is refused, so that a typing mistake cannot pass for a setting.
 """
 
 from __future__ import annotations

@@ -22,8 +22,26 @@ class Stage:
 
 def table() -> Mapping[str, Stage]:
     """Every stage, in the order of the ring."""
-    from pipelines import approve, compare, deploy, evaluate, export, featurize, ingest, monitor, notify, promote
-    from pipelines import register, retrain, rollback, serve, skew, trace, train, validate
+    from pipelines import (
+        approve,
+        compare,
+        deploy,
+        evaluate,
+        export,
+        featurize,
+        ingest,
+        monitor,
+        notify,
+        promote,
+        register,
+        retrain,
+        rollback,
+        serve,
+        skew,
+        trace,
+        train,
+        validate,
+    )
 
     return {
         "ingest": Stage(config=ingest.IngestConfig, function=ingest.ingest),

@@ -1,0 +1,68 @@
+"""The documents are checked against the code they speak of."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from pipelines import settings, stages
+from pipelines.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+VERBS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    path = [verb, "verify"] if verb == "audit" else [verb]
+    result = CliRunner().invoke(app, [*path, "--help"])
+    assert result.exit_code == 0
+    assert f"keel {' '.join(path)}" in result.output.replace("\n", " ")
+
+
+def test_the_command_reference_is_written_from_todays_commands() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["write"]()
+    assert (ROOT / "docs" / "commands.md").read_text() == written, "run `make docs` and commit the page"
+
+
+def test_every_stage_is_a_verb() -> None:
+    assert set(stages.table()) <= set(VERBS)
+
+
+def test_every_parameter_section_belongs_to_a_verb() -> None:
+    assert set(settings.parameters()) <= set(VERBS)
+
+
+def test_make_targets_named_in_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"make ([a-z]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"README names `make {target}`"
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.relative_to(ROOT)} links to {link}"
+
+
+def test_the_architecture_picture_is_drawn_from_todays_code() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))["draw"]()
+    assert (ROOT / "docs" / "architecture.svg").read_text() == drawn, "run `make docs` and commit the picture"
+
+
+def test_the_command_line_starts_without_loading_a_heavy_library() -> None:
+    heavy = "torch mlflow ray feast evidently great_expectations airflow lightgbm sklearn matplotlib pandas"
+    code = (
+        "import sys; from pipelines import cli, stages; stages.table();"
+        f"print([m for m in '{heavy}'.split() if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
