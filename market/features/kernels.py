@@ -1,0 +1,1 @@
+"""Compiled feature step; see :mod:`market.features.catalog`."""
