@@ -70,6 +70,7 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -180,8 +181,8 @@ class Registry:
     def fetch_bundle(self, name: str, version: int, dest: Path) -> Path:
         """The bundle of a version at ``dest``, downloaded when it is not there; whole or not at all.
 
-        A bundle that is already there is kept only if its manifest is the registered one; its files are checked again by
-        whoever loads it.
+        A bundle that is already there is kept only if its manifest is the registered one; its files are checked again
+        by whoever loads it.
 
         Raises:
             ModelError: no such version, or it has no bundle.
@@ -191,7 +192,7 @@ class Registry:
         expected = record.tags.get(MANIFEST_TAG)
         if expected is None:
             raise ModelError(
-                f"{name} version {version} has no bundle: its registration was cut off; register run {record.run_id} again"
+                f"{name} version {version} has no bundle: register run {record.run_id} again, it was cut off"
             )
         if dest.exists():
             _check_manifest(dest, expected, f"{name} version {version}")
@@ -298,5 +299,5 @@ def _check_manifest(bundle: Path, expected: str, what: str) -> None:
     seen = sha256_of(path)
     if seen != expected:
         raise TamperedError(
-            f"{path} has sha256 {seen[:16]}…, the registry says {expected[:16]}… for {what}; remove {bundle} and fetch it again"
+            f"{path} has sha256 {seen[:16]}…, {what} has {expected[:16]}…; remove {bundle} and fetch it again"
         )
