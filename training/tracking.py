@@ -71,7 +71,7 @@ def spoken(what: str, where: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise ServiceError(
-            f"MLflow at {where} could not {what}: {error}. Is KEEL_TRACKING right and the server up?"
+            f"MLflow at {where} could not {what}: {error}. Is KEEL_TRACKING_URI right and the server up?"
         ) from error
 
 

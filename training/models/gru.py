@@ -19,6 +19,16 @@ Floats = NDArray[np.float32]
 GROUP = 5  # outputs of one horizon: down, none, up, bid falls, ask falls
 DIRECTIONS = 3
 
+# exported name -> the module's parameter
+_PARAMETERS = {
+    "gru.w_ih": "gru.weight_ih_l0",
+    "gru.w_hh": "gru.weight_hh_l0",
+    "gru.b_ih": "gru.bias_ih_l0",
+    "gru.b_hh": "gru.bias_hh_l0",
+    "head.w": "head.weight",
+    "head.b": "head.bias",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
@@ -88,7 +98,7 @@ def probabilities(logits: Tensor, temperature: tuple[float, ...]) -> Tensor:
     ``temperature`` has one positive divisor per head: ``[direction, bid, ask]`` per horizon.
     """
     scaled = logits / torch.from_numpy(head_divisors(temperature))
-    grouped = scaled.unflatten(-1, (-1, GROUP))
+    grouped = scaled.reshape(*scaled.shape[:-1], -1, GROUP)
     direction = grouped[..., :DIRECTIONS].softmax(-1)
     depth = grouped[..., DIRECTIONS:].sigmoid()
     return torch.cat((direction, depth), -1).flatten(-2)
@@ -113,31 +123,20 @@ def seeded(*, inputs: int, hidden: int, outputs: int, seed: int, normalisation: 
 
 def freeze(model: StreamingGru, normalisation: Normalisation, temperature: tuple[float, ...]) -> Network:
     """The module's weights as plain float32 arrays under their exported names."""
-    pairs = {
-        "gru.w_ih": model.gru.weight_ih_l0,
-        "gru.w_hh": model.gru.weight_hh_l0,
-        "gru.b_ih": model.gru.bias_ih_l0,
-        "gru.b_hh": model.gru.bias_hh_l0,
-        "head.w": model.head.weight,
-        "head.b": model.head.bias,
+    parameters = dict(model.named_parameters())
+    tensors = {
+        name: np.ascontiguousarray(parameters[key].detach().cpu().float().numpy()) for name, key in _PARAMETERS.items()
     }
-    tensors = {name: np.ascontiguousarray(p.detach().cpu().float().numpy()) for name, p in pairs.items()}
     return Network(tensors=tensors, normalisation=normalisation, temperature=temperature)
 
 
 def thaw(network: Network) -> StreamingGru:
     """The module again, in evaluation mode."""
     model = StreamingGru(network.inputs, network.hidden, network.outputs, network.normalisation)
-    t = {name: torch.from_numpy(np.array(array)) for name, array in network.tensors.items()}
-    model.gru.load_state_dict(
-        {
-            "weight_ih_l0": t["gru.w_ih"],
-            "weight_hh_l0": t["gru.w_hh"],
-            "bias_ih_l0": t["gru.b_ih"],
-            "bias_hh_l0": t["gru.b_hh"],
-        }
-    )
-    model.head.load_state_dict({"weight": t["head.w"], "bias": t["head.b"]})
+    with torch.no_grad():
+        parameters = dict(model.named_parameters())
+        for name, key in _PARAMETERS.items():
+            parameters[key].copy_(torch.from_numpy(np.array(network.tensors[name])))
     return model.eval()
 
 
