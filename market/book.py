@@ -44,8 +44,8 @@ CAPACITY: Final = 8192  # levels a side
 # header words
 HEADER: Final = 64
 _CAPACITY: Final = 0
-_N_BID: Final = 1
-_N_ASK: Final = 2
+N_BID: Final = 1
+N_ASK: Final = 2
 STATUS: Final = 3
 DEPTH_SEQ: Final = 4
 TICKER_SEQ: Final = 5
@@ -112,28 +112,25 @@ def clear(book: Int64s) -> None:
 
 @compiled
 def _find(book: Int64s, first: int, n: int, key: int) -> int:
-    """Smallest index i in 0..n with keys[i] >= key. Looks near the best first: most updates are there."""
-    i = n
-    stop = max(0, n - 8)
-    while i > stop:
-        if book[first + i - 1] < key:
-            return i
-        i -= 1
-    low, high = 0, stop
-    while low < high:
-        middle = (low + high) >> 1
-        if book[first + middle] < key:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    """Smallest index i in 0..n with keys[i] >= key. Looks at the best first, then halves without branching."""
+    if n == 0 or book[first + n - 1] < key:
+        return n
+    at, length = np.uint64(first), np.uint64(n)  # unsigned: no test for negative indices
+    one = np.uint64(1)
+    while length > one:
+        half = length >> one
+        at += half * np.uint64(book[at + half - one] < key)
+        length -= half
+    if book[at] < key:
+        at += one
+    return np.int64(at) - first  # type: ignore[return-value]
 
 
 @compiled
 def _set_level(book: Int64s, side: int, price: int, size: int) -> int:
     """Set, insert or remove one level; leaves its change and rank in the header."""
     capacity = book[_CAPACITY]
-    count = _N_BID if side == BID else _N_ASK
+    count = N_BID if side == BID else N_ASK
     keys = HEADER if side == BID else HEADER + 2 * capacity
     sizes = keys + capacity
     n = book[count]
@@ -165,11 +162,11 @@ def best(book: Int64s) -> tuple[int, int, int, int]:
     """Best bid price and size, best ask price and size of the levels (not the ticker); zeros where a side is empty."""
     capacity = book[_CAPACITY]
     bid_price, bid_size, ask_price, ask_size = 0, 0, 0, 0
-    if book[_N_BID] > 0:
-        i = HEADER + book[_N_BID] - 1
+    if book[N_BID] > 0:
+        i = HEADER + book[N_BID] - 1
         bid_price, bid_size = book[i], book[i + capacity]
-    if book[_N_ASK] > 0:
-        i = HEADER + 2 * capacity + book[_N_ASK] - 1
+    if book[N_ASK] > 0:
+        i = HEADER + 2 * capacity + book[N_ASK] - 1
         ask_price, ask_size = -book[i], book[i + capacity]
     return bid_price, bid_size, ask_price, ask_size
 
@@ -190,7 +187,7 @@ def _end_batch(book: Int64s) -> None:
     """Refresh top and status: the exchange showed this state."""
     bid_price, bid_size, ask_price, ask_size = best(book)
     book[TOP], book[TOP + 1], book[TOP + 2], book[TOP + 3] = bid_price, bid_size, ask_price, ask_size
-    if book[_N_BID] == 0 or book[_N_ASK] == 0:
+    if book[N_BID] == 0 or book[N_ASK] == 0:
         book[STATUS] = EMPTY
         return
     status = _mark(bid_price, ask_price)
@@ -245,7 +242,7 @@ def levels(book: Int64s, side: int, n: int, out: Int64s) -> int:
     """Write the best ``n`` levels of a side, best first, into ``out`` (n, 2) as price and size; answers how many."""
     capacity = book[_CAPACITY]
     first = HEADER if side == BID else HEADER + 2 * capacity
-    have = book[_N_BID] if side == BID else book[_N_ASK]
+    have = book[N_BID] if side == BID else book[N_ASK]
     n = min(n, have)
     for i in range(n):
         word = first + have - 1 - i
@@ -257,7 +254,7 @@ def levels(book: Int64s, side: int, n: int, out: Int64s) -> int:
 def depth_near(book: Int64s, side: int, n: int) -> int:
     """Lots in the best ``n`` levels of a side."""
     capacity = book[_CAPACITY]
-    have = book[_N_BID] if side == BID else book[_N_ASK]
+    have = book[N_BID] if side == BID else book[N_ASK]
     sizes = (HEADER if side == BID else HEADER + 2 * capacity) + capacity
     total = 0
     for i in range(sizes + max(0, have - n), sizes + have):
@@ -355,7 +352,7 @@ class Book:
 
     def counts(self) -> tuple[int, int]:
         """How many levels each side has: bids, asks."""
-        return int(self.array[_N_BID]), int(self.array[_N_ASK])
+        return int(self.array[N_BID]), int(self.array[N_ASK])
 
     def _levels(self, side: int, n: int) -> Int64s:
         out = np.zeros((min(n, int(self.array[_CAPACITY])), 2), dtype=np.int64)

@@ -54,7 +54,7 @@ def _taken_from_elsewhere(function: Callable[..., Any]) -> list[tuple[str, Any]]
 
 def _stamp(value: Any) -> Any:
     if isinstance(value, Dispatcher):
-        return getattr(value._cache, "stamp", value.py_func.__code__.co_code)
+        return getattr(getattr(value, "_cache", None), "stamp", value.py_func.__code__.co_code)
     if isinstance(value, _Intrinsic):
         source = Path(value._defn.__code__.co_filename).stat()
         return source.st_mtime, source.st_size

@@ -59,8 +59,8 @@ _RET = "(mid now - mid before the window) / mid * 1e4"
 
 FEATURES: Final[tuple[Feature, ...]] = (
     # the book now
-    _f("spread", "best ask - best bid", "ticks", 50.0),
-    _f("micro_offset", "2 * (microprice - mid), microprice = (Pb qa + Pa qb) / (qa + qb)", "half ticks", 50.0),
+    _f("spread", "best ask - best bid", "ticks", 100.0),
+    _f("micro_offset", "2 * (microprice - mid), microprice = (Pb qa + Pa qb) / (qa + qb)", "half ticks", 100.0),
     _f("imbalance_1", "(qb - qa) / (qb + qa) at the top", "1", 1.0),
     _f("imbalance_5", "(Qb - Qa) / (Qb + Qa), Q = size of the best 5 levels", "1", 1.0),
     _f("imbalance_10", "(Qb - Qa) / (Qb + Qa), Q = size of the best 10 levels", "1", 1.0),
@@ -70,12 +70,12 @@ FEATURES: Final[tuple[Feature, ...]] = (
     _f("bid_queue_left", "qb / largest qb since this bid price became best", "1", 1.0),
     _f("ask_queue_left", "qa / largest qa since this ask price became best", "1", 1.0),
     # what was done to it
-    _f("ofi_50ms", _OFI, "slow top sizes", 20.0, 50 * _MS),
-    _f("ofi_100ms", _OFI, "slow top sizes", 20.0, 100 * _MS),
+    _f("ofi_50ms", _OFI, "slow top sizes", 40.0, 50 * _MS),
+    _f("ofi_100ms", _OFI, "slow top sizes", 40.0, 100 * _MS),
     _f("ofi_500ms", _OFI, "slow top sizes", 40.0, 500 * _MS),
     _f("ofi_1s", _OFI, "slow top sizes", 40.0, _S),
-    _f("trade_flow_100ms", _FLOW, "slow top sizes", 20.0, 100 * _MS),
-    _f("trade_flow_500ms", _FLOW, "slow top sizes", 20.0, 500 * _MS),
+    _f("trade_flow_100ms", _FLOW, "slow top sizes", 40.0, 100 * _MS),
+    _f("trade_flow_500ms", _FLOW, "slow top sizes", 40.0, 500 * _MS),
     _f("trade_flow_1s", _FLOW, "slow top sizes", 40.0, _S),
     _f("bid_net_500ms", "(added - removed size at near bid levels) / slow near bid depth", "1", 10.0, 500 * _MS),
     _f("ask_net_500ms", "(added - removed size at near ask levels) / slow near ask depth", "1", 10.0, 500 * _MS),
