@@ -1,0 +1,366 @@
+"""Drift by effect size: how far a window of signals lies from the reference, judged by how far the reference's own
+windows lie from each other.
+
+A p-value grows with the number of rows until every difference is "significant", and ticks are not independent; both
+make the usual tests cry wolf. So the distance is an effect size, and its threshold comes from the reference itself:
+
+* Distance: first Wasserstein distance between the window and the pooled reference, divided by the reference's mean
+  absolute deviation from its median. 0.3 reads: "moved by three tenths of the usual spread".
+* Threshold: block bootstrap (Künsch, Annals of Statistics 17(3), 1989) with whole windows as blocks, so that
+  autocorrelation within a window stays. Each replicate draws a held-out window and a reference made of windows that do
+  not overlap it. The bound is the larger of the bootstrap quantile and a one-sided prediction bound for the next window
+  on the log scale, ``exp(mean + t * sd * sqrt(1 + 1/m))`` with ``m`` windows of reference: few windows, wide bound.
+* Window: violated when the share of signals beyond their thresholds exceeds what the replicates show.
+* Verdict: k of the last n windows violated, and the newest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from market.clock import NS_PER_S
+from market.errors import EmptyDataError, SettingsError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+CELLS = 128  # cells of a signal's distribution
+MAX_STARTS = 1000  # reference windows looked at, evenly spread, overlapping when there are fewer
+MIN_WINDOWS = 4  # windows the reference must hold for a threshold to mean anything
+MIN_ROWS = 20  # a window with fewer rows says nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftRule:
+    """What counts as drift. ``false_alarm`` is the chance, per signal and window, to lie beyond the threshold."""
+
+    window_ns: int
+    k: int = 3
+    n: int = 4
+    bootstrap: int = 400
+    false_alarm: float = 0.05
+    min_effect: float = 0.10
+    min_share: float = 0.20
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= self.n:
+            raise SettingsError(f"expected 1 <= k <= n, saw k={self.k}, n={self.n}")
+        if self.window_ns <= 0 or self.bootstrap < 50 or not 0 < self.false_alarm < 0.5:
+            raise SettingsError(
+                f"expected window > 0, bootstrap >= 50 and 0 < false_alarm < 0.5, saw {self.window_ns} ns, "
+                f"{self.bootstrap} and {self.false_alarm}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Rows over time: ``values`` (rows, signals), not-a-number where a signal is unknown; ``segment`` (rows,) numbers
+    stretches that no window may span."""
+
+    names: tuple[str, ...]
+    values: Floats
+    recv_ns: Ints
+    segment: Ints
+
+    def __post_init__(self) -> None:
+        rows, signals = self.values.shape
+        if signals != len(self.names) or self.recv_ns.shape != (rows,) or self.segment.shape != (rows,):
+            raise ValueError("names, values, times and segments disagree in shape")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Windows:
+    """Distributions of ``m`` windows: ``counts`` (m, signals, CELLS + 2) in the reference's cells, ``beyond`` (m,
+    signals) total distance of values outside the reference's range, ``mean`` (m, signals)."""
+
+    start_ns: Ints
+    end_ns: Ints
+    counts: Floats
+    beyond: Floats
+    mean: Floats
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """Verdict over ``m`` current windows, oldest first. Arrays are (m, signals) or (m,)."""
+
+    names: tuple[str, ...]
+    judged: Bools  # (signals,): false where the reference cannot carry a threshold
+    start_ns: Ints
+    end_ns: Ints
+    effects: Floats
+    shift: Floats  # mean of the window minus mean of the reference, in the same unit as effects
+    thresholds: Floats  # (signals,)
+    share: Floats
+    share_threshold: float
+    violated: Bools
+    drifted: bool
+    since_ns: int  # start of the first window of this drift; 0 when there is none
+
+    def top(self, limit: int) -> list[tuple[str, float, float, str]]:
+        """Signals furthest beyond their thresholds in the violated windows (else in the newest): name, median effect,
+        threshold, direction."""
+        rows = self.violated if self.violated.any() else np.arange(len(self.violated)) == len(self.violated) - 1
+        effect = np.nanmedian(self.effects[rows], axis=0)
+        shift = np.nanmedian(self.shift[rows], axis=0)
+        excess = np.where(self.judged, effect / self.thresholds, -np.inf)
+        order = [int(i) for i in np.argsort(-excess) if excess[i] > 1.0][:limit]
+        return [
+            (self.names[i], float(effect[i]), float(self.thresholds[i]), _direction(effect[i], shift[i])) for i in order
+        ]
+
+
+class Reference:
+    """What the signals looked like when the model was trained, and how much windows of it differ by themselves.
+
+    Raises:
+        EmptyDataError: fewer than MIN_WINDOWS windows.
+    """
+
+    def __init__(self, sample: Sample, rule: DriftRule) -> None:
+        self.names = sample.names
+        self.rule = rule
+        self._cuts = _cuts(sample.values)
+        self._widths = np.diff(self._cuts, axis=1)
+        self._scale = _mean_absolute_deviation(sample.values)
+        bounds = _starts(sample, rule.window_ns, step_ns=_step(sample, rule.window_ns))
+        windows = self._count(sample, bounds)
+        self._require_enough(sample, windows)
+        self._mean = np.nanmean(np.where(np.isfinite(sample.values), sample.values, np.nan), axis=0)
+        self._pooled = _cdf(self._count(sample, [(0, len(sample.recv_ns))]).counts)[0]
+        moved = (windows.counts > 0).sum(axis=2) > 1
+        self.judged: Bools = (self._scale > 0) & (moved.sum(axis=0) >= MIN_WINDOWS)
+        null = self._bootstrap(windows)
+        self.thresholds: Floats = self._bounds(null)
+        shares = self._share(null)
+        self.share_threshold = max(rule.min_share, float(np.quantile(shares, 1 - rule.false_alarm)))
+
+    def judge(self, sample: Sample) -> Judgement:
+        """Windows of ``sample`` against the reference.
+
+        Raises:
+            EmptyDataError: not one whole window.
+        """
+        if sample.names != self.names:
+            raise ValueError("reference and current signals differ")
+        windows = self._count(sample, _starts(sample, self.rule.window_ns, step_ns=self.rule.window_ns))
+        if not len(windows):
+            raise EmptyDataError(
+                f"expected at least one window of {self.rule.window_ns / NS_PER_S:g} s with {MIN_ROWS} rows to judge, "
+                f"saw {_seconds(sample):.1f} s with {len(sample.recv_ns)} rows; serve for longer or shorten the window"
+            )
+        effects = self._effects(windows, self._pooled)
+        share = self._share(effects)
+        violated = share > self.share_threshold
+        drifted, first = verdict(violated, k=self.rule.k, n=self.rule.n)
+        return Judgement(
+            names=self.names,
+            judged=self.judged,
+            start_ns=windows.start_ns,
+            end_ns=windows.end_ns,
+            effects=effects,
+            shift=(windows.mean - self._mean) / np.where(self._scale > 0, self._scale, 1.0),
+            thresholds=self.thresholds,
+            share=share,
+            share_threshold=self.share_threshold,
+            violated=violated,
+            drifted=drifted,
+            since_ns=int(windows.start_ns[first]) if drifted else 0,
+        )
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _require_enough(self, sample: Sample, windows: _Windows) -> None:
+        held = int(_seconds(sample) * NS_PER_S // self.rule.window_ns)
+        if held < MIN_WINDOWS or len(windows) < MIN_WINDOWS:
+            raise EmptyDataError(
+                f"expected a reference of at least {MIN_WINDOWS} windows of {self.rule.window_ns / NS_PER_S:g} s, saw "
+                f"{_seconds(sample):.1f} s with {len(sample.recv_ns)} rows; take a longer dataset or shorten the window"
+            )
+        self._held = held
+
+    def _count(self, sample: Sample, bounds: Sequence[tuple[int, int]]) -> _Windows:
+        m, signals, cells = len(bounds), len(self.names), CELLS + 2
+        counts = np.zeros((m, signals, cells))
+        beyond, mean = np.zeros((m, signals)), np.zeros((m, signals))
+        low, high = self._cuts[:, 0], self._cuts[:, -1]
+        cell = _cells(sample.values, self._cuts)
+        offset = np.arange(signals) * cells
+        for i, (a, b) in enumerate(bounds):
+            x = sample.values[a:b]
+            known = np.isfinite(x)
+            flat = (cell[a:b] + offset)[known]
+            counts[i] = np.bincount(flat, minlength=signals * cells).reshape(signals, cells)
+            x = np.where(known, x, low)
+            n = np.maximum(known.sum(axis=0), 1)
+            beyond[i] = (np.maximum(x - high, 0) + np.maximum(low - x, 0)).sum(axis=0) / n
+            mean[i] = np.where(known, x, 0.0).sum(axis=0) / n
+        time = np.maximum.accumulate(sample.recv_ns) if len(sample.recv_ns) else sample.recv_ns
+        start = np.array([time[a] for a, _ in bounds], dtype=np.int64)
+        end = np.array([time[b - 1] for _, b in bounds], dtype=np.int64)
+        return _Windows(start_ns=start, end_ns=end, counts=counts, beyond=beyond, mean=mean)
+
+    def _effects(self, windows: _Windows, pooled: Floats) -> Floats:
+        """(m, signals). The integral of |F - G| over the reference's range, plus what lies outside it."""
+        gap = np.abs(_cdf(windows.counts)[..., :-1] - pooled[..., :-1])
+        distance = (gap * self._widths).sum(axis=-1) + windows.beyond
+        distance[windows.counts.sum(axis=-1) == 0] = np.nan
+        effects: Floats = distance / np.where(self._scale > 0, self._scale, np.inf)
+        return effects
+
+    def _bootstrap(self, windows: _Windows) -> Floats:
+        """(replicates, signals) effects of held-out reference windows."""
+        rng = np.random.default_rng(self.rule.seed)
+        null = np.empty((self.rule.bootstrap, len(self.names)))
+        for i in range(self.rule.bootstrap):
+            held_out = int(rng.integers(len(windows)))
+            apart = np.abs(windows.start_ns - windows.start_ns[held_out]) >= self.rule.window_ns
+            drawn = rng.choice(np.flatnonzero(apart), size=self._held, replace=True)
+            pooled = _cdf(windows.counts[drawn].sum(axis=0)[np.newaxis])[0]
+            one = _Windows(
+                start_ns=windows.start_ns[[held_out]],
+                end_ns=windows.end_ns[[held_out]],
+                counts=windows.counts[[held_out]],
+                beyond=windows.beyond[[held_out]],
+                mean=windows.mean[[held_out]],
+            )
+            null[i] = self._effects(one, pooled)[0]
+        return null
+
+    def _bounds(self, null: Floats) -> Floats:
+        from scipy.stats import t
+
+        rule, m = self.rule, self._held
+        known = np.where(np.isfinite(null), null, 0.0)
+        quantile = np.quantile(known, 1 - rule.false_alarm, axis=0)
+        log = np.log(np.maximum(known, 1e-6))
+        wide = t.ppf(1 - rule.false_alarm, m - 1) * np.sqrt(1 + 1 / m)
+        predicted = np.exp(log.mean(axis=0) + wide * log.std(axis=0))
+        return np.asarray(np.maximum(rule.min_effect, np.maximum(quantile, predicted)), dtype=np.float64)
+
+    def _share(self, effects: Floats) -> Floats:
+        """(m,) share of judged signals beyond their thresholds; signals unknown in a window do not vote."""
+        votes = np.isfinite(effects) & self.judged
+        over = (np.where(votes, effects, 0.0) > self.thresholds) & votes
+        share: Floats = over.sum(axis=1) / np.maximum(votes.sum(axis=1), 1)
+        return share
+
+
+def verdict(violated: Bools, *, k: int, n: int) -> tuple[bool, int]:
+    """Whether the newest window and at least ``k`` of the last ``n`` are violated, and the window the drift began in.
+
+    The beginning is found by walking back while the rule held at each step, so that it stays the same as newer windows
+    come in.
+    """
+    size = len(violated)
+    if not size or not violated[-1] or int(violated[-n:].sum()) < k:
+        return False, -1
+    first = size - 1
+    for i in range(size - 1, -1, -1):
+        if int(violated[max(0, i - n + 1) : i + 1].sum()) < k:
+            break
+        if violated[i]:
+            first = i
+    # the windows that made the rule hold for the first time
+    lead = [i for i in range(max(0, first - n + 1), first + 1) if violated[i]]
+    return True, lead[0]
+
+
+def _cuts(values: Floats) -> Floats:
+    """(signals, CELLS + 1) cell edges: reference quantiles that are values of the reference, repeated at the end where
+    there are fewer distinct ones, so that a discrete signal is measured exactly."""
+    edges = np.zeros((values.shape[1], CELLS + 1))
+    for i in range(values.shape[1]):
+        known = values[np.isfinite(values[:, i]), i]
+        if not len(known):
+            continue
+        distinct = np.unique(known)
+        if len(distinct) > CELLS + 1:
+            distinct = np.unique(np.quantile(known, np.linspace(0, 1, CELLS + 1), method="inverted_cdf"))
+        edges[i, : len(distinct)] = distinct
+        edges[i, len(distinct) :] = distinct[-1]
+    return edges
+
+
+def _cells(values: Floats, cuts: Floats) -> Ints:
+    """(rows, signals) index of the first edge at or above each value; CELLS + 1 above all."""
+    out = np.empty(values.shape, dtype=np.int64)
+    for i in range(values.shape[1]):
+        out[:, i] = np.searchsorted(cuts[i], values[:, i], side="left")
+    return np.minimum(out, CELLS + 1)
+
+
+def _cdf(counts: Floats) -> Floats:
+    """(m, signals, CELLS + 1) share of values at or below each edge."""
+    total = np.maximum(counts.sum(axis=-1, keepdims=True), 1.0)
+    cdf: Floats = counts[..., : CELLS + 1].cumsum(axis=-1) / total
+    return cdf
+
+
+def _mean_absolute_deviation(values: Floats) -> Floats:
+    known = np.where(np.isfinite(values), values, np.nan)
+    empty = ~np.isfinite(known).any(axis=0)
+    known[:, empty] = 0.0
+    return np.asarray(np.nanmean(np.abs(known - np.nanmedian(known, axis=0)), axis=0), dtype=np.float64)
+
+
+def _spans(sample: Sample) -> list[tuple[int, int]]:
+    """Row ranges of the contiguous segments."""
+    if not len(sample.segment):
+        return []
+    edges = [0, *(np.flatnonzero(np.diff(sample.segment)) + 1).tolist(), len(sample.segment)]
+    return list(pairwise(edges))
+
+
+def _seconds(sample: Sample) -> float:
+    """Time covered by the segments together."""
+    total = sum(int(sample.recv_ns[b - 1] - sample.recv_ns[a]) for a, b in _spans(sample))
+    return total / NS_PER_S
+
+
+def _step(sample: Sample, window_ns: int) -> int:
+    """Distance of window starts in the reference: five a window, fewer in a long reference."""
+    return max(window_ns // 5, int(_seconds(sample) * NS_PER_S / MAX_STARTS), 1)
+
+
+def _starts(sample: Sample, window_ns: int, *, step_ns: int) -> list[tuple[int, int]]:
+    """Row ranges of the whole windows that begin every ``step_ns`` of each segment and hold enough rows."""
+    bounds: list[tuple[int, int]] = []
+    for a, b in _spans(sample):
+        time = np.maximum.accumulate(sample.recv_ns[a:b])  # a receive clock may step back
+        starts = np.arange(time[0], time[-1] - window_ns + 1, step_ns)
+        left = a + np.searchsorted(time, starts, side="left")
+        right = a + np.searchsorted(time, starts + window_ns, side="left")
+        bounds += [(int(i), int(j)) for i, j in zip(left, right, strict=True) if j - i >= MIN_ROWS]
+    return bounds
+
+
+def _direction(effect: float, shift: float) -> str:
+    """A shift of the mean explains most of the distance: higher or lower; else the shape changed around it."""
+    if abs(shift) >= 0.5 * effect:
+        return "higher" if shift > 0 else "lower"
+    return "other shape"
+
+
+def as_table(judgement: Judgement) -> list[dict[str, Any]]:
+    """One JSON-able record a window."""
+    return [
+        {
+            "start_ns": int(judgement.start_ns[i]),
+            "end_ns": int(judgement.end_ns[i]),
+            "share": round(float(judgement.share[i]), 4),
+            "violated": bool(judgement.violated[i]),
+        }
+        for i in range(len(judgement.start_ns))
+    ]
