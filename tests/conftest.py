@@ -1,0 +1,50 @@
+"""What tests of several folders need: a real bundle of an untrained network, written as every bundle is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from market.clock import NS_PER_S
+from market.features import catalog
+from market.labels import HORIZONS_NS, N_OUTPUTS
+from serving.manifest import Heads
+
+YEAR_NS = 365 * 86_400 * NS_PER_S
+WRITTEN_NS = 1_790_000_000 * NS_PER_S
+
+WriteBundle = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def write_seeded_bundle() -> WriteBundle:
+    """``write(folder, seed=1, hidden=64, **card)``: a bundle whose weights depend on the seed alone."""
+    from training.export import Card, write_bundle
+    from training.models import gru
+
+    def write(folder: Path, *, seed: int = 1, hidden: int = 64, **changes: Any) -> Path:
+        said: dict[str, Any] = {
+            "model_name": "keel-sim-usdm.BTCUSDT",
+            "run_id": f"run{seed}",
+            "instrument": "sim-usdm.BTCUSDT",
+            "feature_set": catalog.feature_set(),
+            "dataset_id": "d0",
+            "dataset_revision": "0" * 32,
+            "author": "ada",
+            "created_ns": WRITTEN_NS,
+            "expires_ns": WRITTEN_NS + 10 * YEAR_NS,
+            "inputs": catalog.names(),
+            "heads": Heads(horizons_ns=HORIZONS_NS, move_threshold_ticks=0.0, depth_fall=0.2, depth_levels=5),
+            "registry_version": 1,
+            **changes,
+        }
+        network = gru.seeded(inputs=catalog.N_INPUTS, hidden=hidden, outputs=N_OUTPUTS, seed=seed)
+        rows = np.random.default_rng(seed).normal(size=(256, catalog.N_INPUTS)).astype(np.float32)
+        write_bundle(network, Card(**said), rows, folder)
+        return folder
+
+    return write
