@@ -105,13 +105,15 @@ class Judgement:
     share: Floats
     share_threshold: float
     violated: Bools
+    n: int
     drifted: bool
     since_ns: int  # start of the first window of this drift; 0 when there is none
 
     def top(self, limit: int) -> list[tuple[str, float, float, str]]:
-        """Signals furthest beyond their thresholds in the violated windows (else in the newest): name, median effect,
-        threshold, direction."""
-        rows = self.violated if self.violated.any() else np.arange(len(self.violated)) == len(self.violated) - 1
+        """Signals furthest beyond their thresholds, in the violated windows of the drift (without one: in the last n
+        windows): name, median effect, threshold, direction."""
+        recent = np.arange(len(self.violated)) >= len(self.violated) - self.n
+        rows = self.violated & (self.start_ns >= self.since_ns) if self.drifted else recent
         effect = np.nanmedian(self.effects[rows], axis=0)
         shift = np.nanmedian(self.shift[rows], axis=0)
         excess = np.where(self.judged, effect / self.thresholds, -np.inf)
@@ -175,6 +177,7 @@ class Reference:
             share=share,
             share_threshold=self.share_threshold,
             violated=violated,
+            n=self.rule.n,
             drifted=drifted,
             since_ns=int(windows.start_ns[first]) if drifted else 0,
         )
