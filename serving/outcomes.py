@@ -1,0 +1,175 @@
+"""What became of each fill: was the price we got still a good one 100 ms and one second later?
+
+Stored are integers (fill price, mid at the fill and later); the measures are functions of them. From the maker's side,
+in half ticks, positive is good for us (Huang and Stoll, "Dealer versus auction markets", J. Financial Economics 41,
+1996: effective and realised half-spread):
+
+* effective half-spread: ``side * (mid2_fill - 2 * price)``
+* realised half-spread after h: ``side * (mid2_h - 2 * price)``
+* adverse selection over h: ``side * (mid2_fill - mid2_h)`` = effective - realised
+
+with ``side`` +1 where we bought and ``mid2`` = best bid + best ask in ticks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from market.clock import NS_PER_MS, NS_PER_S
+
+Int64s = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+LATER_NS = (100 * NS_PER_MS, NS_PER_S)
+UNKNOWN = -1  # no row lies late (or early) enough to tell; mids are positive
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcomes:
+    """Columns of one length. ``side`` +1: we bought. Mids are :data:`UNKNOWN` where nobody can tell."""
+
+    side: Int64s
+    price: Int64s
+    size: Int64s
+    fill_ns: Int64s
+    mid2_fill: Int64s
+    mid2_100ms: Int64s
+    mid2_1s: Int64s
+    arm: Int64s
+    block: Int64s
+
+    def __len__(self) -> int:
+        return len(self.side)
+
+    @property
+    def effective(self) -> Floats:
+        """Effective half-spread earned, half ticks; NaN where unknown."""
+        return _earned(self.side, self.price, self.mid2_fill)
+
+    @property
+    def realised_100ms(self) -> Floats:
+        return _earned(self.side, self.price, self.mid2_100ms)
+
+    @property
+    def realised_1s(self) -> Floats:
+        return _earned(self.side, self.price, self.mid2_1s)
+
+    @property
+    def adverse_100ms(self) -> Floats:
+        """Adverse selection within 100 ms, half ticks."""
+        return self.effective - self.realised_100ms
+
+    @property
+    def adverse_1s(self) -> Floats:
+        return self.effective - self.realised_1s
+
+
+def _earned(side: Int64s, price: Int64s, mid2: Int64s) -> Floats:
+    earned = (side * (mid2 - 2 * price)).astype(np.float64)
+    earned[mid2 == UNKNOWN] = np.nan
+    return earned
+
+
+def mids_at_fills(fill_ns: Int64s, recv_ns: Int64s, mid2: Int64s, *, end_ns: int) -> tuple[Int64s, Int64s, Int64s]:
+    """Mid just before each fill, 100 ms and 1 s after it, from rows ``recv_ns`` (ascending) and ``mid2``.
+
+    Before is strictly before: the fill itself moves the book, and the row that says so may carry the same time. A later
+    mid is that of the last row at or before the moment, known only if the rows reach it (``end_ns``).
+    """
+    before = np.searchsorted(recv_ns, fill_ns, side="left") - 1
+    mids = [_taken(mid2, before, before >= 0)]
+    for later_ns in LATER_NS:
+        at = np.searchsorted(recv_ns, fill_ns + later_ns, side="right") - 1
+        mids.append(_taken(mid2, at, (at >= 0) & (fill_ns + later_ns <= end_ns)))
+    return mids[0], mids[1], mids[2]
+
+
+def _taken(mid2: Int64s, index: NDArray[np.intp], known: NDArray[np.bool_]) -> Int64s:
+    taken = np.full(len(index), UNKNOWN, np.int64)
+    taken[known] = mid2[index[known]]
+    return taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockMetrics:
+    """One block of a session and what the acting arm made in it. Sums weigh fills by their size in lots.
+
+    ``pnl_half_ticks`` is the realised half-spread after one second summed over lots: what the fills were worth once
+    the market had moved on, without what inventory did later. A block without a fill made 0. ``adverse_half_ticks`` and
+    ``effective_half_ticks`` are means over lots, NaN without a fill.
+    """
+
+    block: int
+    arm: int
+    rows: int
+    seconds: float
+    fills: int
+    lots: int
+    pnl_half_ticks: float
+    effective_half_ticks: float
+    adverse_half_ticks: float
+
+    @property
+    def pnl_per_minute(self) -> float:
+        """Half ticks times lots a minute, comparable between blocks that were cut short and whole ones."""
+        return 60.0 * self.pnl_half_ticks / self.seconds if self.seconds > 0 else 0.0
+
+
+def block_metrics(outcomes: Outcomes, recv_ns: Int64s, arm: Int64s, *, block_ns: int) -> tuple[BlockMetrics, ...]:
+    """Metrics of every block that has rows, in order. ``recv_ns`` (ascending), ``arm`` (n,): rows of the session.
+
+    Fills whose later mid is unknown are counted in ``fills`` and left out of the sums.
+    """
+    if len(recv_ns) == 0:
+        return ()
+    row_blocks = recv_ns // block_ns
+    starts = np.flatnonzero(np.r_[True, row_blocks[1:] != row_blocks[:-1]])
+    ends = np.r_[starts[1:], len(recv_ns)]
+    return tuple(
+        _one_block(outcomes, int(row_blocks[a]), int(arm[b - 1]), recv_ns[a:b])
+        for a, b in zip(starts.tolist(), ends.tolist(), strict=True)
+    )
+
+
+def _one_block(outcomes: Outcomes, block: int, arm: int, recv_ns: Int64s) -> BlockMetrics:
+    mine = outcomes.block == block
+    known = mine & (outcomes.mid2_1s != UNKNOWN) & (outcomes.mid2_fill != UNKNOWN)
+    weights = outcomes.size[known].astype(np.float64)
+    lots = float(weights.sum())
+
+    def mean(values: Floats) -> float:
+        return float((values[known] * weights).sum() / lots) if lots else float("nan")
+
+    return BlockMetrics(
+        block=block,
+        arm=arm,
+        rows=len(recv_ns),
+        seconds=float(recv_ns[-1] - recv_ns[0]) / NS_PER_S,
+        fills=int(mine.sum()),
+        lots=int(outcomes.size[mine].sum()),
+        pnl_half_ticks=float((outcomes.realised_1s[known] * weights).sum()),
+        effective_half_ticks=mean(outcomes.effective),
+        adverse_half_ticks=mean(outcomes.adverse_1s),
+    )
+
+
+def direction_log_loss(recv_ns: Int64s, mid2: Int64s, probs: Floats, horizon_ns: int) -> Floats:
+    """Log-loss of each row's (n, 3) down/none/up probabilities against the mid at ``horizon_ns`` later; NaN where the
+    rows do not reach that far. ``recv_ns`` ascending."""
+    at = np.searchsorted(recv_ns, recv_ns + horizon_ns, side="right") - 1
+    known = recv_ns + horizon_ns <= recv_ns[-1] if len(recv_ns) else np.empty(0, bool)
+    direction = np.sign(mid2[at] - mid2).astype(np.int64) + 1
+    chosen = np.take_along_axis(probs.astype(np.float64), direction[:, None], axis=1)[:, 0]
+    loss = -np.log(np.clip(chosen, 1e-7, 1.0))
+    return np.asarray(np.where(known, loss, np.nan))
+
+
+def from_columns(columns: dict[str, Sequence[int | None]]) -> Outcomes:
+    """Outcomes from columns as the lake gives them, where an unknown mid is None."""
+    names = Outcomes.__dataclass_fields__
+    read = {n: np.array([UNKNOWN if v is None else v for v in columns[n]], np.int64) for n in names}
+    return Outcomes(**read)

@@ -1,0 +1,126 @@
+"""Which version answers: pinned versions by role, and which arm acts in which block of an experiment.
+
+What is loaded and who plays which role is one small file, ``serving.json``, replaced as a whole. The registry's aliases
+say what was decided; this file says what is being served, and nothing is ever served as "the latest".
+
+Experiments are *switchback*: both arms would meet the same market with their own orders in it, so time is cut into
+blocks and one arm acts at a time. Blocks are assigned in random pairs, one to each arm (a permuted-block design), so
+that the arms share every slow change of the market.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from market.errors import ModelError, ServiceError
+
+STATE_FILE = "serving.json"
+ARMS = 2
+
+Role = Literal["champion", "challenger", "previous"]
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change of champion that has begun: whoever comes next completes it. ``old`` 0: there was no champion."""
+
+    new: int
+    old: int
+
+
+class Roles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Versions by role for one instrument; 0 where nobody plays it. All of them are proven and loaded."""
+
+    champion: int = 0
+    challenger: int = 0
+    previous: int = 0
+    move: Move | None = None
+
+    def versions(self) -> tuple[int, ...]:
+        """Every version that plays a role, or is about to, ascending."""
+        moving = (self.move.new, self.move.old) if self.move else ()
+        return tuple(sorted({v for v in (self.champion, self.challenger, self.previous, *moving) if v}))
+
+    def version(self, role: Role, instrument: str) -> int:
+        """The pinned version of a role.
+
+        Raises:
+            ModelError: nobody plays it.
+        """
+        found: int = getattr(self, role)
+        if not found:
+            how = {
+                "champion": "promote an approved version (keel promote)",
+                "challenger": "deploy one (keel deploy)",
+                "previous": "there is one only after a second promotion",
+            }
+            raise ModelError(f"{instrument} has no {role} in service; {how[role]}")
+        return found
+
+
+State = dict[str, Roles]  # by instrument key
+
+
+def read_state(path: Path) -> State:
+    """What is in service; empty when nothing ever was.
+
+    Raises:
+        ServiceError: the file is damaged.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=State)
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise ServiceError(f"{path} is damaged ({error}); remove it and deploy the champion again") from None
+
+
+def read_roles(path: Path, instrument: str) -> Roles:
+    """The roles of one instrument; all 0 when it was never deployed."""
+    return read_state(path).get(instrument, Roles())
+
+
+def write_roles(path: Path, instrument: str, roles: Roles) -> None:
+    """Replace one instrument's roles; readers see the old file or the new one. Call under :func:`changing`."""
+    text = msgspec.json.encode({**read_state(path), instrument: roles})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft.write_bytes(msgspec.json.format(text, indent=2))
+    draft.replace(path)
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """One change of what is served at a time, across processes. The lock goes with its process.
+
+    Raises:
+        ServiceError: another process is at it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServiceError(
+                f"another deploy, promote or rollback is changing {path}; wait for it and run this again"
+            ) from None
+        yield
+
+
+def block_of(recv_ns: int, block_ns: int) -> int:
+    """Number of the block a moment lies in. Blocks are cut from the epoch, so a restart does not move them."""
+    return recv_ns // block_ns
+
+
+def assign(seed: int, instrument: str, block: int) -> int:
+    """The arm that acts in a block: blocks ``2k`` and ``2k + 1`` get one arm each, which first is a hash's last bit."""
+    pair, second = divmod(block, ARMS)
+    digest = hashlib.sha256(f"{seed}/{instrument}/{pair}".encode()).digest()
+    return (digest[-1] + second) % ARMS
