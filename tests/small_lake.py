@@ -142,7 +142,9 @@ def _frame(rng: np.random.Generator, book: Book, seq: int) -> Events:
         return _closed([_record(TRADE, side, ask if side == BID else bid, int(rng.integers(1, 20)), seq=seq)])
     if kind == 1:
         top = (book.bids(1)[0], book.asks(1)[0])
-        return _closed([_record(TICKER, s, int(t[0]), int(t[1]), seq=seq) for s, t in zip((BID, ASK), top, strict=True)])
+        return _closed(
+            [_record(TICKER, s, int(t[0]), int(t[1]), seq=seq) for s, t in zip((BID, ASK), top, strict=True)]
+        )
     rows = []
     for _ in range(int(rng.integers(1, 4))):
         best = bid if side == BID else ask
@@ -153,7 +155,7 @@ def _frame(rng: np.random.Generator, book: Book, seq: int) -> Events:
 
 
 def _judged(market: Market, minute: Events, verdict: str) -> pa.Table:
-    columns: dict[str, object] = {name: 0 for name in SCHEMAS["batches"].names}
+    columns: dict[str, object] = dict.fromkeys(SCHEMAS["batches"].names, 0)
     columns |= {"source": market.source, "verdict": verdict, "reasons": "" if verdict == "pass" else "made up"}
     columns |= {"batch": int(minute["recv_ns"][0] // BATCH_NS), "first_ns": minute["recv_ns"][:1]}
     for name in ("venue", "instrument", "date"):
