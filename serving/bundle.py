@@ -43,12 +43,14 @@ class Golden:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bundle:
-    """A bundle that passed every check. ``manifest_sha256`` is what the registry keeps."""
+    """A bundle that passed every check. ``manifest_sha256`` is what the registry keeps; ``golden_gap`` is how far ONNX
+    Runtime strays from the golden vectors."""
 
     path: Path
     manifest: Manifest
     manifest_sha256: str
     golden: Golden
+    golden_gap: float
 
 
 def load_bundle(folder: Path, *, now_ns: int, feature_set: str, manifest_sha256: str | None = None) -> Bundle:
@@ -69,8 +71,8 @@ def load_bundle(folder: Path, *, now_ns: int, feature_set: str, manifest_sha256:
     _check_signature(manifest, folder)
     golden = _read_golden(contents[GOLDEN_FILE], manifest, folder)
     _check_weights(contents[WEIGHTS_FILE], manifest, folder)
-    check_golden(onnx_step(contents[MODEL_FILE]), golden, manifest.tolerance, f"ONNX Runtime with {folder}")
-    return Bundle(path=folder, manifest=manifest, manifest_sha256=digest, golden=golden)
+    gap = check_golden(onnx_step(contents[MODEL_FILE]), golden, manifest.tolerance, f"ONNX Runtime with {folder}")
+    return Bundle(path=folder, manifest=manifest, manifest_sha256=digest, golden=golden, golden_gap=gap)
 
 
 def onnx_step(model: bytes) -> Step:

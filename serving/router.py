@@ -28,11 +28,15 @@ ARMS = 2
 Role = Literal["champion", "challenger", "previous"]
 
 
+MoveKind = Literal["promotion", "rollback"]
+
+
 class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A change of champion that has begun: whoever comes next completes it. ``old`` 0: there was no champion."""
 
     new: int
     old: int
+    kind: MoveKind
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

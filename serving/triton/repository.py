@@ -79,6 +79,32 @@ class ModelRepository:
         """Delete a version's folder; nothing happens when it is not there."""
         shutil.rmtree(self._version(model, version), ignore_errors=True)
 
+    def remove_model(self, model: str) -> None:
+        """Delete a model with all its versions."""
+        shutil.rmtree(self.root / model, ignore_errors=True)
+
+    def published(self) -> tuple[str, ...]:
+        """Models with a configuration."""
+        return tuple(sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}")))
+
+    def published_versions(self, model: str) -> tuple[int, ...]:
+        """Versions that the next load serves, ascending; empty where nothing was published.
+
+        Raises:
+            ModelError: the configuration is damaged.
+        """
+        from google.protobuf import text_format  # type: ignore[import-untyped]
+        from tritonclient.grpc import model_config_pb2
+
+        path = self.root / model / CONFIG_FILE
+        try:
+            config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        except FileNotFoundError:
+            return ()
+        except text_format.ParseError as error:
+            raise ModelError(f"{path} is damaged ({error}); remove it and deploy again") from None
+        return tuple(sorted(config.version_policy.specific.versions))
+
     def versions(self, model: str) -> tuple[int, ...]:
         """Versions that lie here, ascending; served are those that were published."""
         folder = self.root / model

@@ -51,7 +51,7 @@ def test_roles_of_one_instrument_leave_the_others_alone(tmp_path: Path) -> None:
     path = tmp_path / "home" / "serving.json"
     assert read_state(path) == {}
     write_roles(path, KEY, Roles(champion=1))
-    write_roles(path, "binance-usdm.BTCUSDT", Roles(champion=5, previous=4, move=Move(new=6, old=5)))
+    write_roles(path, "binance-usdm.BTCUSDT", Roles(champion=5, previous=4, move=Move(new=6, old=5, kind="promotion")))
     write_roles(path, KEY, Roles(champion=2, previous=1))
     assert read_roles(path, KEY).versions() == (1, 2)
     assert read_roles(path, "binance-usdm.BTCUSDT").versions() == (4, 5, 6)

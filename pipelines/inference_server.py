@@ -1,0 +1,71 @@
+"""The Triton that a stage works with: the one it was told of, the one that is up, or one of its own for the stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from market.errors import ServiceError
+from pipelines.workspace import Address, Workspace
+from serving.router import STATE_FILE, Roles, read_roles
+from serving.triton.client import TritonClient
+from serving.triton.repository import ModelRepository
+from serving.triton.server import find_running, running_triton
+
+
+def state_path(workspace: Workspace) -> Path:
+    """Where it is written which versions are in service."""
+    return workspace.home / STATE_FILE
+
+
+def repository_of(workspace: Workspace) -> ModelRepository:
+    """Triton's model repository of a workspace."""
+    return ModelRepository(workspace.triton_repository)
+
+
+def roles_of(workspace: Workspace, instrument: str) -> Roles:
+    """Versions in service for an instrument, by role."""
+    return read_roles(state_path(workspace), instrument)
+
+
+@contextmanager
+def inference_server(workspace: Workspace) -> Iterator[TritonClient]:
+    """A client of ``workspace.triton_grpc``; without one, of the server that is up on this workspace; else of a private
+    server that ends with the block. What a private server proved stays in the repository for the next one.
+
+    Raises:
+        ServiceError: the server that was named does not answer, or none can be started.
+    """
+    if workspace.triton_grpc is not None:
+        with TritonClient(workspace.triton_grpc) as client:
+            if not client.ready():
+                raise ServiceError(
+                    f"no Triton answers at {client.address} (KEEL_TRITON_GRPC); start it there, or unset the variable"
+                )
+            yield client
+        return
+    running = find_running(workspace.triton_repository)
+    if running is not None:
+        with TritonClient(running.endpoint) as client:
+            yield client
+        return
+    private = running_triton(workspace.triton_repository, logs=workspace.home / "logs")
+    with private as endpoint, TritonClient(endpoint) as client:
+        yield client
+
+
+def hold_server(workspace: Workspace, *, announce: Callable[[str], None], wait: Callable[[], None]) -> None:
+    """Keep a server up with everything that is in service, until ``wait`` returns (or Ctrl-C).
+
+    Raises:
+        ServiceError: it cannot be started, or a version does not get ready.
+    """
+    with running_triton(workspace.triton_repository, logs=workspace.home / "logs") as endpoint:
+        with TritonClient(endpoint) as client:
+            repository = repository_of(workspace)
+            for model in repository.published():
+                client.load(model, repository.published_versions(model))
+                announce(f"{model}: versions {', '.join(map(str, client.served(model)))}")
+        announce(f"Triton answers gRPC at {Address(host=endpoint.host, port=endpoint.port)}; Ctrl-C stops it")
+        wait()
