@@ -35,6 +35,7 @@ from pipelines.workspace import Workspace, replacing, tracked
 
 DATASET_FILE = "dataset.parquet"
 CARD_FILE = "dataset.json"
+_DRAFT = ".draft."
 _TABLES = ("ticks", "slow", "features", "labels")
 
 Int64s = NDArray[np.int64]
@@ -324,7 +325,8 @@ def _put(workspace: Workspace, config: FeaturizeConfig, table: pa.Table, lake: L
 
 def _place(datasets: Path, table: pa.Table) -> str:
     """Write the rows to ``<id>/dataset.parquet`` and answer the id: the first 16 hex digits of the file's sha256."""
-    draft = datasets / f".draft.{os.getpid()}"
+    _remove_drafts_of_the_dead(datasets)
+    draft = datasets / f"{_DRAFT}{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
@@ -340,6 +342,17 @@ def _place(datasets: Path, table: pa.Table) -> str:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return dataset_id
+
+
+def _remove_drafts_of_the_dead(datasets: Path) -> None:
+    """A draft may be large; one whose process was killed has nobody to remove it."""
+    for draft in datasets.glob(f"{_DRAFT}*"):
+        try:
+            os.kill(int(draft.name.removeprefix(_DRAFT)), 0)
+        except ProcessLookupError:
+            shutil.rmtree(draft, ignore_errors=True)
+        except PermissionError:
+            continue  # alive, somebody else's
 
 
 def _card(config: FeaturizeConfig, table: pa.Table, lake: Lake) -> dict[str, Any]:
