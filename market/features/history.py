@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,8 +118,8 @@ class Stretch(NamedTuple):
     batch: Int64s
 
 
-def accepted_stretches(lake: Lake, instrument: str, source: str, run: Sequence[int]) -> Iterator[Stretch]:
-    """Events of the accepted batches of ``run`` in order, some minutes at a time."""
+def stretches_of(lake: Lake, instrument: str, source: str, run: Sequence[int]) -> Iterator[Stretch]:
+    """Events of the batches of ``run`` that are in ``ticks``, in order, some minutes at a time."""
     for first in range(0, len(run), _BATCHES_AT_ONCE):
         wanted = list(run[first : first + _BATCHES_AT_ONCE])
         yield _stretch(lake.read("ticks", instrument=instrument, where={"source": source, "batch": wanted}))
@@ -127,13 +128,14 @@ def accepted_stretches(lake: Lake, instrument: str, source: str, run: Sequence[i
 def stretches_as_fed(lake: Lake, instrument: str, source: str, *, until_batch: int | None = None) -> Iterator[Stretch]:
     """All events of ``source`` as its feed gave them, those of refused batches too: what a live kernel saw."""
     for entry in batches(lake, instrument, [source]):
-        kept = {*entry.accepted, *entry.unjudged}
-        for batch in sorted(kept | set(entry.refused)):
-            if until_batch is not None and batch > until_batch:
-                return
-            if batch in kept:
-                yield from accepted_stretches(lake, instrument, source, [batch])
-            else:
+        refused = set(entry.refused)
+        every = sorted({*entry.accepted, *entry.unjudged, *refused})
+        wanted = [batch for batch in every if until_batch is None or batch <= until_batch]
+        for gone, group in groupby(wanted, key=refused.__contains__):
+            if not gone:
+                yield from stretches_of(lake, instrument, source, list(group))
+                continue
+            for batch in group:
                 yield _stretch(_refused_ticks(lake, instrument, source, batch))
 
 
@@ -161,7 +163,7 @@ def compute(
     parts: list[History] = []
     segments = 0
     for run in source.runs():
-        part = replay(accepted_stretches(lake, instrument, source.source, run), first_segment=segments)
+        part = replay(stretches_of(lake, instrument, source.source, run), first_segment=segments)
         segments = int(part.segment[-1]) + 1 if len(part) else segments
         parts.append(part)
         advance(len(run))

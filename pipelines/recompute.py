@@ -1,0 +1,128 @@
+"""What a serving session recorded, beside what the same events give when they are computed again from the lake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from market.errors import InputError
+from market.features import history, slow
+from market.features.catalog import N_INPUTS, N_TICK
+from market.features.history import History
+from market.labels import N_OUTPUTS
+from market.lake import BATCH_NS, Lake
+
+Floats = NDArray[np.float32]
+Int64s = NDArray[np.int64]
+
+NOWHERE = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """``n`` decisions of one session in order.
+
+    ``number``, ``frame``, ``seq``, ``recv_ns``, ``mid2``, ``arm``: (n,). ``versions`` (n, 2), ``probs`` (n, 2,
+    N_OUTPUTS), ``features`` (n, N_INPUTS). ``mid2`` is 0 where the book was not usable: nothing was predicted there.
+    """
+
+    session: str
+    instrument: str
+    feature_set: str
+    number: Int64s
+    frame: Int64s
+    seq: Int64s
+    recv_ns: Int64s
+    mid2: Int64s
+    arm: Int64s
+    versions: Int64s
+    probs: Floats
+    features: Floats
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        return self.mid2 > 0
+
+
+def served(lake: Lake, session: str) -> Served:
+    """The decisions of ``session``.
+
+    Raises:
+        InputError: there are none; the sentence names sessions that have some.
+    """
+    rows = lake.read("predictions", where={"session": session})
+    if not rows.num_rows:
+        raise InputError(f"no predictions of session {session!r} in the lake; {_known_sessions(lake)}")
+    whole = {name: rows[name].to_numpy() for name in ("n", "frame", "seq", "recv_ns", "mid2", "arm")}
+    return Served(
+        session=session,
+        instrument=f"{rows['venue'][0].as_py()}.{rows['instrument'][0].as_py()}",
+        feature_set=rows["feature_set"][-1].as_py(),
+        number=whole.pop("n"),
+        **{name: values.astype(np.int64) for name, values in whole.items()},
+        versions=np.stack([rows["version0"].to_numpy(), rows["version1"].to_numpy()], axis=1),
+        probs=np.stack([_matrix(rows["probs0"], N_OUTPUTS), _matrix(rows["probs1"], N_OUTPUTS)], axis=1),
+        features=_matrix(rows["features"], N_INPUTS),
+    )
+
+
+def rows_again(lake: Lake, record: Served, *, until_ns: int | None = None) -> History:
+    """Rows of all events that the session's feed gave (up to the minute of ``until_ns``), refused minutes included.
+
+    Raises:
+        BookError: the book refuses an event that it took when it was live.
+    """
+    until = None if until_ns is None else until_ns // BATCH_NS
+    return history.replay(history.stretches_as_fed(lake, record.instrument, record.session, until_batch=until))
+
+
+def places(record: Served, rows: History) -> Int64s:
+    """(n,) which of ``rows`` each decision was made on; NOWHERE where there is none."""
+    of_row = {key: i for i, key in enumerate(zip(rows.frame.tolist(), rows.seq.tolist(), strict=True))}
+    keys = zip(record.frame.tolist(), record.seq.tolist(), strict=True)
+    return np.array([of_row.get(key, NOWHERE) for key in keys], dtype=np.int64)
+
+
+def slow_as_it_was(lake: Lake, record: Served) -> NDArray[np.bool_]:
+    """(n,) whether the slow features of each decision are those last known when it was made.
+
+    Two records with one receive time may have come in either order. Before the session's own first record it may show
+    what was known before the session, or 0.
+    """
+    known, values = _slow_of(lake, record.instrument, record.session)
+    # a receive clock that goes back does not make a value unknown again
+    now = np.maximum.accumulate(record.recv_ns)
+    shown = record.features[:, N_TICK:]
+    fits = np.zeros(len(record), dtype=np.bool_)
+    for at in (now, now - 1):
+        fits |= (slow.last_known(known, values, at) == shown).all(axis=1)
+    early = now < known[0] if len(known) else np.ones(len(record), dtype=np.bool_)
+    before = slow.last_known(*_slow_of(lake, record.instrument, None), now)
+    fits |= early & (before == shown).all(axis=1)
+    return fits
+
+
+def _slow_of(lake: Lake, instrument: str, source: str | None) -> tuple[Int64s, Floats]:
+    where = {"source": source} if source else None
+    names = ["recv_ns", "funding_rate", "mark_e8", "index_e8"]
+    rows = lake.read("slow", instrument=instrument, columns=names, where=where)
+    known, *inputs = (rows[name].to_numpy() for name in names)
+    order = np.argsort(known, kind="stable")
+    return known[order], slow.slow_vectors(*(column[order] for column in inputs))
+
+
+def _matrix(column: Any, width: int) -> Floats:
+    """(n, width) of a column of lists."""
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float32).reshape(-1, width)
+
+
+def _known_sessions(lake: Lake) -> str:
+    sessions = lake.read("predictions", columns=["session"])["session"].unique().to_pylist()
+    return f"sessions with predictions are {', '.join(sorted(map(str, sessions)))}" if sessions else "serve first"
