@@ -1,0 +1,130 @@
+"""Decimals in text to integer steps, exactly: a price to ticks, a size to lots, without floating point.
+
+Two readers of the same grammar, ``digits[.digits]``: :class:`Unit` for single texts in Python, :func:`read_quoted` for
+many in compiled code. A value that is not a whole number of steps is refused, never rounded.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from market.compiled import compiled
+from market.errors import FrameError
+
+MAX_DIGITS: Final = 18  # so that every number fits an int64
+
+# what read_quoted() answers instead of a place
+E_QUOTE: Final = -1
+E_NUMBER: Final = -2
+E_NEGATIVE: Final = -3
+E_STEP: Final = -4
+E_RANGE: Final = -5
+
+REASONS: Final = {E_NUMBER: "bad_number", E_NEGATIVE: "negative", E_RANGE: "out_of_range"}
+
+_REMEMBERED: Final = 1 << 14
+_SHOWN: Final = 40
+
+
+class Unit:
+    """Multiples of ``step`` up to ``limit``; ``off_step`` is the reason given for a value between two multiples."""
+
+    def __init__(self, step: Decimal, *, limit: int, off_step: str) -> None:
+        exponent = int(step.normalize().as_tuple().exponent)
+        self.step = step
+        self.off_step = off_step
+        self._decimals = max(0, -exponent)
+        self._factor = int(step.scaleb(self._decimals))
+        self._limit = limit
+        if not 0 < self._factor * 10 ** (MAX_DIGITS - 1) < 2**63 or limit * self._factor >= 2**63:
+            raise ValueError(f"a step of {step} up to {limit} steps does not fit 64-bit integers")
+        self._known: dict[str, int] = {}  # texts of prices and sizes repeat a lot
+
+    @property
+    def words(self) -> tuple[int, int, int]:
+        """What :func:`read_quoted` needs: step = words[0] / 10**words[1], limit = words[2]."""
+        return self._factor, self._decimals, self._limit
+
+    def of(self, text: str) -> int:
+        """How many steps ``text`` is.
+
+        Raises:
+            FrameError: ``bad_number``, ``negative``, ``out_of_range`` or ``off_step``'s word.
+        """
+        known = self._known.get(text)
+        if known is None:
+            known = self._convert(text)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[text] = known
+        return known
+
+    def _convert(self, text: str) -> int:
+        whole, dot, part = text.partition(".")
+        digits = whole + part
+        if not (digits.isascii() and digits.isdigit() and whole and bool(part) == bool(dot)):
+            reason = "negative" if text.startswith("-") else "bad_number"
+            raise FrameError(reason, f"expected a decimal number that is not negative, saw {text[:_SHOWN]!r}")
+        if len(digits) > MAX_DIGITS:
+            raise FrameError("out_of_range", f"{text[:_SHOWN]!r} has more digits than any price or size")
+        # value / step = digits / 10**len(part) * 10**decimals / factor
+        steps, rest = divmod(int(digits) * 10**self._decimals, 10 ** len(part) * self._factor)
+        if steps > self._limit:
+            raise FrameError("out_of_range", f"{text!r} is larger than any price or size")
+        if rest:
+            raise FrameError(self.off_step, f"{text!r} is not a multiple of the step {self.step}")
+        return steps
+
+
+_QUOTE, _DOT, _MINUS, _ZERO, _NINE = 34, 46, 45, 48, 57
+_POWERS: Final = np.array([10**i for i in range(MAX_DIGITS + 1)], dtype=np.int64)
+
+
+@compiled
+def read_quoted(text: NDArray[np.uint8], at: int, unit: NDArray[np.int64]) -> tuple[int, int]:
+    """Read ``"123.4500"`` at ``at``: the place after it and how many steps it is, or a negative code and 0.
+
+    ``text`` must hold the closing quote. ``unit`` (3,) is :attr:`Unit.words`.
+    """
+    if text[at] != _QUOTE:
+        return E_QUOTE, 0
+    at, value, places = _digits(text, at + 1)
+    if at < 0:
+        return at, 0
+    factor, decimals, limit = unit[0], unit[1], unit[2]
+    if places > decimals:
+        factor *= _POWERS[places - decimals]
+    elif value > limit * factor // _POWERS[decimals - places]:  # else the product below might overflow
+        return E_RANGE, 0
+    else:
+        value *= _POWERS[decimals - places]
+    if value % factor != 0:
+        return E_STEP, 0
+    return (at + 1, value // factor) if value // factor <= limit else (E_RANGE, 0)
+
+
+@compiled
+def _digits(text: NDArray[np.uint8], at: int) -> tuple[int, int, int]:
+    """The place of the closing quote, all digits as one integer, and how many stood after the point."""
+    if text[at] == _MINUS:
+        return E_NEGATIVE, 0, 0
+    digits, value, point = 0, 0, -1
+    while text[at] != _QUOTE:
+        c = int(text[at])
+        if c == _DOT and point < 0 and digits > 0:
+            point = digits
+        elif c < _ZERO or c > _NINE:
+            return E_NUMBER, 0, 0
+        elif digits == MAX_DIGITS:
+            return E_RANGE, 0, 0
+        else:
+            digits += 1
+            value = value * 10 + (c - _ZERO)
+        at += 1
+    if digits in (0, point):  # nothing, or nothing after the point
+        return E_NUMBER, 0, 0
+    return at, value, digits - point if point > 0 else 0
