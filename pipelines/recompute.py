@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,16 @@ from market.features.catalog import N_INPUTS, N_TICK
 from market.features.history import History
 from market.labels import N_OUTPUTS
 from market.lake import BATCH_NS, Lake
+from pipelines.workspace import Workspace
+from serving.bundle import Step, onnx_step
+from serving.manifest import MODEL_FILE
+from training import registry
 
 Floats = NDArray[np.float32]
 Int64s = NDArray[np.int64]
 
 NOWHERE = -1
+TOLERANCE = 1e-5  # of probabilities, as on the golden vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +112,108 @@ def slow_as_it_was(lake: Lake, record: Served) -> NDArray[np.bool_]:
     before = slow.last_known(*_slow_of(lake, record.instrument, None), now)
     fits |= early & (before == shown).all(axis=1)
     return fits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """One decision computed anew.
+
+    ``features_equal``: its tick features to the bit and its slow ones as last known. ``largest_gap``: of its
+    probabilities, NaN where no model spoke. ``rows``: how many rows the network was stepped through to get there.
+    """
+
+    features_equal: bool
+    largest_gap: float
+    rows: int
+    says: str
+
+    @property
+    def reproduced(self) -> bool:
+        return self.features_equal and not self.largest_gap > TOLERANCE
+
+    def as_dict(self) -> dict[str, Any]:
+        gap = None if math.isnan(self.largest_gap) else self.largest_gap
+        return {"features_equal": self.features_equal, "largest_gap": gap, "rows": self.rows, "says": self.says}
+
+
+def again(workspace: Workspace, lake: Lake, session: str, number: int) -> Again:
+    """Decision ``number`` of ``session`` anew: events through the kernel, recorded inputs through the ONNX model.
+
+    Raises:
+        InputError: there is no such decision.
+        ModelError, TamperedError, ServiceError: the bundle that decided cannot be had.
+    """
+    record = until(served(lake, session), number)
+    rows = rows_again(lake, record, until_ns=int(record.recv_ns[-1]))
+    at = places(record, rows)
+    if at[-1] == NOWHERE:
+        return Again(features_equal=False, largest_gap=math.nan, rows=0, says="the events give no row at this frame")
+    same_bits = record.features[-1, :N_TICK].tobytes() == rows.features[at[-1]].tobytes()
+    equal = same_bits and bool(slow_as_it_was(lake, record)[-1])
+    arm = int(record.arm[-1])
+    version = int(record.versions[-1, arm])
+    if version == 0:
+        return Again(features_equal=equal, largest_gap=math.nan, rows=0, says=_said(equal, math.nan))
+    network = bundle_of(workspace, record.instrument, version)
+    probs, stepped = network_again(network, record, rows, at, arm)
+    gap = float(np.abs(probs - record.probs[-1, arm]).max())
+    return Again(features_equal=equal, largest_gap=gap, rows=stepped, says=_said(equal, gap))
+
+
+def until(record: Served, number: int) -> Served:
+    """The decisions up to and with ``number``.
+
+    Raises:
+        InputError: there is no such decision.
+    """
+    last = int(np.searchsorted(record.number, number, side="right"))
+    if last == 0 or record.number[last - 1] != number:
+        raise InputError(f"session {record.session} has no decision {number}; its last is {record.number[-1]}")
+    cut = {f.name: getattr(record, f.name)[:last] for f in fields(record) if f.type != "str"}
+    return replace(record, **cut)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepper:
+    """One step of a model, and the width of the state it carries."""
+
+    step: Step
+    state: int
+
+
+def bundle_of(workspace: Workspace, instrument: str, version: int) -> Stepper:
+    """The ONNX model of a registered version, its files checked; an expired one too, since this is about the past."""
+    name = registry.model_name(instrument)
+    folder = workspace.models / instrument / str(version)
+    registry.Registry(workspace.tracking).fetch_bundle(name, version, folder)
+    manifest = registry.read_manifest(folder)
+    registry.check_files(folder, manifest)
+    return Stepper(step=onnx_step((folder / MODEL_FILE).read_bytes()), state=manifest.network.state)
+
+
+def network_again(network: Stepper, record: Served, rows: History, at: Int64s, arm: int) -> tuple[Floats, int]:
+    """Probabilities (N_OUTPUTS,) of the last decision, from the recorded inputs, and through how many steps.
+
+    The state begins at zero where the version was loaded and where windows began anew.
+    """
+    version = record.versions[-1, arm]
+    others = np.flatnonzero(record.versions[:, arm] != version)
+    first = int(others[-1]) + 1 if len(others) else 0
+    segment = np.where(at == NOWHERE, NOWHERE, rows.segment[at])
+    state = np.zeros((1, network.state), dtype=np.float32)
+    probs = np.zeros((1, N_OUTPUTS), dtype=np.float32)
+    stepped, of = 0, NOWHERE
+    for i in np.flatnonzero(record.usable[first:]) + first:
+        if segment[i] != of:
+            state, of, stepped = np.zeros_like(state), segment[i], 0
+        probs, state = network.step(record.features[i : i + 1], state)
+        stepped += 1
+    return probs[0], stepped
+
+
+def _said(equal: bool, gap: float) -> str:
+    features = "features equal to the bit" if equal else "features differ"
+    return features if math.isnan(gap) else f"{features}, probabilities within {gap:.1e}"
 
 
 def _slow_of(lake: Lake, instrument: str, source: str | None) -> tuple[Int64s, Floats]:

@@ -136,14 +136,14 @@ def stretches_as_fed(lake: Lake, instrument: str, source: str, *, until_batch: i
                 yield from stretches_of(lake, instrument, source, list(group))
                 continue
             for batch in group:
-                yield _stretch(_refused_ticks(lake, instrument, source, batch))
+                yield _stretch(refused_ticks(lake, instrument, source, batch))
 
 
 def _stretch(ticks: pa.Table) -> Stretch:
     return Stretch(events_of(ticks), ticks.column("batch").to_numpy())
 
 
-def _refused_ticks(lake: Lake, instrument: str, source: str, batch: int) -> pa.Table:
+def refused_ticks(lake: Lake, instrument: str, source: str, batch: int) -> pa.Table:
     """The rows of ``ticks`` that validation moved to quarantine."""
     where: dict[str, Any] = {"source": source, "batch": batch, "stage": "validate"}
     entries = lake.read("quarantine", instrument=instrument, columns=["payload"], where=where)

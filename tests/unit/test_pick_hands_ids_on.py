@@ -25,7 +25,7 @@ def test_a_value_is_found_by_names_and_places(steps: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize("path", ["sources", "instruments.1", "instruments.first", "frames.x"])
 def test_what_is_not_there_is_named(steps: Path, path: str) -> None:
-    with pytest.raises(InputError, match=path.split(".")[-1]):
+    with pytest.raises(InputError, match=path.rsplit(".", maxsplit=1)[-1]):
         pick(steps / "ingest.json", path)
 
 

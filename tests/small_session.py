@@ -1,0 +1,96 @@
+"""A serving session written by hand, through the real recorder: decisions as a hot path would have made them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from small_lake import Market, events_of_market, land
+
+from market.events import BID
+from market.features import catalog, history
+from market.features.history import History, Stretch
+from market.features.slow import last_known
+from market.lake import BATCH_NS, Lake, rows_of
+from pipelines.featurize import slow_records
+from pipelines.workspace import Workspace
+from serving.bundle import onnx_step
+from serving.hotpath.records import DECISION, R_BASE, R_WIDEN
+from serving.manifest import MODEL_FILE
+from serving.quoting.engine import Fill
+from serving.recorder import Acted, Recorder
+
+HIDDEN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What was written: ``decisions`` (n,) DECISION records, ``rows`` the history they were made on."""
+
+    name: str
+    market: Market
+    rows: History
+    decisions: np.ndarray
+
+
+def serve_by_hand(
+    workspace: Workspace,
+    market: Market,
+    *,
+    bundle: Path | None = None,
+    version: int = 0,
+    verdicts: dict[int, str] | None = None,
+) -> Session:
+    """Land ``market`` under its source's name as session, decide on every row, quote on every 50th, fill one quote."""
+    lake = Lake(workspace.lake)
+    land(lake, market, verdicts=verdicts)
+    events = events_of_market(market)
+    _land_raw(lake, market, events)
+    rows = history.replay([Stretch(events, events["recv_ns"] // BATCH_NS)])
+    decisions = _decide(lake, market, rows, bundle, version)
+    recorder = Recorder(
+        lake=lake, instrument=market.instrument, session=market.source, feature_set=catalog.feature_set()
+    )
+    recorder.add_decisions(decisions)
+    for i in range(0, len(decisions), 50):
+        recorder.add_quote(decisions[i : i + 1])
+    n = int(decisions["n"][50])
+    fill = Fill(client_id="b-1", quote_n=n, side=BID, price=599_999, size=3, recv_ns=int(rows.recv_ns[60]))
+    recorder.add_fill(fill, Acted(n=n, version=version, arm=0, block=0))
+    recorder.flush(final=True)
+    return Session(name=market.source, market=market, rows=rows, decisions=decisions)
+
+
+def _land_raw(lake: Lake, market: Market, events: np.ndarray) -> None:
+    frames, first = np.unique(events["frame"], return_index=True)
+    payloads = [f'{{"stream":"made by hand","data":{{"u":{frame}}}}}'.encode() for frame in frames]
+    columns = {"source": market.source, "frame": frames, "recv_ns": events["recv_ns"][first], "payload": payloads}
+    lake.append("raw", rows_of("raw", market.instrument, columns))
+
+
+def _decide(lake: Lake, market: Market, rows: History, bundle: Path | None, version: int) -> np.ndarray:
+    slow = slow_records(lake, market.instrument.key)
+    out = np.zeros(len(rows), dtype=DECISION)
+    out["n"] = np.arange(1, len(rows) + 1)
+    for name in ("frame", "seq", "exch_ns", "recv_ns", "mid2"):
+        out[name] = getattr(rows, name)
+    known = last_known(slow.known_ns, slow.values, rows.recv_ns)
+    out["features"] = np.concatenate([rows.features, known], axis=1)
+    out["bid_price"], out["ask_price"] = out["mid2"] // 2 - 2, out["mid2"] // 2 + 2
+    out["bid_size"], out["ask_size"] = 5, 0
+    out["reasons"] = R_BASE | R_WIDEN
+    out["probs"] = np.nan
+    out["version"][:, 0] = version
+    if bundle is not None:
+        out["probs"][:, 0] = _probabilities(bundle, out["features"])
+    return out
+
+
+def _probabilities(bundle: Path, features: np.ndarray) -> np.ndarray:
+    step, state = onnx_step((bundle / MODEL_FILE).read_bytes()), np.zeros((1, HIDDEN), dtype=np.float32)
+    probs = []
+    for i in range(len(features)):
+        row, state = step(features[i : i + 1], state)
+        probs.append(row[0])
+    return np.stack(probs)
