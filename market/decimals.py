@@ -72,7 +72,7 @@ class Unit:
         if len(digits) > MAX_DIGITS:
             raise FrameError("out_of_range", f"{text[:_SHOWN]!r} has more digits than any price or size")
         # value / step = digits / 10**len(part) * 10**decimals / factor
-        steps, rest = divmod(int(digits) * 10**self._decimals, 10 ** len(part) * self._factor)
+        steps, rest = divmod(int(digits) * int(10**self._decimals), int(10 ** len(part)) * self._factor)
         if steps > self._limit:
             raise FrameError("out_of_range", f"{text!r} is larger than any price or size")
         if rest:

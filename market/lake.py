@@ -149,6 +149,15 @@ class Lake:
         self._uri = str(uri).rstrip("/")
         self._handles: dict[str, DeltaTable] = {}
 
+    @property
+    def uri(self) -> str:
+        return self._uri
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the tables lie, if that is on this machine."""
+        return None if "://" in self._uri else Path(self._uri)
+
     def append(self, table: str, rows: pa.Table, *, source: str | None = None, position: int | None = None) -> None:
         """Commit ``rows`` (the columns of ``SCHEMAS[table]``) and, with ``source``, its ``position``: in one commit.
 
@@ -291,9 +300,9 @@ def date_of(ns: int) -> str:
     return datetime.fromtimestamp(ns // NS_PER_S, tz=UTC).date().isoformat()
 
 
-def ticks_of(events: Events, *, source: str, instrument: Instrument) -> pa.Table:
-    """Rows for ``ticks`` of one whole batch of events (n,); the batch is the minute of the first receive time."""
-    batch = int(events["recv_ns"][0]) // BATCH_NS
+def ticks_of(events: Events, *, source: str, instrument: Instrument, batch: int | None = None) -> pa.Table:
+    """Rows for ``ticks`` of one whole batch of events (n,): by default the minute of the first receive time."""
+    batch = int(events["recv_ns"][0]) // BATCH_NS if batch is None else batch
     columns: dict[str, Any] = {name: events[name] for name in _EVENT_COLUMNS}
     return rows_of("ticks", instrument, {"source": source, "batch": batch, "row": np.arange(len(events)), **columns})
 

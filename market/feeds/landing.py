@@ -1,0 +1,386 @@
+"""Landing: a source's frames into the lake, each exactly once, while its events go on at once to whoever needs them.
+
+Four tables are written: raw frames, ticks, slow records, and quarantine for frames that cannot be read. Each commit
+carries the number of the last frame it accounts for. Everything derived is a pure function of the frames in order, so
+after a kill the same frames are fed again, from the recording or from raw, and each table skips what it already has.
+
+Ticks are committed by whole batches (minutes of receive time; the clock running back does not reopen one). A batch
+begins with a checkpoint of the book, so that it can be read, judged or removed alone. Of a live source raw is also
+committed about every second. Commits happen on a thread of their own: the quoting loop does not wait for a disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from market.clock import NS_PER_S, Clock
+from market.errors import InputError, LakeError
+from market.events import Events
+from market.feeds.normalise import Normaliser, Rejected, Stats
+from market.feeds.replay import NO_STAMP
+from market.instruments import Instrument, find
+from market.lake import BATCH_NS, SCHEMAS, Lake, rows_of, ticks_of
+from market.venues.binance import NO_EVENTS, Slow
+
+_TABLES: Final = ("raw", "slow", "quarantine", "ticks")  # the order of the commits; ticks last, see Lander.close
+_RAW_ROWS: Final = 50_000
+_RAW_BYTES: Final = 64 * 2**20
+_JOBS_WAITING: Final = 16
+_FRAMES_A_BATCH: Final = 500_000  # more than any minute has: the clock jumped ahead, or stands still
+
+
+@dataclass(kw_only=True)
+class _Buffers:
+    """What has been fed and not yet been handed to the writer."""
+
+    raw_frame: list[int] = field(default_factory=list)
+    raw_recv: list[int] = field(default_factory=list)
+    raw_payload: list[bytes] = field(default_factory=list)
+    raw_bytes: int = 0
+    ticks: list[Events] = field(default_factory=list)
+    slow: list[Slow] = field(default_factory=list)
+    rejected: list[tuple[int, Rejected]] = field(default_factory=list)
+
+
+class Lander:
+    """Feeds one source through a :class:`Normaliser` and lands it.
+
+    ``with Lander(source, instrument, lake) as lander: events = lander.feed(...)``. Leaving the block normally closes;
+    leaving it by an error leaves the source unfinished, to be fed again. With a ``clock`` the source is *live*: it
+    cannot be fed again from outside, so an error also closes it, and after a kill :func:`recover` finishes it from raw.
+    """
+
+    def __init__(self, source: str, instrument: Instrument, lake: Lake, *, clock: Clock | None = None) -> None:
+        """Claim the source.
+
+        Raises:
+            InputError: another process is landing the same source.
+            LakeError: the lake cannot be read or written.
+        """
+        self.source = source
+        self.instrument = instrument
+        self.normaliser = Normaliser(instrument, source)
+        self._clock = clock
+        self._claim = _claim(lake, _Mark(source=source, instrument=instrument.key, live=clock is not None))
+        self._positions = {table: lake.position(table, source) or 0 for table in _TABLES}
+        self._writer = _Writer(Lake(lake.uri))
+        self._buffers = _Buffers()
+        self._batch = -1
+        self._batch_frame = 0
+        self._last_frame = 0
+        self._flushed_ns = clock.now_ns() if clock else 0
+        self.slow: Slow | None = None
+        self.landed = 0
+
+    @property
+    def stats(self) -> Stats:
+        return self.normaliser.stats
+
+    def feed(self, frame: int, recv_ns: int, payload: bytes) -> Events:
+        """Events (n,) of the next frame, for use at once; checkpoints go to the lake only.
+
+        ``recv_ns`` may be NO_STAMP: the line carried no readable time, its frame goes to quarantine.
+
+        Raises:
+            LakeError: an earlier commit failed. Nothing after it was committed.
+        """
+        if recv_ns == NO_STAMP:
+            self.reject(frame, "clock_unreadable", "expected `<time> <json>` with a time of 19 or 16 digits", payload)
+            return NO_EVENTS
+        batch = max(recv_ns // BATCH_NS, self._batch + (frame - self._batch_frame >= _FRAMES_A_BATCH))
+        if batch > self._batch:
+            self._next_batch(batch, frame, recv_ns)
+        events = self.normaliser.feed(frame, recv_ns, payload)
+        if len(events):
+            self._buffers.ticks.append(events)
+        elif self.normaliser.slow:
+            self.slow = self.normaliser.slow[-1]
+        self._keep(frame, recv_ns, payload)
+        return events
+
+    def reject(self, frame: int, reason: str, detail: str, payload: bytes) -> None:
+        """Land a frame that somebody else could not read: it goes to raw and to quarantine."""
+        recv_ns = self.stats.last_ns
+        self.normaliser.reject(frame, recv_ns, reason, detail, payload)
+        self._keep(frame, recv_ns, payload)
+
+    def close(self) -> Stats:
+        """Commit what is left, the last batch too, and release the source.
+
+        The last commit is that of ticks, with the last frame's number even where it brought no event: a source whose
+        ticks and raw stand at the same frame has been read to its end.
+
+        Raises:
+            LakeError: a commit failed; the source stays unfinished, feed it again.
+        """
+        try:
+            self._cut()
+            if self._last_frame > self._positions["ticks"]:
+                self._write("ticks", SCHEMAS["ticks"].empty_table(), self._last_frame)
+            self._writer.finish()
+        except BaseException:
+            self.abandon()
+            raise
+        self._claim.release(finished=True)
+        return self.stats
+
+    def abandon(self) -> None:
+        """Stop without committing what is buffered; the source stays unfinished."""
+        self._writer.stop()
+        self._claim.release(finished=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or (self._clock is not None and not issubclass(kind, LakeError)):
+            self.close()
+        else:
+            self.abandon()
+
+    def _keep(self, frame: int, recv_ns: int, payload: bytes) -> None:
+        """Buffer what the frame gave, and commit raw when it is time."""
+        buffers = self._buffers
+        if self.normaliser.slow:
+            buffers.slow += self.normaliser.slow
+            self.normaliser.slow.clear()
+        if self.normaliser.rejected:
+            buffers.rejected += [(self._batch, rejected) for rejected in self.normaliser.rejected]
+            self.normaliser.rejected.clear()
+        self._last_frame = frame
+        if frame > self._positions["raw"]:
+            buffers.raw_frame.append(frame)
+            buffers.raw_recv.append(recv_ns)
+            buffers.raw_payload.append(payload)
+            buffers.raw_bytes += len(payload)
+            self.landed += 1
+            if self._raw_is_due():
+                self._flush_raw()
+
+    def _raw_is_due(self) -> bool:
+        if self._clock is not None and self._clock.now_ns() - self._flushed_ns >= NS_PER_S:
+            self._flushed_ns = self._clock.now_ns()
+            return True
+        return len(self._buffers.raw_frame) >= _RAW_ROWS or self._buffers.raw_bytes >= _RAW_BYTES
+
+    def _next_batch(self, batch: int, frame: int, recv_ns: int) -> None:
+        self._cut()
+        self._batch, self._batch_frame = batch, frame
+        checkpoint = self.normaliser.checkpoint(frame, recv_ns)
+        if len(checkpoint):
+            self._buffers.ticks.append(checkpoint)
+
+    def _cut(self) -> None:
+        """Hand everything to the writer. It accounts for all frames up to the last one fed."""
+        self._flush_raw()
+        buffers, self._buffers = self._buffers, _Buffers()
+        slow = [record for record in buffers.slow if record.frame > self._positions["slow"]]
+        if slow:
+            self._write("slow", _slow_rows(self, slow), self._last_frame)
+        known = self._positions["quarantine"]
+        rejected = [(batch, each) for batch, each in buffers.rejected if each.frame > known]
+        if rejected:
+            self._write("quarantine", _rejected_rows(self, rejected), self._last_frame)
+        if buffers.ticks and self._last_frame > self._positions["ticks"]:
+            events: Events = np.concatenate(buffers.ticks)
+            rows = ticks_of(events, source=self.source, instrument=self.instrument, batch=self._batch)
+            self._write("ticks", rows, self._last_frame)
+
+    def _flush_raw(self) -> None:
+        buffers = self._buffers
+        if not buffers.raw_frame:
+            return
+        columns = {
+            "source": self.source,
+            "frame": np.array(buffers.raw_frame, dtype=np.int64),
+            "recv_ns": np.array(buffers.raw_recv, dtype=np.int64),
+            "payload": pa.array(buffers.raw_payload, pa.binary()),
+        }
+        self._write("raw", rows_of("raw", self.instrument, columns), buffers.raw_frame[-1])
+        buffers.raw_frame, buffers.raw_recv, buffers.raw_payload, buffers.raw_bytes = [], [], [], 0
+
+    def _write(self, table: str, rows: pa.Table, position: int) -> None:
+        self._writer.append(table, rows, source=self.source, position=position)
+        self._positions[table] = position
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfinished:
+    """A source whose landing was cut short. A live one can be finished from raw; a recording is to be ingested again."""
+
+    source: str
+    instrument: Instrument
+    live: bool
+
+
+def unfinished(lake: Lake) -> list[Unfinished]:
+    """Sources that were left unfinished and that nobody is landing now. Only known of a lake on this machine."""
+    found = []
+    for path in sorted(_folder(lake).glob("*.json")) if lake.folder else []:
+        mark = _read_mark(path)
+        if mark is not None and not _is_held(path):
+            found.append(Unfinished(source=mark.source, instrument=find(mark.instrument), live=mark.live))
+    return found
+
+
+def recover(lake: Lake, source: str, instrument: Instrument) -> Stats:
+    """Finish a live source from its raw frames: derive again, write only what is missing.
+
+    Raises:
+        InputError: another process is landing it.
+        LakeError: the lake cannot be read or written.
+    """
+    with Lander(source, instrument, lake) as lander:
+        for frame, recv_ns, payload in _landed(lake, source, instrument):
+            lander.feed(frame, recv_ns, payload)
+    return lander.stats
+
+
+def _landed(lake: Lake, source: str, instrument: Instrument) -> Iterator[tuple[int, int, bytes]]:
+    columns = ["frame", "recv_ns", "payload"]
+    rows = lake.read("raw", instrument=instrument.key, columns=columns, where={"source": source})
+    for part in rows.to_batches(max_chunksize=8192):
+        yield from zip(*(part.column(name).to_pylist() for name in columns), strict=True)
+
+
+def _slow_rows(lander: Lander, records: list[Slow]) -> pa.Table:
+    names = ("recv_ns", "exch_ns", "funding_rate", "mark_e8", "index_e8", "next_funding_ns")
+    columns: dict[str, Any] = {name: [getattr(record, name) for record in records] for name in names}
+    return rows_of("slow", lander.instrument, {"source": lander.source, **columns})
+
+
+def _rejected_rows(lander: Lander, rejected: list[tuple[int, Rejected]]) -> pa.Table:
+    columns: dict[str, Any] = {
+        name: [getattr(each, name) for _, each in rejected]
+        for name in ("frame", "recv_ns", "reason", "detail", "payload")
+    }
+    batches = [batch for batch, _ in rejected]
+    return rows_of(
+        "quarantine", lander.instrument, {"source": lander.source, "batch": batches, "stage": "parse", **columns}
+    )
+
+
+class _Writer:
+    """Appends in order, on one thread; after a failure nothing more is written."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lander")
+        self._jobs: deque[Future[None]] = deque()
+        self._stopped = False
+
+    def append(self, table: str, rows: pa.Table, *, source: str, position: int) -> None:
+        """Queue one commit; raises the error of an earlier one."""
+        while self._jobs and (self._jobs[0].done() or len(self._jobs) >= _JOBS_WAITING):
+            self._jobs.popleft().result()
+        self._jobs.append(self._thread.submit(self._append, table, rows, source, position))
+
+    def _append(self, table: str, rows: pa.Table, source: str, position: int) -> None:
+        if self._stopped:
+            return
+        try:
+            self._lake.append(table, rows, source=source, position=position)
+        except BaseException:
+            self._stopped = True
+            raise
+
+    def finish(self) -> None:
+        while self._jobs:
+            self._jobs.popleft().result()
+        self._thread.shutdown()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._jobs.clear()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mark:
+    """What is written beside the tables while a source is being landed."""
+
+    source: str
+    instrument: str
+    live: bool
+
+
+@dataclass(kw_only=True)
+class _Claim:
+    """The right to land a source: a locked file, freed by the kernel however the process ends."""
+
+    path: Path | None = None
+    file: int = -1
+
+    def release(self, *, finished: bool) -> None:
+        if self.path is not None and self.file >= 0:
+            if finished:
+                self.path.unlink(missing_ok=True)
+            os.close(self.file)
+            self.file = -1
+
+
+def _folder(lake: Lake) -> Path:
+    assert lake.folder is not None  # noqa: S101 callers look first
+    return lake.folder / ".landing"
+
+
+def _claim(lake: Lake, mark: _Mark) -> _Claim:
+    if lake.folder is None:  # one writer a source is then the deployment's to see to
+        return _Claim()
+    path = _folder(lake) / f"{mark.source}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise LakeError(f"cannot write {path}: {error.strerror}; make room or choose another KEEL_HOME") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file).st_nlink == 0:  # finished and removed between our open and our lock
+            raise BlockingIOError
+        before = _read_mark(path)
+        live = before.live if before else mark.live
+        text = orjson.dumps({"source": mark.source, "instrument": mark.instrument, "live": live})
+        os.pwrite(file, text, 0)
+        os.ftruncate(file, len(text))
+    except BlockingIOError:
+        os.close(file)
+        raise InputError(f"{mark.source} is being landed by another process; wait for it to end") from None
+    except OSError as error:
+        os.close(file)
+        raise LakeError(f"cannot write {path}: {error.strerror}; make room or choose another KEEL_HOME") from None
+    return _Claim(path=path, file=file)
+
+
+def _read_mark(path: Path) -> _Mark | None:
+    try:
+        return _Mark(**orjson.loads(path.read_bytes()))
+    except (OSError, orjson.JSONDecodeError, TypeError):
+        return None  # being written, or finished meanwhile
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        file = os.open(path, os.O_RDWR)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False

@@ -1,0 +1,262 @@
+"""Frames of one source to events that a book may apply, with resynchronisation.
+
+What comes out is safe to apply in order, frame by frame:
+
+* Trades and tickers come out as they come in. Diffs come out only while the book follows a snapshot.
+* A snapshot that can be joined to the buffered diffs comes out as one batch: CLEAR, its levels, the buffered diffs, one
+  F_LAST at the end. All of the batch carries the snapshot's frame number and receive time, when it became known.
+* A gap comes out as a lone CLEAR at once, so that nobody looks at a book that missed something; the batch of the next
+  snapshot carries F_RESYNC. A recording may hold no further snapshot: then the book stays unsynced, and says so.
+* A frame that cannot be read gives no event and a :class:`Rejected` entry.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from market.book import CAPACITY, CROSSED, LOCKED, Book
+from market.errors import BookError, FrameError
+from market.events import (
+    ASK,
+    BID,
+    CLEAR,
+    DEPTH,
+    F_CHECKPOINT,
+    F_CLOCK_BACK,
+    F_LAST,
+    F_NO_EXCH_TIME,
+    F_RESYNC,
+    F_SNAPSHOT,
+    Events,
+    empty,
+)
+from market.feeds.resync import Sequence
+from market.instruments import Instrument
+from market.venues.binance import NO_EVENTS, Parsed, Parser, Slow
+
+_FULL: Final = 3 / 4  # of a side's room: then its farthest levels are forgotten
+_KEPT: Final = 1 / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A frame that gave nothing: ``reason`` is a stable word, ``detail`` a sentence."""
+
+    frame: int
+    recv_ns: int
+    reason: str
+    detail: str
+    payload: bytes
+
+
+@dataclass(kw_only=True)
+class Stats:
+    """Counts since the start of the source.
+
+    ``diffs`` are those applied, ``before_snapshot`` those that waited; ``snapshots_unused`` came while the book was in
+    order or could not be joined. ``crossed`` and ``locked`` count book and ticker frames after which the book was so.
+    Offsets are receive minus exchange time: below zero where the local clock is behind.
+    """
+
+    frames: int = 0
+    events: int = 0
+    trades: int = 0
+    tickers: int = 0
+    diffs: int = 0
+    before_snapshot: int = 0
+    snapshots: int = 0
+    snapshots_unused: int = 0
+    other: int = 0
+    slow: int = 0
+    gaps: int = 0
+    resyncs: int = 0
+    duplicates: int = 0
+    trimmed: int = 0
+    crossed: int = 0
+    locked: int = 0
+    clock_back: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+    timed: int = 0
+    offset_sum_ns: int = 0
+    offset_min_ns: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def offset_mean_ns(self) -> int:
+        return self.offset_sum_ns // self.timed if self.timed else 0
+
+    def saw_offset(self, offset_ns: int) -> None:
+        self.offset_min_ns = min(self.offset_min_ns, offset_ns) if self.timed else offset_ns
+        self.offset_sum_ns += offset_ns
+        self.timed += 1
+
+
+class Normaliser:
+    """State of one source: its book, its place in the updates, its counts.
+
+    ``slow`` and ``rejected`` grow; whoever consumes them clears them. ``depth_limit`` is the room for levels a side:
+    when three quarters are taken, the levels beyond half of it, far from the touch, are forgotten (DEPTH events of
+    size 0 at the end of the frame).
+    """
+
+    def __init__(self, instrument: Instrument, source: str, depth_limit: int = CAPACITY) -> None:
+        self.instrument = instrument
+        self.source = source
+        self.stats = Stats()
+        self.slow: list[Slow] = []
+        self.rejected: list[Rejected] = []
+        self._parser = Parser(instrument)
+        self._sequence = Sequence(self._parser.market)
+        self._book = Book(depth_limit)
+        self._trim_above = int(depth_limit * _FULL)
+        self._trim_to = int(depth_limit * _KEPT)
+        self._broken = False  # a gap or a refused event lies before the next snapshot
+
+    @property
+    def synced(self) -> bool:
+        """Whether the book follows a snapshot now."""
+        return self._sequence.synced
+
+    def feed(self, frame: int, recv_ns: int, payload: bytes) -> Events:
+        """Events (n,) of the next frame, to be applied before those of the one after it; often none.
+
+        The array is the caller's; it is not written again.
+        """
+        stats = self.stats
+        back = recv_ns < stats.last_ns
+        stats.frames += 1
+        stats.first_ns = stats.first_ns or recv_ns
+        stats.last_ns = recv_ns
+        try:
+            parsed = self._parser.parse(payload, recv_ns, frame)
+        except FrameError as error:
+            stats.clock_back += back
+            self._reject(frame, recv_ns, (error.reason, str(error)), payload)
+            return NO_EVENTS
+        events = self._normalise(parsed, frame, payload)
+        if len(events):
+            stats.events += len(events)
+            if parsed.kind != "snapshot":
+                self._time(events)
+        if back:
+            stats.clock_back += 1
+            events["flags"] |= F_CLOCK_BACK
+        return events
+
+    def reject(self, frame: int, recv_ns: int, reason: str, detail: str, payload: bytes) -> None:
+        """Count and keep a frame that somebody else could not read."""
+        self.stats.frames += 1
+        self._reject(frame, recv_ns, (reason, detail), payload)
+
+    def checkpoint(self, frame: int, recv_ns: int) -> Events:
+        """The book as it is, as events that rebuild it (F_SNAPSHOT | F_CHECKPOINT); none while it is not in order."""
+        if not self.synced:
+            return NO_EVENTS
+        template = empty(1)
+        template["frame"], template["recv_ns"] = frame, recv_ns
+        return self._book.snapshot_events(template[0], flags=F_SNAPSHOT | F_CHECKPOINT | F_NO_EXCH_TIME)
+
+    def _normalise(self, parsed: Parsed, frame: int, payload: bytes) -> Events:
+        stats = self.stats
+        if parsed.kind == "ticker":
+            stats.tickers += 1
+            return self._applied(parsed.events, payload)
+        if parsed.kind == "trade":
+            stats.trades += 1
+            return parsed.events
+        if parsed.kind == "diff":
+            return self._diff(parsed, frame, payload)
+        if parsed.kind == "snapshot":
+            return self._snapshot(parsed, payload)
+        if parsed.slow is not None:
+            stats.slow += 1
+            self.slow.append(parsed.slow)
+        else:
+            stats.other += 1
+        return NO_EVENTS
+
+    def _diff(self, diff: Parsed, frame: int, payload: bytes) -> Events:
+        verdict = self._sequence.on_diff(diff)
+        if verdict == "apply":
+            self.stats.diffs += 1
+            return self._trimmed(self._applied(diff.events, payload)) if len(diff.events) else diff.events
+        if verdict == "gap":
+            self.stats.gaps += 1
+            return self._forgotten(frame, self.stats.last_ns, diff.last)
+        self.stats.before_snapshot += verdict == "wait"
+        self.stats.duplicates += verdict == "duplicate"
+        return NO_EVENTS
+
+    def _snapshot(self, snapshot: Parsed, payload: bytes) -> Events:
+        joined = None if self.synced else self._sequence.on_snapshot(snapshot)
+        if joined is None:
+            self.stats.snapshots_unused += 1
+            return NO_EVENTS
+        self.stats.snapshots += 1
+        self.stats.resyncs += self._broken
+        self.stats.diffs += len(joined)
+        batch: Events = np.concatenate([snapshot.events, *(diff.events for diff in joined)])
+        first = snapshot.events[0]
+        batch["frame"], batch["recv_ns"] = first["frame"], first["recv_ns"]
+        batch["flags"] &= ~np.uint16(F_LAST)
+        batch["flags"] |= F_RESYNC if self._broken else 0
+        batch["flags"][-1] |= F_LAST
+        self._broken = False
+        return self._applied(batch, payload)
+
+    def _applied(self, events: Events, payload: bytes) -> Events:
+        """The events after our own book took them; a lone CLEAR where it refuses one."""
+        try:
+            self._book.apply_batch(events)
+        except BookError as error:
+            self._sequence.lose()
+            frame, recv_ns, seq = (int(events[name][0]) for name in ("frame", "recv_ns", "seq"))
+            self._reject(frame, recv_ns, ("book_refused", str(error)), payload)
+            return self._forgotten(frame, recv_ns, seq)
+        status = self._book.status
+        if status:
+            self.stats.crossed += bool(status & CROSSED)
+            self.stats.locked += bool(status & LOCKED)
+        return events
+
+    def _forgotten(self, frame: int, recv_ns: int, seq: int) -> Events:
+        """Forget our book, and say so to everybody else who has one: a lone CLEAR."""
+        self._broken = True
+        self._book.clear()
+        lone = empty(1)
+        lone["frame"], lone["recv_ns"], lone["seq"] = frame, recv_ns, seq
+        lone["kind"], lone["flags"] = CLEAR, F_LAST | F_NO_EXCH_TIME
+        return lone
+
+    def _trimmed(self, events: Events) -> Events:
+        """``events`` and the removal of what is too far away to keep."""
+        bids, asks = self._book.counts()
+        if max(bids, asks) <= self._trim_above:
+            return events
+        far = [(BID, row) for row in self._book.bids(bids)[self._trim_to :]]
+        far += [(ASK, row) for row in self._book.asks(asks)[self._trim_to :]]
+        removal = empty(len(far))
+        removal[:] = events[-1]
+        removal["kind"], removal["size"] = DEPTH, 0
+        removal["side"], removal["price"] = [side for side, _ in far], [row[0] for _, row in far]
+        whole: Events = np.concatenate([events, removal])
+        whole["flags"] &= ~np.uint16(F_LAST)
+        whole["flags"][-1] |= F_LAST
+        self._book.apply_batch(whole[len(events) :])
+        self.stats.trimmed += len(far)
+        return whole
+
+    def _reject(self, frame: int, recv_ns: int, why: tuple[str, str], payload: bytes) -> None:
+        reason, detail = why
+        self.stats.rejected[reason] += 1
+        self.rejected.append(Rejected(frame=frame, recv_ns=recv_ns, reason=reason, detail=detail, payload=payload))
+
+    def _time(self, events: Events) -> None:
+        exch_ns = int(events["exch_ns"][0])
+        if exch_ns:
+            self.stats.saw_offset(int(events["recv_ns"][0]) - exch_ns)

@@ -1,0 +1,93 @@
+"""Which depth diffs may be applied: Binance's documented rules for keeping a local order book, per market.
+
+Spot ("How to manage a local order book correctly", Binance spot WebSocket streams): drop diffs with ``u`` <=
+``lastUpdateId`` of the snapshot; the first one applied has ``U`` <= ``lastUpdateId`` + 1 <= ``u``; from then on each
+``U`` is the previous ``u`` + 1. Futures, USD-M and COIN-M alike: drop ``u`` < ``lastUpdateId``; the first has ``U`` <=
+``lastUpdateId`` <= ``u``; then each ``pu`` is the previous ``u``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, Literal
+
+from market.venues.binance import Market, Parsed
+
+Verdict = Literal["apply", "wait", "duplicate", "gap"]
+
+BUFFERED: Final = 4096  # diffs kept while there is no snapshot: two minutes of the fastest stream
+
+
+def is_stale(market: Market, diff: Parsed, snapshot_id: int) -> bool:
+    """Whether the snapshot already holds everything in the diff."""
+    return diff.last <= snapshot_id if market == "spot" else diff.last < snapshot_id
+
+
+def bridges(market: Market, diff: Parsed, snapshot_id: int) -> bool:
+    """Whether the diff may be the first one after the snapshot."""
+    reached = snapshot_id + 1 if market == "spot" else snapshot_id
+    return diff.first <= reached <= diff.last
+
+
+def follows(market: Market, diff: Parsed, applied: int) -> bool:
+    """Whether nothing is missing between the update ``applied`` and the diff."""
+    return diff.first == applied + 1 if market == "spot" else diff.previous == applied
+
+
+class Sequence:
+    """The state of one book's updates: waiting for a snapshot (and buffering), or following it.
+
+    ``applied`` is the id of the last update in the book, ``expected`` what the next diff should have continued.
+    """
+
+    def __init__(self, market: Market) -> None:
+        self._market = market
+        self._waiting: deque[Parsed] = deque(maxlen=BUFFERED)
+        self._bridged = False
+        self.synced = False
+        self.applied = 0
+
+    def on_diff(self, diff: Parsed) -> Verdict:
+        """What to do with a diff. After ``gap`` the book must be forgotten; the diff waits for the next snapshot."""
+        if not self.synced:
+            self._wait(diff)
+            return "wait"
+        if self._bridged:
+            fits = follows(self._market, diff, self.applied)
+        elif is_stale(self._market, diff, self.applied):
+            return "duplicate"
+        else:
+            fits = bridges(self._market, diff, self.applied)
+        if fits:
+            self.applied, self._bridged = diff.last, True
+            return "apply"
+        if diff.last <= self.applied:
+            return "duplicate"
+        self.lose()
+        self._wait(diff)
+        return "gap"
+
+    def on_snapshot(self, snapshot: Parsed) -> list[Parsed] | None:
+        """The buffered diffs to apply after the snapshot, in order; None when it cannot be joined to them.
+
+        A snapshot that is older than the buffer, or that lies in a hole of it, leaves the state as it was.
+        """
+        joined = [diff for diff in self._waiting if not is_stale(self._market, diff, snapshot.last)]
+        if joined and not bridges(self._market, joined[0], snapshot.last):
+            return None
+        self._waiting.clear()
+        self.synced, self._bridged = True, bool(joined)
+        self.applied = joined[-1].last if joined else snapshot.last
+        return joined
+
+    def lose(self) -> None:
+        """Forget everything: the next snapshot starts anew."""
+        self._waiting.clear()
+        self.synced = self._bridged = False
+
+    def _wait(self, diff: Parsed) -> None:
+        if self._waiting and not follows(self._market, diff, self._waiting[-1].last):
+            if diff.last <= self._waiting[-1].last:
+                return
+            self._waiting.clear()  # what came before the hole cannot be joined to what comes after it
+        self._waiting.append(diff)
