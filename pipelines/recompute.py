@@ -78,13 +78,16 @@ def served(lake: Lake, session: str) -> Served:
     )
 
 
-def rows_again(lake: Lake, record: Served, *, until_ns: int | None = None) -> History:
-    """Rows of all events that the session's feed gave (up to the minute of ``until_ns``), refused minutes included.
+def rows_again(lake: Lake, record: Served, *, all_of_it: bool = True) -> History:
+    """Rows of all events that the session's feed gave, refused minutes included.
+
+    Without ``all_of_it`` only until shortly after the last decision of ``record``.
 
     Raises:
         BookError: the book refuses an event that it took when it was live.
     """
-    until = None if until_ns is None else until_ns // BATCH_NS
+    # a frame that gave no row may have opened the next minute before a clock that ran back
+    until = None if all_of_it else int(record.recv_ns.max()) // BATCH_NS + 1
     return history.replay(history.stretches_as_fed(lake, record.instrument, record.session, until_batch=until))
 
 
@@ -144,7 +147,7 @@ def again(workspace: Workspace, lake: Lake, session: str, number: int) -> Again:
         ModelError, TamperedError, ServiceError: the bundle that decided cannot be had.
     """
     record = until(served(lake, session), number)
-    rows = rows_again(lake, record, until_ns=int(record.recv_ns[-1]))
+    rows = rows_again(lake, record, all_of_it=False)
     at = places(record, rows)
     if at[-1] == NOWHERE:
         return Again(features_equal=False, largest_gap=math.nan, rows=0, says="the events give no row at this frame")

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from market.clock import NS_PER_S
 from market.errors import InputError, LakeError
+from market.events import F_CHECKPOINT
 from market.features import catalog
 from market.features.history import refused_ticks
 from market.instruments import Instrument, find
@@ -198,6 +199,7 @@ def _event(lake: Lake, instrument: Instrument, session: str, prediction: dict[st
     where = "ticks"
     if not rows.num_rows:
         rows, where = _refused_event(lake, instrument, session, prediction).select(names), "quarantine"
+    own = rows.filter(pa.array(rows["flags"].to_numpy() & F_CHECKPOINT == 0))  # ours, at the start of a minute
     events = [
         {
             "kind": _KINDS.get(row["kind"], str(row["kind"])),
@@ -207,14 +209,15 @@ def _event(lake: Lake, instrument: Instrument, session: str, prediction: dict[st
             "seq": row["seq"],
             "flags": row["flags"],
         }
-        for row in rows.to_pylist()
+        for row in own.to_pylist()
     ]
     return {"frame": frame, "found_in": where, "batch": rows["batch"][0].as_py(), "events": events}
 
 
 def _refused_event(lake: Lake, instrument: Instrument, session: str, prediction: dict[str, Any]) -> pa.Table:
     """The events of a frame whose minute was refused after it had been quoted on."""
-    rows = refused_ticks(lake, instrument.key, session, prediction["recv_ns"] // BATCH_NS)
+    minute = prediction["recv_ns"] // BATCH_NS  # or the one after it, where the clock ran back over the boundary
+    rows = pa.concat_tables([refused_ticks(lake, instrument.key, session, minute + later) for later in (0, 1)])
     rows = rows.filter(pa.array(rows["frame"].to_numpy() == prediction["frame"]))
     if not rows.num_rows:
         raise LakeError(

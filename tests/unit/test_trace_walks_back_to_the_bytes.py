@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from small_lake import Market, later, workspace_with
+from small_lake import INSTRUMENT, Market, later, workspace_with
 from small_session import HIDDEN, Session, serve_by_hand
 
 from market.errors import InputError, LakeError
 from market.features import catalog
-from market.lake import Lake
+from market.lake import BATCH_NS, Lake
 from pipelines.featurize import FeaturizeConfig, FeaturizeResult, featurize
 from pipelines.recompute import places, rows_again, served
-from pipelines.trace import TraceConfig, TraceResult, reasons, trace
+from pipelines.trace import TraceConfig, TraceResult, _event, reasons, trace
 from pipelines.workspace import Workspace
 from serving.hotpath.records import R_BASE, R_INVENTORY, R_PULL_BID
 from training import tracking
@@ -90,6 +90,15 @@ def test_a_quote_of_a_minute_that_was_refused_later_is_traced_too(desk: Desk) ->
     found = desk.trace(n)
     assert found.event["found_in"] == "quarantine"
     assert found.reproduced
+
+
+def test_the_first_frame_of_a_minute_shows_its_own_events_and_not_the_checkpoint(desk: Desk) -> None:
+    lake = Lake(desk.workspace.lake)
+    third = int(MARKET.start_ns // BATCH_NS) + 2
+    first = int(desk.session.rows.frame[desk.session.rows.batch == third][0])
+    assert lake.read("ticks", where={"source": MARKET.source, "frame": first}).num_rows > 10
+    prediction = {"frame": first, "recv_ns": third * BATCH_NS}
+    assert len(_event(lake, INSTRUMENT, MARKET.source, prediction)["events"]) <= 4
 
 
 def test_the_tree_names_every_link(desk: Desk) -> None:
