@@ -116,11 +116,17 @@ class Lander:
         self.normaliser.reject(frame, recv_ns, reason, detail, payload)
         self._keep(frame, recv_ns, payload)
 
+    def note(self, reason: str, detail: str) -> None:
+        """Put on record, in quarantine, that something after the last frame is missing. No frame is counted."""
+        self._last_frame += 1
+        self.normaliser.note(self._last_frame, reason, detail)
+        self._quarantine()
+
     def close(self) -> Stats:
         """Commit what is left, the last batch too, and release the source.
 
         The last commit is that of ticks, with the last frame's number even where it brought no event: a source whose
-        ticks and raw stand at the same frame has been read to its end.
+        ticks stand no lower than raw has been read to its end.
 
         Raises:
             LakeError: a commit failed; the source stays unfinished, feed it again.
@@ -159,8 +165,7 @@ class Lander:
             buffers.slow += self.normaliser.slow
             self.normaliser.slow.clear()
         if self.normaliser.rejected:
-            buffers.rejected += [(self._batch, rejected) for rejected in self.normaliser.rejected]
-            self.normaliser.rejected.clear()
+            self._quarantine()
         self._last_frame = frame
         if frame > self._positions["raw"]:
             buffers.raw_frame.append(frame)
@@ -170,6 +175,10 @@ class Lander:
             self.landed += 1
             if self._raw_is_due():
                 self._flush_raw()
+
+    def _quarantine(self) -> None:
+        self._buffers.rejected += [(self._batch, rejected) for rejected in self.normaliser.rejected]
+        self.normaliser.rejected.clear()
 
     def _raw_is_due(self) -> bool:
         if self._clock is not None and self._clock.now_ns() - self._flushed_ns >= NS_PER_S:
@@ -220,7 +229,7 @@ class Lander:
 
 @dataclass(frozen=True, kw_only=True)
 class Unfinished:
-    """A source whose landing was cut short. A live one can be finished from raw; a recording is to be ingested again."""
+    """A source whose landing was cut short. A live one is finished from raw; a recording is to be ingested again."""
 
     source: str
     instrument: Instrument

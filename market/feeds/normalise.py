@@ -153,6 +153,10 @@ class Normaliser:
         self.stats.frames += 1
         self._reject(frame, recv_ns, (reason, detail), payload)
 
+    def note(self, frame: int, reason: str, detail: str) -> None:
+        """Keep that something is wrong with the source, not with a frame of it."""
+        self._reject(frame, self.stats.last_ns, (reason, detail), b"")
+
     def checkpoint(self, frame: int, recv_ns: int) -> Events:
         """The book as it is, as events that rebuild it (F_SNAPSHOT | F_CHECKPOINT); none while it is not in order."""
         if not self.synced:

@@ -52,12 +52,18 @@ def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
 def recognise(path: Path) -> Instrument:
     """The instrument of a Binance capture, from the form of its first frames.
 
-    COIN-M frames carry the pair (``ps``), USD-M diffs the previous update id (``pu``), spot frames neither.
-
     Raises:
         InputError: not readable, or an instrument whose steps are not known.
         CaptureError: the lines are not Binance frames.
         EmptyDataError: the file has no lines.
+    """
+    return find(recognise_key(path))
+
+
+def recognise_key(path: Path) -> str:
+    """As :func:`recognise`, but only the key ``venue.SYMBOL``, known or not.
+
+    COIN-M frames carry the pair (``ps``), USD-M diffs the previous update id (``pu``), spot frames neither.
     """
     seen, damage = 0, ""
     try:
@@ -65,7 +71,7 @@ def recognise(path: Path) -> Instrument:
             seen = number
             key = _key(payload)
             if key is not None:
-                return find(key)
+                return key
     except CaptureError as error:
         damage = str(error)
     if damage:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -45,6 +46,11 @@ Kind = Literal["diff", "snapshot", "ticker", "trade", "slow", "other"]
 
 NO_EVENTS: Final = empty(0)
 
+_SNAPSHOTS: Final = {
+    "binance-spot": "https://api.binance.com/api/v3/depth",
+    "binance-usdm": "https://fapi.binance.com/fapi/v1/depth",
+    "binance-coinm": "https://dapi.binance.com/dapi/v1/depth",
+}
 _NS_PER_MS, _NS_PER_US = 1_000_000, 1_000
 _MS_RANGE: Final = (10**12, 10**13)  # years 2001 to 2286
 _US_RANGE: Final = (10**15, 10**16)
@@ -82,6 +88,14 @@ class Parsed(msgspec.Struct, frozen=True, gc=False):
 def market_of(instrument: Instrument) -> Market:
     """Which rules of continuity hold: ``binance-spot`` has its own, both futures markets (and the simulator) share."""
     return "spot" if instrument.venue.endswith("spot") else "futures"
+
+
+def snapshot_url(instrument: Instrument, stream_url: str) -> str | None:
+    """Where the depth snapshot that belongs to a stream of Binance's own servers is fetched; None for others."""
+    if not (urlsplit(stream_url).hostname or "").endswith(("binance.com", "binance.vision")):
+        return None
+    address = _SNAPSHOTS.get(instrument.venue)
+    return f"{address}?symbol={instrument.symbol}&limit=1000" if address else None
 
 
 def parse(payload: bytes, instrument: Instrument, recv_ns: int, frame: int) -> Parsed:
