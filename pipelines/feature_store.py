@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import os
 import runpy
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -142,9 +143,7 @@ class FeatureStore:
         if self._opened is None:
             self._home.mkdir(parents=True, exist_ok=True)
             with _environment(self._home), _quietly():
-                from feast import FeatureStore as Feast
-
-                self._opened = Feast(repo_path=str(REPOSITORY))
+                self._opened = _feast().FeatureStore(repo_path=str(REPOSITORY))
         return self._opened
 
     def _open_applied(self) -> Any:
@@ -205,6 +204,24 @@ def read_slow(workspace: Workspace, instrument: str) -> Floats:
 def push_slow(workspace: Workspace, instrument: str, *, known_ns: int, exch_ns: int, values: Floats) -> None:
     """Make ``values`` (N_SLOW,) the newest online. For many pushes keep a FeatureStore."""
     FeatureStore(workspace).push_slow(instrument, known_ns=known_ns, exch_ns=exch_ns, values=values)
+
+
+def _feast() -> Any:
+    """The library, kept from setting the whole process up for metrics of forked servers, in a folder under /tmp."""
+    if "feast" in sys.modules:
+        return sys.modules["feast"]
+    import prometheus_client  # noqa: F401  # first: it decides at its import that metrics stay in memory
+
+    variables = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update({name: value or os.devnull for name, value in before.items()})
+    try:
+        import feast
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+    return feast
 
 
 def _definitions() -> list[Any]:

@@ -125,3 +125,10 @@ def test_the_environment_is_as_it_was_before(tmp_path: Path) -> None:
     before = dict(os.environ)
     read_slow(Workspace(home=tmp_path), KEY)
     assert "KEEL_FEAST_HOME" not in {key for key in os.environ if os.environ[key] != before.get(key)}
+
+
+def test_the_definitions_are_the_catalogs(tmp_path: Path) -> None:
+    store = published(tmp_path, records([START_NS], [START_NS]))._open()
+    for view, names in (("tick_features", catalog.tick_names()), ("slow_features", catalog.slow_names())):
+        assert tuple(field.name for field in store.get_feature_view(view).features) == names
+        assert store.get_feature_view(view).tags["feature_set"] == catalog.feature_set()
