@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from market.errors import ModelError
+from training.optimizer import AdamW
 
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
@@ -36,10 +37,11 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How far a fit has come. ``plan`` is the digest of the plan it follows."""
+    """How far a fit has come. ``plan`` is the digest of the plan it follows, ``updates`` counts optimizer steps."""
 
     plan: str
     epochs_done: int = 0
+    updates: int = 0
     best_epoch: int = -1
     history: tuple[Epoch, ...] = field(default_factory=tuple)
 
@@ -51,7 +53,7 @@ class Standing:
 Tensors = dict[str, Tensor]
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, best: Tensors, standing: Standing) -> None:
+def save(folder: Path, model: nn.Module, optimizer: AdamW, best: Tensors, standing: Standing) -> None:
     """Write a checkpoint into ``folder``; whoever calls makes it appear as a whole."""
     from safetensors.torch import save_file
 
@@ -59,14 +61,14 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, best:
     save_file(best, folder / BEST_FILE)
     moments = {
         f"{key}.{name}": value.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
+        for key, tensors in (("first", optimizer.first), ("second", optimizer.second))
+        for name, value in tensors.items()
     }
     save_file(moments, folder / OPTIMIZER_FILE)
     (folder / STATE_FILE).write_bytes(msgspec.json.encode(standing))
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, plan: str) -> tuple[Tensors, Standing]:
+def restore(folder: Path, model: nn.Module, optimizer: AdamW, plan: str) -> tuple[Tensors, Standing]:
     """Set model and optimizer to a checkpoint; returns the best weights and the standing.
 
     Raises:
@@ -82,11 +84,9 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, pl
     put_back(model, load_file(folder / MODEL_FILE))
     moments = load_file(folder / OPTIMIZER_FILE)
     for name, parameter in model.named_parameters():
-        state = {key: moments[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        # torch keeps the step count on the CPU and the moments with the parameter
-        optimizer.state[parameter] = {
-            key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
-        }
+        optimizer.first[name] = moments[f"first.{name}"].to(parameter.device)
+        optimizer.second[name] = moments[f"second.{name}"].to(parameter.device)
+    optimizer.steps = standing.updates
     return load_file(folder / BEST_FILE), standing
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from training.fit import fit
-from training.models.gru import StreamingGru
 from training.plan import Plan
 from training.sequences import Share
 
@@ -22,37 +21,44 @@ OBJECT_STORE_BYTES = 200 * 1024 * 1024
 _LOOPBACK = "127.0.0.1"
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_V2_ENABLED": "1",
     # the controller looks after its workers this often; its default of 2 s is most of a short fit
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
+# Ray binds all its servers to loopback where it believes that it cannot be part of a larger cluster
+_LOCAL_SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# a path to a Unix socket may have 107 characters, of which Ray's session folder takes these
+_SOCKET_ROOM = 107 - len("/session_2026-11-21_07-27-00_123456_1234567/sockets/plasma_store")
 
 
-def connect(cpus: int) -> None:
+def connect(cpus: int, folder: Path | None = None) -> None:
     """Be connected to a cluster: the one already connected to, the one at ``RAY_ADDRESS``, or a new local one.
 
-    The local one listens on loopback only and stays up until the process ends, for all fits of the process.
+    The local one listens on loopback only and stays up until the process ends, for all fits of the process. Its logs
+    and sockets lie under ``folder`` where that path is short enough for sockets, else in the system's temporary folder.
     """
-    for name, value in _SETTINGS.items():
+    remote = os.environ.get("RAY_ADDRESS")
+    for name, value in (_SETTINGS if remote else {**_SETTINGS, **_LOCAL_SETTINGS}).items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
+    if remote:
         ray.init(log_to_driver=False)
         return
+    short = folder is not None and len(str(folder.absolute())) <= _SOCKET_ROOM
     ray.init(
         address="local",
         num_cpus=cpus,
         object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=True,
-        dashboard_host=_LOOPBACK,
-        _node_ip_address=_LOOPBACK,
+        # the dashboard is nine more processes, half the start on a small machine
+        include_dashboard=False,
         logging_level=logging.ERROR,
         log_to_driver=False,
+        _node_ip_address=_LOOPBACK,
+        _temp_dir=str(folder.absolute()) if folder is not None and short else None,
     )
 
 
@@ -63,13 +69,13 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def fit_on_ray(run_folder: Path, plan: Plan, workers: int) -> Path:
+def fit_on_ray(run_folder: Path, plan: Plan, workers: int, cluster_folder: Path | None = None) -> Path:
     """Run the plan in ``run_folder`` on ``workers`` workers; goes on from its checkpoints when there are any.
 
     Returns:
         folder of the last checkpoint.
     """
-    connect(workers)
+    connect(workers, cluster_folder)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -110,11 +116,14 @@ class RayWorker:
         self.share = Share(rank=context.get_world_rank(), world=context.get_world_size())
         self.device: torch.device = get_device()
 
-    def prepare(self, model: StreamingGru) -> nn.Module:
-        from ray.train.torch import prepare_model
-
-        # the buffers never change, so there is nothing to broadcast before each step
-        return prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False})  # type: ignore[no-any-return]
+    def average(self, model: nn.Module) -> None:
+        # one message for all gradients: a small network's are small, and each message costs a round trip
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.share.world
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def total(self, values: Tensor) -> Tensor:
         moved = values.to(self.device)

@@ -28,7 +28,7 @@ CHAMPION = "champion"
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """``most_rows`` bounds what the linear model and the trees learn from; ``warm_rows`` run before each test stretch."""
+    """``most_rows`` bounds what linear model and trees learn from; ``warm_rows`` run before each test stretch."""
 
     most_rows: int = 12_000
     warm_rows: int = 500

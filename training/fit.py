@@ -20,9 +20,10 @@ from training import checkpoint, datasets
 from training.checkpoint import Epoch, Standing, Tensors
 from training.models.gru import Network, StreamingGru, freeze
 from training.objective import weighted
+from training.optimizer import AdamW
 from training.plan import Plan, read_plan
 from training.sequences import Share, count_chunks, epoch_chunks, plain_chunks
-from training.step import Material, Stepper, make_optimizer
+from training.step import Material, Stepper, rate
 
 _KEEP = 2
 
@@ -36,8 +37,8 @@ class Worker(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def prepare(self, model: StreamingGru) -> nn.Module:
-        """The model as it is to be called: on the device, its gradients averaged over the workers."""
+    def average(self, model: nn.Module) -> None:
+        """Replace every gradient by its mean over the workers."""
         ...
 
     def total(self, values: Tensor) -> Tensor:
@@ -61,8 +62,8 @@ class Alone:
         self.share = Share()
         self.device = torch.device("cpu")
 
-    def prepare(self, model: StreamingGru) -> nn.Module:
-        return model
+    def average(self, model: nn.Module) -> None:
+        """Nothing to do: one worker's gradient is the mean."""
 
     def total(self, values: Tensor) -> Tensor:
         return values
@@ -86,14 +87,13 @@ def fit(run_folder: Path, worker: Worker) -> None:
     plan = read_plan(run_folder)
     data = datasets.load(Path(plan.dataset))
     with one_thread(), torch.random.fork_rng(devices=[]):
-        model = build(plan, data)
-        wrapped = worker.prepare(model)
+        model = build(plan, data).to(worker.device)
         stepper = Stepper(
-            model=wrapped,
-            bare=model,
-            optimizer=make_optimizer(model, plan.recipe),
+            model=model,
+            optimizer=AdamW(model, plan.recipe.weight_decay),
             recipe=plan.recipe,
             material=Material.of(data, worker.device),
+            average=worker.average,
         )
         best, standing = checkpoint.snapshot(model), Standing(plan=plan.digest())
         latest = worker.latest()
@@ -144,25 +144,26 @@ def _one_epoch(
         train_loss=float(learned[0]) / share.world,
         valid_loss=float(weighted(tally[0].float(), tally[1].float())),
         tasks=tuple((a, b, c) for a, b, c in (tally[0] / tally[1].clamp_min(1)).tolist()),
-        learning_rate=stepper.optimizer.param_groups[0]["lr"],
+        learning_rate=rate((epoch + 1) / epochs, plan.recipe),
         labelled_steps=int(learned[1]),
         seconds=time.perf_counter() - began,
     )
     if entry.valid_loss < standing.best_loss:
-        best = checkpoint.snapshot(stepper.bare)
-    standing = _after(standing, entry)
+        best = checkpoint.snapshot(stepper.model)
+    standing = _after(standing, entry, stepper.optimizer.steps)
     worker.report(
         {"epoch": epoch, "train_loss": entry.train_loss, "valid_loss": entry.valid_loss},
-        lambda folder: checkpoint.save(folder, stepper.bare, stepper.optimizer, best, standing),
+        lambda folder: checkpoint.save(folder, stepper.model, stepper.optimizer, best, standing),
     )
     return best, standing
 
 
-def _after(standing: Standing, entry: Epoch) -> Standing:
+def _after(standing: Standing, entry: Epoch, updates: int) -> Standing:
     better = entry.valid_loss < standing.best_loss
     return Standing(
         plan=standing.plan,
         epochs_done=entry.epoch + 1,
+        updates=updates,
         best_epoch=entry.epoch if better else standing.best_epoch,
         history=(*standing.history, entry),
     )

@@ -56,7 +56,8 @@ def head_probs(probs: Floats, k: int, head: int) -> Floats:
     """Class probabilities (n, C) of one head: three directions, or (does not fall, falls)."""
     first = k * GROUP
     if head == 0:
-        return np.asarray(probs[:, first : first + DIRECTIONS], np.float64)
+        directions = np.asarray(probs[:, first : first + DIRECTIONS], np.float64)
+        return np.asarray(directions / directions.sum(axis=1, keepdims=True))  # float32 sums to 1 only nearly
     falls = np.asarray(probs[:, first + DIRECTIONS + head - 1], np.float64)
     return np.stack([1 - falls, falls], axis=1)
 
@@ -165,9 +166,9 @@ def difference(mine: Floats, theirs: Floats, recv_ns: NDArray[np.int64], *, bloc
 
     Neighbouring rows share their future, so whole blocks are drawn, not rows (Kunsch, Annals of Statistics 17, 1989).
     """
-    gap = np.nanmean((mine - theirs).reshape(len(mine), -1), axis=1)
-    known = ~np.isnan(gap)
-    gap, blocks = gap[known], (recv_ns[known] - recv_ns[known][0]) // block_ns
+    gaps = (mine - theirs).reshape(len(mine), -1)
+    known = ~np.isnan(gaps).all(axis=1)
+    gap, blocks = np.nanmean(gaps[known], axis=1), (recv_ns[known] - recv_ns[known][0]) // block_ns
     _, index = np.unique(blocks, return_inverse=True)
     sums, counts = np.bincount(index, weights=gap), np.bincount(index)
     rng = np.random.default_rng(seed)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from training.datasets import Dataset
 from training.models.gru import StreamingGru
 from training.objective import task_losses, weighted
+from training.optimizer import AdamW
 from training.plan import Recipe
 from training.sequences import Chunk
 
@@ -37,14 +36,6 @@ class Material:
         return self.features[rows], self.labels[rows].masked_fill(~counts[..., None, None], -1)
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves biases alone."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    biases = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": biases, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-
-
 def rate(done: float, recipe: Recipe) -> float:
     """Learning rate when a share ``done`` of the training is over: linear warm-up, then a cosine down to a tenth."""
     if done < recipe.warm_up:
@@ -55,13 +46,13 @@ def rate(done: float, recipe: Recipe) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Stepper:
-    """A model with its optimizer. ``model`` may be wrapped for several workers; ``bare`` is the network itself."""
+    """A model with its optimizer; ``average`` makes the gradients of all workers their mean."""
 
-    model: nn.Module
-    bare: StreamingGru
-    optimizer: torch.optim.Optimizer
+    model: StreamingGru
+    optimizer: AdamW
     recipe: Recipe
     material: Material
+    average: Callable[[nn.Module], None]
 
     def learn(self, chunks: Iterator[Chunk], total: int, done: Callable[[float], float]) -> tuple[float, int]:
         """Train on ``total`` chunks; ``done`` turns the share of this epoch into the share of the whole training.
@@ -71,15 +62,14 @@ class Stepper:
         """
         self.model.train()
         losses, steps = 0.0, 0
-        state = self.bare.start(1)
+        state = self.model.start(1)
         for i, chunk in enumerate(chunks):
             if chunk.fresh:
-                state = self.bare.start(len(chunk.rows))
+                state = self.model.start(len(chunk.rows))
             window = min(self.recipe.accumulate, total - i + i % self.recipe.accumulate)
             last = (i + 1) % self.recipe.accumulate == 0 or i + 1 == total
-            with nullcontext() if last else self._apart():
-                loss, state = self._forward(chunk, state)
-                (loss / window).backward()
+            loss, state = self._forward(chunk, state)
+            (loss / window).backward()
             losses += float(loss.detach())
             steps += int(chunk.counts.sum())
             if last:
@@ -91,11 +81,11 @@ class Stepper:
         """Losses and label counts (2, K, 3) over ``chunks``, in fp32."""
         self.model.eval()
         tally = torch.zeros(2, *self.material.labels.shape[1:], dtype=torch.float64)
-        state = self.bare.start(1)
+        state = self.model.start(1)
         for chunk in chunks:
             x_BTF, labels = self.material.take(chunk)
-            state = self.bare.start(len(chunk.rows)) if chunk.fresh else state
-            logits, state = self.bare(x_BTF, state)
+            state = self.model.start(len(chunk.rows)) if chunk.fresh else state
+            logits, state = self.model(x_BTF, state)
             sums, counts = task_losses(logits, labels)
             tally += torch.stack((sums.double(), counts.double())).cpu()
         return tally
@@ -109,13 +99,6 @@ class Stepper:
         return weighted(*task_losses(logits, labels)), state.detach().float()
 
     def _update(self, learning_rate: float) -> None:
+        self.average(self.model)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_gradient)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _apart(self) -> Any:
-        """While gradients accumulate, workers need not exchange them."""
-        no_sync = getattr(self.model, "no_sync", None)
-        return no_sync() if no_sync is not None else nullcontext()
+        self.optimizer.update(learning_rate)
