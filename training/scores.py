@@ -90,7 +90,7 @@ def score(probs: Floats, labels: Labels) -> tuple[Score, ...]:
 
 
 def _score(probs: Floats, truth: Labels, head: str, horizon: str) -> Score:
-    from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss
+    from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
     classes = probs.shape[1]
     likeliest = probs.argmax(axis=1)
@@ -103,7 +103,7 @@ def _score(probs: Floats, truth: Labels, head: str, horizon: str) -> Score:
         horizon=horizon,
         rows=len(truth),
         share=tuple(float((truth == c).mean()) for c in range(classes)),
-        log_loss=float(log_loss(truth, np.clip(probs, _LEAST, 1.0), labels=list(range(classes)))),
+        log_loss=float(-np.log(np.maximum(probs[np.arange(len(truth)), truth], _LEAST)).mean()),
         brier=float(((probs - np.eye(classes)[truth]) ** 2).sum(axis=1).mean()),
         auc=_auc(probs, truth),
         accuracy=float(hits.mean()),
