@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import os
 import runpy
+import sqlite3
 import sys
 import warnings
 from collections.abc import Iterator
@@ -117,7 +118,7 @@ class FeatureStore:
     def read_slow(self, instrument: str) -> Floats:
         """(N_SLOW,): the newest slow features from the online store; 0 where nothing is known yet."""
         store = self._open_applied()
-        with _quietly():
+        with self._asked():
             answer = store.get_online_features(
                 features=list(_SLOW_REFS), entity_rows=[{"instrument": instrument}]
             ).to_dict()
@@ -134,15 +135,30 @@ class FeatureStore:
             known_ns=np.array([known_ns]), exch_ns=np.array([exch_ns]), values=values.reshape(1, catalog.N_SLOW)
         )
         frame = pd.DataFrame(_slow_table(instrument, record).slice(1).to_pandas())
-        with _quietly():
+        with self._asked():
             store.push("slow_push", frame, to=PushMode.ONLINE)
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Around every use of Feast: silent, and what goes wrong with its files is said."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            with _quietly():
+                yield
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise LakeError(
+                f"Feast cannot use its files under {self._home}: {said}. All of it is made from the lake: make room, "
+                "or remove that folder, and run featurize again"
+            ) from error
+
     def _open(self) -> Any:
         if self._opened is None:
             self._home.mkdir(parents=True, exist_ok=True)
-            with _environment(self._home), _quietly():
+            with _environment(self._home), self._asked():
                 self._opened = _feast().FeatureStore(repo_path=str(REPOSITORY))
         return self._opened
 
@@ -153,7 +169,7 @@ class FeatureStore:
 
     def _apply(self) -> Any:
         store = self._open()
-        with _environment(self._home), _quietly():
+        with _environment(self._home), self._asked():
             store.apply(_definitions())
         return store
 
@@ -170,7 +186,7 @@ class FeatureStore:
     def _materialize(self, store: Any, view: str, newest_ns: int) -> None:
         """Only the newest second: older values have no place in an online store."""
         newest = datetime.fromtimestamp(newest_ns // NS_PER_S, tz=UTC)
-        with _quietly():
+        with self._asked():
             store.materialize(newest - timedelta(seconds=1), newest + timedelta(seconds=1), feature_views=[view])
 
     def _historical(self, instrument: str, recv_ns: Int64s) -> Floats:
@@ -178,7 +194,7 @@ class FeatureStore:
         import pandas as pd
 
         frame = pd.DataFrame({"instrument": instrument, "event_timestamp": pd.to_datetime(recv_ns, utc=True)})
-        with _quietly():
+        with self._asked():
             job = self._open_applied().get_historical_features(
                 frame, features=list(_SLOW_REFS), filter_by_created_timestamp=True
             )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_lake import INSTRUMENT, START_NS, Market, later, workspace_with
 
-from market.errors import MarketDataError
+from market.errors import LakeError, MarketDataError
 from market.features import catalog
 from market.features.slow import last_known
 from market.lake import Lake
@@ -132,3 +132,15 @@ def test_the_definitions_are_the_catalogs(tmp_path: Path) -> None:
     for view, names in (("tick_features", catalog.tick_names()), ("slow_features", catalog.slow_names())):
         assert tuple(field.name for field in store.get_feature_view(view).features) == names
         assert store.get_feature_view(view).tags["feature_set"] == catalog.feature_set()
+
+
+@pytest.mark.parametrize("name", ["registry.db", "online.db"])
+def test_a_damaged_store_is_said_and_rebuilt_after_it_was_removed(tmp_path: Path, name: str) -> None:
+    published(tmp_path, records([START_NS], [START_NS]))
+    damaged = tmp_path / "feast" / name
+    damaged.write_bytes(b"not a database" * 100)
+    with pytest.raises(LakeError, match="remove that folder"):
+        read_slow(Workspace(home=tmp_path), KEY)
+    damaged.unlink()
+    store = published(tmp_path, records([START_NS], [START_NS]))
+    assert store.read_slow(KEY).tolist() == [1, 2]
