@@ -197,7 +197,7 @@ class Lake:
         ``instrument`` is a key ``venue.SYMBOL``; times select ``start_ns <= time < end_ns``; ``where`` maps columns to
         one value or to a collection of allowed values.
         """
-        schema = SCHEMAS[table]
+        schema = _known(table)
         wanted = list(columns) if columns is not None else schema.names
         handle = self._open(table)
         if handle is None:
@@ -250,8 +250,7 @@ class Lake:
         return self._open(table) is not None
 
     def _path(self, table: str) -> str:
-        if table not in SCHEMAS:
-            raise LakeError(f"there is no table {table!r}; the lake has {', '.join(SCHEMAS)}")
+        _known(table)
         return f"{self._uri}/{table}"
 
     def _open(self, table: str) -> DeltaTable | None:
@@ -328,8 +327,14 @@ def _column(values: Any, kind: Any, n: int) -> Any:
     return pa.array(values, kind)
 
 
+def _known(table: str) -> pa.Schema:
+    if table not in SCHEMAS:
+        raise LakeError(f"there is no table {table!r}; the lake has {', '.join(SCHEMAS)}")
+    return SCHEMAS[table]
+
+
 def _conformed(table: str, rows: pa.Table) -> pa.Table:
-    schema = SCHEMAS[table]
+    schema = _known(table)
     if set(rows.column_names) != set(schema.names):
         missing = sorted(set(schema.names) - set(rows.column_names))
         extra = sorted(set(rows.column_names) - set(schema.names))

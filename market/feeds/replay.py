@@ -17,7 +17,7 @@ from market.instruments import Instrument, find
 
 NO_STAMP: Final = -1  # receive time of a line that carries none: its payload is then the whole line
 
-_CHUNK: Final = 1 << 18
+_CHUNK: Final = 1 << 13  # small: what was decompressed together with a damaged byte is lost
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_WINDOW: Final = 31  # zlib's name for "expect a gzip header"
 _LOOKED_AT: Final = 2_000  # frames read to recognise an instrument

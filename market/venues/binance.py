@@ -174,6 +174,8 @@ class Parser:
             FrameError: see the module.
         """
         try:
+            if not payload.isascii():
+                payload.decode()  # the JSON decoder looks only at the text of the fields it reads
             outer = _decode(payload)
         except msgspec.ValidationError as error:
             raise _wrong_form(payload, error) from None
