@@ -1,0 +1,86 @@
+"""An INT8 candidate of the exported step model, kept only when it costs no accuracy and saves time.
+
+Weights are quantised to symmetric INT8 (ONNX Runtime's dynamic quantisation of the matrix products). Whether that pays
+is measured, not assumed: on a small recurrent step the conversions often cost more than the narrower products save.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.models.gru import Floats
+from training.scores import mean_loss, row_losses
+from training.sessions import OnnxStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyGate:
+    """``max_loss`` is how much mean log-loss (nats) may rise, ``max_gap`` how far a probability may move."""
+
+    max_loss: float = 0.002
+    max_gap: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What was measured, and why the candidate was kept or not. ``model`` is empty when it was not."""
+
+    kept: bool
+    why: str
+    loss_change: float
+    largest_gap: float
+    step_us: float
+    fp32_step_us: float
+    model: bytes = b""
+
+
+def int8_candidate(model: bytes, features_TF: Floats, labels: NDArray[np.int8], gate: AccuracyGate) -> Candidate:
+    """Quantise ``model`` and hold it against itself on consecutive rows (T, F) with labels (T, K, 3)."""
+    quantised = _quantised(model)
+    before, after = OnnxStep(model), OnnxStep(quantised)
+    probs, small = before.sequence(features_TF)[0], after.sequence(features_TF)[0]
+    change = mean_loss(row_losses(small, labels)) - mean_loss(row_losses(probs, labels))
+    gap = float(np.abs(small - probs).max())
+    fp32_us, int8_us = before.measure_us(), after.measure_us()
+    why = _verdict(change, gap, (fp32_us, int8_us), gate)
+    kept = why.startswith("kept")
+    return Candidate(
+        kept=kept,
+        why=why,
+        loss_change=change,
+        largest_gap=gap,
+        step_us=int8_us,
+        fp32_step_us=fp32_us,
+        model=quantised if kept else b"",
+    )
+
+
+def _verdict(change: float, gap: float, times: tuple[float, float], gate: AccuracyGate) -> str:
+    fp32_us, int8_us = times
+    if change > gate.max_loss:
+        return f"not kept: log-loss rises by {change:.4f}, at most {gate.max_loss:.4f} is allowed"
+    if gap > gate.max_gap:
+        return f"not kept: a probability moves by {gap:.3f}, at most {gate.max_gap:.3f} is allowed"
+    if int8_us >= fp32_us:
+        return f"not kept: a step takes {int8_us:.1f} us, {fp32_us:.1f} us in fp32"
+    return f"kept: a step takes {int8_us:.1f} us instead of {fp32_us:.1f} us, log-loss changes by {change:+.4f}"
+
+
+def _quantised(model: bytes) -> bytes:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory(prefix="keel-int8-") as folder:
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(model)
+        quantize_dynamic(
+            source,
+            target,
+            weight_type=QuantType.QInt8,
+            extra_options={"WeightSymmetric": True, "MatMulConstBOnly": True},
+        )
+        return target.read_bytes()
