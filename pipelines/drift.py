@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +99,7 @@ class Judgement:
     start_ns: Ints
     end_ns: Ints
     effects: Floats
+    mean: Floats  # of each signal in each window, in its own unit
     shift: Floats  # mean of the window minus mean of the reference, in the same unit as effects
     thresholds: Floats  # (signals,)
     share: Floats
@@ -172,6 +172,7 @@ class Reference:
             start_ns=windows.start_ns,
             end_ns=windows.end_ns,
             effects=effects,
+            mean=windows.mean,
             shift=(windows.mean - self._mean) / np.where(self._scale > 0, self._scale, 1.0),
             thresholds=self.thresholds,
             share=share,
@@ -208,7 +209,7 @@ class Reference:
             x = np.where(known, x, low)
             n = np.maximum(known.sum(axis=0), 1)
             beyond[i] = (np.maximum(x - high, 0) + np.maximum(low - x, 0)).sum(axis=0) / n
-            mean[i] = np.where(known, x, 0.0).sum(axis=0) / n
+            mean[i] = np.where(known.any(axis=0), np.where(known, x, 0.0).sum(axis=0) / n, np.nan)
         time = np.maximum.accumulate(sample.recv_ns) if len(sample.recv_ns) else sample.recv_ns
         start = np.array([time[a] for a, _ in bounds], dtype=np.int64)
         end = np.array([time[b - 1] for _, b in bounds], dtype=np.int64)
@@ -354,16 +355,3 @@ def _direction(effect: float, shift: float) -> str:
     if abs(shift) >= 0.5 * effect:
         return "higher" if shift > 0 else "lower"
     return "other shape"
-
-
-def as_table(judgement: Judgement) -> list[dict[str, Any]]:
-    """One JSON-able record a window."""
-    return [
-        {
-            "start_ns": int(judgement.start_ns[i]),
-            "end_ns": int(judgement.end_ns[i]),
-            "share": round(float(judgement.share[i]), 4),
-            "violated": bool(judgement.violated[i]),
-        }
-        for i in range(len(judgement.start_ns))
-    ]

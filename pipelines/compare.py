@@ -1,0 +1,310 @@
+"""Champion against challenger over switchback blocks, by an always-valid sequential test.
+
+What decides, and in which order:
+
+1. *Words* (primary): mean log-loss of the direction over all horizons, both arms on the same rows, challenger less
+   champion, one difference a block. Below zero the challenger is better calibrated and sharper.
+2. *Guardrails*, one difference a switchback pair: what the fills were worth one second later, adverse selection, and
+   that the challenger still gets fills. None may be significantly worse.
+
+``promote``: the words are significantly better and no guardrail is significantly worse. ``keep``: the words or a
+guardrail are significantly worse. ``undecided``: else; the champion stays. Each metric has its own confidence sequence
+at ``alpha``: the chance of promoting on words that are no better is at most ``alpha``, however often one looks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import orjson
+
+from market.clock import NS_PER_S
+from market.errors import SettingsError
+from pipelines.sequential import Sequence as Followed
+from pipelines.sequential import sequence
+from pipelines.workspace import Workspace, replacing
+
+if TYPE_CHECKING:
+    from market.lake import Lake
+    from pipelines.experiment import Rows
+    from serving.outcomes import BlockMetrics
+
+Verdict = Literal["promote", "keep", "undecided"]
+
+COMPARE_FILE = "compare.json"
+PRIMARY = "log_loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """What is compared. ``sessions`` empty: the newest session with two arms. ``block_seconds`` is that of the session.
+
+    ``plan`` is the number of blocks at which the interval should be tightest; ``least_fills`` the share of the
+    champion's lots that the challenger must not significantly fall below.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    instrument: str
+    sessions: tuple[str, ...] = ()
+    block_seconds: float = 10.0
+    alpha: float = 0.05
+    plan: int = 40
+    least_fills: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric after the last look. ``lower`` and ``upper`` are None while the interval is still infinite; ``says``
+    is of the challenger. ``decided_at`` is the look at which it was decided, 0 if it was not."""
+
+    name: str
+    title: str
+    unit: str
+    role: Literal["primary", "guardrail"]
+    champion: float | None
+    challenger: float | None
+    difference: float | None
+    lower: float | None
+    upper: float | None
+    looks: int
+    decided_at: int
+    says: Literal["better", "worse", "not told apart"]
+    note: str
+
+    def line(self) -> str:
+        if self.difference is None:
+            return f"{self.title}: {self.note}"
+        between = f"[{_figure(self.lower)}, {_figure(self.upper)}]"
+        at = f" at look {self.decided_at}" if self.decided_at else ""
+        return f"{self.title} {self.difference:+.4g} {self.unit} {between} after {self.looks} looks: {self.says}{at}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareResult:
+    """The verdict and what it rests on. ``summary`` is for the person who approves."""
+
+    compare_id: str
+    instrument: str
+    sessions: tuple[str, ...]
+    champion: int
+    challenger: int
+    verdict: Verdict
+    summary: str
+    rows: int
+    blocks: int
+    pairs: int
+    fills: int
+    metrics: tuple[Metric, ...]
+    path: str
+    picture: str
+
+    def line(self) -> str:
+        primary = self.metrics[0]
+        return f"{self.verdict}: version {self.challenger} against {self.champion}; {primary.line()}; {self._guards()}"
+
+    def _guards(self) -> str:
+        worse = [m.title for m in self.metrics[1:] if m.says == "worse"]
+        tested = [m for m in self.metrics[1:] if m.difference is not None]
+        if worse:
+            return f"worse in {', '.join(worse)}"
+        return f"{len(tested)} guardrails hold" if tested else "no fills, so no guardrail was tested"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """A metric's differences in order, challenger less champion, and the figures of each arm. ``sign`` +1: higher is
+    better."""
+
+    name: str
+    title: str
+    unit: str
+    differences: list[float]
+    champion: list[float]
+    challenger: list[float]
+    sign: int
+    note: str = ""
+
+
+def compare(config: CompareConfig, *, workspace: Workspace) -> CompareResult:
+    """Test the challenger of an A/B session.
+
+    Raises:
+        EmptyDataError: no session with two arms.
+        InputError: the blocks are not the session's.
+        SettingsError: alpha or block length out of range.
+    """
+    from market.lake import Lake
+    from pipelines import experiment
+
+    if not 0 < config.alpha < 1 or config.block_seconds <= 0 or config.plan < 1:
+        raise SettingsError(
+            f"expected 0 < alpha < 1, block_seconds > 0 and plan >= 1, saw {config.alpha}, {config.block_seconds} and "
+            f"{config.plan}"
+        )
+    lake, block_ns = Lake(workspace.lake), int(config.block_seconds * NS_PER_S)
+    sessions = experiment.read_rows(lake, config.instrument, config.sessions)
+    said = [experiment.words(rows, block_ns) for rows in sessions]
+    primary = _Measured(
+        name=PRIMARY,
+        title="log-loss of the direction",
+        unit="nats",
+        differences=[float(d) for w in said for d in w.challenger - w.champion],
+        champion=[float(v) for w in said for v in w.champion],
+        challenger=[float(v) for w in said for v in w.challenger],
+        sign=-1,
+    )
+    fills = sum(experiment.fills(lake, config.instrument, rows.session) for rows in sessions)
+    paired = _pairs(lake, config, sessions, block_ns) if fills else []
+    measured = [primary, *_guardrails(paired, config.least_fills)]
+    followed = [sequence(np.array(m.differences), alpha=config.alpha, plan=config.plan) for m in measured]
+    return _conclude(config, workspace, sessions, (measured, followed), (fills, len(paired)))
+
+
+def _pairs(
+    lake: Lake, config: CompareConfig, sessions: Sequence[Rows], block_ns: int
+) -> list[tuple[BlockMetrics, BlockMetrics]]:
+    from pipelines import experiment
+
+    return [pair for rows in sessions for pair in experiment.pairs(lake, config.instrument, rows, block_ns)]
+
+
+def _guardrails(paired: Sequence[tuple[BlockMetrics, BlockMetrics]], least_fills: float) -> list[_Measured]:
+    def lots(block: BlockMetrics) -> float:
+        return 60.0 * block.lots / block.seconds
+
+    def measured(name: str, title: str, unit: str, sign: int, of: Callable[[BlockMetrics], float]) -> _Measured:
+        both = [(of(a), of(b)) for a, b in paired]
+        both = [(a, b) for a, b in both if math.isfinite(a) and math.isfinite(b)]
+        share = least_fills if name == "fills" else 1.0
+        return _Measured(
+            name=name,
+            title=title,
+            unit=unit,
+            differences=[b - share * a for a, b in both],
+            champion=[a for a, _ in both],
+            challenger=[b for _, b in both],
+            sign=sign,
+            note="" if both else "no pair of blocks with fills, so it was not tested",
+        )
+
+    return [
+        measured("realised", "realised spread after 1 s", "half ticks x lots / min", +1, lambda b: b.pnl_per_minute),
+        measured("adverse", "adverse selection over 1 s", "half ticks a lot", -1, lambda b: b.adverse_half_ticks),
+        measured("fills", f"lots filled less {least_fills:g} of the champion's", "lots / min", +1, lots),
+    ]
+
+
+def _metric(measured: _Measured, seen: Followed) -> Metric:
+    says: Literal["better", "worse", "not told apart"] = "not told apart"
+    if seen.decided_at:
+        says = "better" if seen.sign == measured.sign else "worse"
+    empty = len(seen) == 0
+    return Metric(
+        name=measured.name,
+        title=measured.title,
+        unit=measured.unit,
+        role="primary" if measured.name == PRIMARY else "guardrail",
+        champion=None if empty else float(np.mean(measured.champion)),
+        challenger=None if empty else float(np.mean(measured.challenger)),
+        difference=None if empty else float(seen.estimate[-1]),
+        lower=None if empty else _finite(seen.lower[-1]),
+        upper=None if empty else _finite(seen.upper[-1]),
+        looks=len(seen),
+        decided_at=seen.decided_at,
+        says=says,
+        note=measured.note,
+    )
+
+
+def decide(metrics: Sequence[Metric]) -> Verdict:
+    """The rule of the module's first lines."""
+    primary, guardrails = metrics[0], metrics[1:]
+    if primary.says == "worse" or any(m.says == "worse" for m in guardrails):
+        return "keep"
+    return "promote" if primary.says == "better" else "undecided"
+
+
+def _conclude(
+    config: CompareConfig,
+    workspace: Workspace,
+    sessions: Sequence[Rows],
+    tested: tuple[list[_Measured], list[Followed]],
+    counts: tuple[int, int],
+) -> CompareResult:
+    from pipelines.reporting.charts import sequence_picture
+
+    metrics = tuple(_metric(m, f) for m, f in zip(*tested, strict=True))
+    champion, challenger = sessions[0].versions
+    compare_id = _identity(config, sessions)
+    folder = workspace.reports / compare_id
+    verdict = decide(metrics)
+    series = [_series(m, f) for m, f in zip(*tested, strict=True)]
+    result = CompareResult(
+        compare_id=compare_id,
+        instrument=config.instrument,
+        sessions=tuple(rows.session for rows in sessions),
+        champion=champion,
+        challenger=challenger,
+        verdict=verdict,
+        summary=_summary(verdict, metrics, champion, challenger, alpha=config.alpha),
+        rows=sum(len(rows.recv_ns) for rows in sessions),
+        blocks=metrics[0].looks,
+        pairs=counts[1],
+        fills=counts[0],
+        metrics=metrics,
+        path=str(folder / COMPARE_FILE),
+        picture=str(folder / "verdict.png"),
+    )
+    with replacing(Path(result.picture)) as draft:
+        sequence_picture(series, alpha=config.alpha, path=draft)
+    with replacing(Path(result.path)) as draft:
+        draft.write_bytes(
+            orjson.dumps({**asdict(result), "alpha": config.alpha, "series": series}, option=orjson.OPT_INDENT_2)
+        )
+    return result
+
+
+def _identity(config: CompareConfig, sessions: Sequence[Rows]) -> str:
+    seen = [(rows.session, len(rows.recv_ns), int(rows.recv_ns[-1])) for rows in sessions]
+    text = orjson.dumps([asdict(config), seen])
+    return f"compare-{hashlib.sha256(text).hexdigest()[:12]}"
+
+
+def _series(measured: _Measured, seen: Followed) -> dict[str, Any]:
+    """Running estimate and interval after each look; None where the interval is infinite."""
+    return {
+        "name": measured.name,
+        "title": measured.title,
+        "unit": measured.unit,
+        "better": "higher" if measured.sign > 0 else "lower",
+        "estimate": [float(v) for v in seen.estimate],
+        "lower": [_finite(v) for v in seen.lower],
+        "upper": [_finite(v) for v in seen.upper],
+        "decided_at": seen.decided_at,
+        "note": measured.note,
+    }
+
+
+def _summary(verdict: Verdict, metrics: Sequence[Metric], champion: int, challenger: int, *, alpha: float) -> str:
+    means = {
+        "promote": f"Version {challenger} speaks better than version {champion} and no guardrail is worse.",
+        "keep": f"Version {challenger} is worse than version {champion}; the champion should stay.",
+        "undecided": f"Version {challenger} was not shown to be better than version {champion}; the champion stays.",
+    }[verdict]
+    intervals = f"Always-valid intervals at {100 * (1 - alpha):g} % each."
+    return " ".join([means, *(f"{m.line()}." for m in metrics), intervals])
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _figure(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:+.4g}"

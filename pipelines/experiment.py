@@ -1,0 +1,151 @@
+"""From the records of an A/B session to one figure a block: what the test of challenger against champion runs on.
+
+Both arms speak about every row, one of them acts. So the quality of the words is compared on the *same* rows of a
+block, and what the quotes earned is compared between the two blocks of a switchback pair (:mod:`serving.router`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from market.errors import EmptyDataError, InputError
+from market.features import catalog
+from market.labels import LabelConfig, labels
+from market.lake import Lake
+from pipelines.drift import Floats, Ints
+from pipelines.signals import Real, direction_loss, matrix
+from serving.outcomes import BlockMetrics, Outcomes, block_metrics, from_columns
+from serving.router import ARMS
+
+_COLUMNS = ("session", "recv_ns", "mid2", "arm", "version0", "version1", "probs0", "probs1")
+_PURE = 0.9  # a block counts when at least this share of its rows belongs to one arm; a switch takes some rows
+_WHOLE = 0.5  # and when it lasted at least this share of its length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows of one session in order. ``arm`` (n,) acted; ``champion``, ``challenger`` (n, P) what each said."""
+
+    session: str
+    recv_ns: Ints
+    mid2: Ints
+    arm: Ints
+    champion: Real
+    challenger: Real
+    versions: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Mean log-loss of each arm in each block (b,), on the same rows."""
+
+    block: Ints
+    champion: Floats
+    challenger: Floats
+
+
+def read_rows(lake: Lake, instrument: str, sessions: Sequence[str]) -> list[Rows]:
+    """The A/B rows of ``sessions``; of the newest A/B session when none is given. The first seconds of a session, while
+    its windows were filling, are left out.
+
+    Raises:
+        EmptyDataError: no session with two arms.
+        InputError: sessions that compared different versions.
+    """
+    chosen = tuple(sessions) or _newest(lake, instrument)
+    found = [rows for session in chosen if (rows := _session(lake, instrument, session)) is not None]
+    if not found:
+        raise EmptyDataError(
+            f"no rows of {instrument} with two arms in {', '.join(chosen) or 'any session'}; serve champion and "
+            "challenger together first (keel serve --set arms=[champion,challenger])"
+        )
+    versions = {rows.versions for rows in found}
+    if len(versions) > 1:
+        raise InputError(f"expected sessions of one pair of versions, saw {sorted(versions)}; compare them one by one")
+    return found
+
+
+def words(rows: Rows, block_ns: int) -> Words:
+    """Log-loss of both arms in each block that has known labels."""
+    nothing = np.zeros(len(rows.recv_ns), dtype=np.int64)
+    truth = labels(rows.recv_ns, rows.mid2, nothing, nothing, nothing, LabelConfig()).direction
+    losses = [direction_loss(probs, truth) for probs in (rows.champion, rows.challenger)]
+    known = np.isfinite(losses[0]) & np.isfinite(losses[1])
+    block, index = np.unique(rows.recv_ns[known] // block_ns, return_inverse=True)
+    count = np.maximum(np.bincount(index, minlength=len(block)), 1)
+    means = [np.bincount(index, weights=loss[known], minlength=len(block)) / count for loss in losses]
+    return Words(block=block, champion=means[0], challenger=means[1])
+
+
+def pairs(lake: Lake, instrument: str, rows: Rows, block_ns: int) -> list[tuple[BlockMetrics, BlockMetrics]]:
+    """Switchback pairs as (champion's block, challenger's block), in order of time; broken pairs are left out.
+
+    Raises:
+        InputError: arms change within blocks of this length: it is not the session's.
+    """
+    _require_blocks(rows, block_ns)
+    time = np.maximum.accumulate(rows.recv_ns)
+    blocks = block_metrics(_outcomes(lake, instrument, rows.session), time, rows.arm, block_ns=block_ns)
+    whole = [b for b in blocks if b.seconds * 1e9 >= _WHOLE * block_ns]
+    by_pair: dict[int, dict[int, BlockMetrics]] = {}
+    for each in whole:
+        by_pair.setdefault(each.block // ARMS, {})[each.arm] = each
+    return [(both[0], both[1]) for _, both in sorted(by_pair.items()) if len(both) == ARMS]
+
+
+def fills(lake: Lake, instrument: str, session: str) -> int:
+    """How many fills a session had."""
+    return len(_outcomes(lake, instrument, session))
+
+
+def _newest(lake: Lake, instrument: str) -> tuple[str, ...]:
+    rows = lake.read("predictions", instrument=instrument, columns=["session", "recv_ns", "version1"])
+    two_armed = rows["version1"].to_numpy() > 0
+    if not two_armed.any():
+        return ()
+    times = np.where(two_armed, rows["recv_ns"].to_numpy(), 0)
+    return (str(rows["session"][int(np.argmax(times))].as_py()),)
+
+
+def _session(lake: Lake, instrument: str, session: str) -> Rows | None:
+    rows = lake.read("predictions", instrument=instrument, columns=_COLUMNS, where={"session": session})
+    if not rows.num_rows:
+        return None
+    recv_ns = rows["recv_ns"].to_numpy().astype(np.int64)
+    champion, challenger = matrix(rows["probs0"]), matrix(rows["probs1"])
+    mid2, version1 = rows["mid2"].to_numpy().astype(np.int64), rows["version1"].to_numpy()
+    spoken = np.isfinite(champion).all(axis=1) & np.isfinite(challenger).all(axis=1) & (mid2 > 0) & (version1 > 0)
+    keep = spoken & (recv_ns >= recv_ns.min() + catalog.WARM_NS)
+    if not keep.any():
+        return None
+    last = int(np.flatnonzero(keep)[-1])
+    return Rows(
+        session=session,
+        recv_ns=recv_ns[keep],
+        mid2=mid2[keep],
+        arm=rows["arm"].to_numpy().astype(np.int64)[keep],
+        champion=champion[keep],
+        challenger=challenger[keep],
+        versions=(int(rows["version0"][last].as_py()), int(version1[last])),
+    )
+
+
+def _outcomes(lake: Lake, instrument: str, session: str) -> Outcomes:
+    names = list(Outcomes.__dataclass_fields__)
+    rows = lake.read("outcomes", instrument=instrument, columns=names, where={"session": session})
+    return from_columns({name: rows[name].to_pylist() for name in names})
+
+
+def _require_blocks(rows: Rows, block_ns: int) -> None:
+    _, index = np.unique(rows.recv_ns // block_ns, return_inverse=True)
+    share = np.bincount(index, weights=rows.arm) / np.bincount(index)
+    mixed = np.minimum(share, 1 - share) > 1 - _PURE
+    if mixed.mean() > 1 - _PURE:
+        raise InputError(
+            f"expected one acting arm in each block of {block_ns / 1e9:g} s, saw both in {int(mixed.sum())} of "
+            f"{len(mixed)} blocks of {rows.session}; give the length that the session was served with "
+            "(--set block_seconds=...)"
+        )

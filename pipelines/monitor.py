@@ -1,0 +1,339 @@
+"""Watching a model in service: did its inputs, its words or its rightness leave what it was trained on?
+
+The verdict is :mod:`pipelines.drift`'s (effect sizes against the reference's own windows, k of the last n windows and
+the newest). Evidently's report is kept beside it for a person to browse; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import orjson
+
+from market.clock import NS_PER_S
+from market.errors import InputError
+from pipelines.workspace import Workspace, replacing, tracked
+
+if TYPE_CHECKING:
+    from pipelines.drift import Judgement, Sample
+    from pipelines.signals import Served
+    from training.datasets import Dataset
+
+MONITOR_FILE = "monitor.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    """What is watched. ``dataset_id`` empty: the one the serving model was trained on. ``sessions`` empty: those of the
+    serving model in the last ``last_seconds``. The rest is :class:`pipelines.drift.DriftRule`; ``most_rows`` bounds
+    what Evidently is given."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    instrument: str
+    dataset_id: str = ""
+    sessions: tuple[str, ...] = ()
+    last_seconds: float = 3600.0
+    window_seconds: float = 15.0
+    k: int = 3
+    n: int = 4
+    bootstrap: int = 400
+    false_alarm: float = 0.05
+    min_effect: float = 0.10
+    min_share: float = 0.20
+    seed: int = 7
+    most_rows: int = 4000
+    top: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drifted:
+    """A signal beyond its threshold: ``effect`` in mean absolute deviations of the reference."""
+
+    name: str
+    effect: float
+    threshold: float
+    direction: str
+
+    def words(self) -> str:
+        return f"{self.name} {self.direction} ({self.effect:.2f}, alarm at {self.threshold:.2f})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorResult:
+    """The verdict. ``event_id`` names the drift: it stays the same while the same drift goes on, and is empty without
+    one. ``loss_reference`` (on rows not trained on) and ``loss_now`` are mean log-losses of the direction."""
+
+    monitor_id: str
+    event_id: str
+    instrument: str
+    dataset_id: str
+    sessions: tuple[str, ...]
+    model_version: int
+    run_id: str
+    drifted: bool
+    windows: int
+    violated: int
+    k: int
+    n: int
+    window_seconds: float
+    since_ns: int
+    until_ns: int
+    share: float
+    share_threshold: float
+    top: tuple[Drifted, ...]
+    not_judged: tuple[str, ...]
+    rows: int
+    loss_reference: float | None
+    loss_now: float | None
+    path: str
+    evidently: str
+    picture: str
+
+    def line(self) -> str:
+        seen = f"{self.violated} of {self.windows} windows beyond the reference"
+        if not self.drifted:
+            return f"no drift: {seen} (alarm at {self.k} of the last {self.n} and the newest)"
+        furthest = "; ".join(each.words() for each in self.top[:3])
+        ago = (self.until_ns - self.since_ns) / NS_PER_S
+        return f"drift {self.event_id}: {seen}, since {ago:.0f} s of market time; furthest: {furthest}"
+
+
+def monitor(config: MonitorConfig, *, workspace: Workspace) -> MonitorResult:
+    """Judge what a model was given and said while serving against what it was trained on.
+
+    Raises:
+        EmptyDataError: no predictions, no whole window, or a reference too short for the window.
+        InputError: no such dataset, or it is of another instrument.
+        SettingsError: a rule that cannot be met.
+    """
+    from pipelines import signals
+    from pipelines.drift import DriftRule, Reference
+
+    rule = DriftRule(
+        window_ns=int(config.window_seconds * NS_PER_S),
+        k=config.k,
+        n=config.n,
+        bootstrap=config.bootstrap,
+        false_alarm=config.false_alarm,
+        min_effect=config.min_effect,
+        min_share=config.min_share,
+        seed=config.seed,
+    )
+    with tracked(workspace.progress, "looking for drift", 4) as progress:
+        rows, watched = _gather(config, workspace)
+        progress.advance(1)
+        current = signals.current_sample(rows, watched.threshold_ticks)
+        judgement = Reference(watched.reference, rule).judge(current)
+        progress.advance(1)
+        result = _result(config, workspace, rows, watched, judgement)
+        _evidently(config, watched.reference, current, result.evidently)
+        progress.advance(1)
+        _write(result, judgement)
+        progress.advance(1)
+    return result
+
+
+def read_result(workspace: Workspace, monitor_id: str) -> dict[str, Any]:
+    """What a monitor run wrote; of the newest run when ``monitor_id`` is empty.
+
+    Raises:
+        InputError: there is none.
+    """
+    files = sorted(workspace.reports.glob(f"{monitor_id or 'monitor-*'}/{MONITOR_FILE}"), key=_age)
+    if not files:
+        wanted = f"monitor run {monitor_id!r}" if monitor_id else "any monitor run"
+        raise InputError(f"expected {wanted} under {workspace.reports}, saw none; run keel monitor first")
+    found: dict[str, Any] = orjson.loads(files[-1].read_bytes())
+    return found
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Watched:
+    """The reference and where it comes from."""
+
+    reference: Sample
+    dataset_id: str
+    run_id: str
+    threshold_ticks: float
+
+
+def _gather(config: MonitorConfig, workspace: Workspace) -> tuple[Served, _Watched]:
+    from market.lake import Lake
+    from pipelines import signals
+    from training import datasets
+
+    rows = signals.served(
+        Lake(workspace.lake),
+        config.instrument,
+        sessions=config.sessions,
+        last_ns=int(config.last_seconds * NS_PER_S),
+    )
+    bundle, run_id, trained_on = _model(workspace, config.instrument, rows.version)
+    data = datasets.load(workspace.datasets / (config.dataset_id or trained_on))
+    if data.card.instrument != config.instrument:
+        raise InputError(
+            f"expected a dataset of {config.instrument}, saw {data.card.instrument} in {data.card.dataset_id}"
+        )
+    reference = signals.reference_sample(data, bundle, _judged_from(workspace, run_id, data, trained_on))
+    return rows, _Watched(
+        reference=reference,
+        dataset_id=data.card.dataset_id,
+        run_id=run_id,
+        threshold_ticks=data.card.labels.move_threshold_ticks,
+    )
+
+
+def _model(workspace: Workspace, instrument: str, version: int) -> tuple[Path, str, str]:
+    """Bundle, run and dataset of a version; fetched when it is not here."""
+    from serving.manifest import MANIFEST_FILE
+    from training.registry import Registry, model_name, read_manifest
+
+    folder = workspace.models / instrument / str(version)
+    if not (folder / MANIFEST_FILE).is_file():
+        Registry(workspace.tracking).fetch_bundle(model_name(instrument), version, folder)
+    manifest = read_manifest(folder)
+    return folder, manifest.run_id, manifest.dataset_id
+
+
+def _judged_from(workspace: Workspace, run_id: str, data: Dataset, trained_on: str) -> int:
+    """Where the rows begin that the model was not trained on: its plan's test part, else the usual split's."""
+    from training.plan import PLAN_FILE, read_plan
+    from training.splits import SplitConfig, split_by_time
+
+    if data.card.dataset_id != trained_on:
+        return 0
+    if (workspace.runs / run_id / PLAN_FILE).is_file():
+        return read_plan(workspace.runs / run_id).split.test_start_ns
+    return split_by_time(data.recv_ns, max(data.card.horizons_ns), SplitConfig()).test_start_ns
+
+
+def _result(
+    config: MonitorConfig, workspace: Workspace, rows: Served, watched: _Watched, judgement: Judgement
+) -> MonitorResult:
+    sessions = tuple(sorted({str(s) for s in np.unique(rows.session)}))
+    monitor_id = _digest("monitor", [asdict(config), sessions, rows.version, int(rows.recv_ns[-1]), len(rows.recv_ns)])
+    event = [config.instrument, watched.dataset_id, rows.version, judgement.since_ns]
+    folder = workspace.reports / monitor_id
+    newest = judgement.effects[-1]
+    return MonitorResult(
+        monitor_id=monitor_id,
+        event_id=_digest("drift", event) if judgement.drifted else "",
+        instrument=config.instrument,
+        dataset_id=watched.dataset_id,
+        sessions=sessions,
+        model_version=rows.version,
+        run_id=watched.run_id,
+        drifted=judgement.drifted,
+        windows=len(judgement.violated),
+        violated=int(judgement.violated.sum()),
+        k=config.k,
+        n=config.n,
+        window_seconds=config.window_seconds,
+        since_ns=judgement.since_ns,
+        until_ns=int(judgement.end_ns[-1]),
+        share=float(judgement.share[-1]),
+        share_threshold=judgement.share_threshold,
+        top=tuple(
+            Drifted(name=name, effect=effect, threshold=threshold, direction=direction)
+            for name, effect, threshold, direction in judgement.top(config.top)
+        ),
+        not_judged=tuple(
+            name
+            for name, judged, now in zip(judgement.names, judgement.judged, newest, strict=True)
+            if not (judged and np.isfinite(now))
+        ),
+        rows=len(rows.recv_ns),
+        loss_reference=_mean_loss(watched.reference),
+        loss_now=_recent_loss(judgement),
+        path=str(folder / MONITOR_FILE),
+        evidently=str(folder / "evidently.html"),
+        picture=str(folder / "drift.png"),
+    )
+
+
+def _digest(kind: str, what: Sequence[Any]) -> str:
+    return f"{kind}-{hashlib.sha256(orjson.dumps(what)).hexdigest()[:12]}"
+
+
+def _mean_loss(sample: Sample) -> float | None:
+    losses = sample.values[:, -1]
+    known = losses[np.isfinite(losses)]
+    return float(known.mean()) if len(known) else None
+
+
+def _recent_loss(judgement: Judgement) -> float | None:
+    losses = judgement.mean[-judgement.n :, -1]
+    known = losses[np.isfinite(losses)]
+    return float(known.mean()) if len(known) else None
+
+
+def _write(result: MonitorResult, judgement: Judgement) -> None:
+    """``monitor.json`` with every window and signal, and the picture."""
+    from pipelines.reporting.charts import drift_picture
+
+    ratios = judgement.effects / judgement.thresholds
+    found = {
+        **asdict(result),
+        "windows_judged": [
+            {
+                "start_ns": int(judgement.start_ns[i]),
+                "end_ns": int(judgement.end_ns[i]),
+                "share": float(judgement.share[i]),
+                "violated": bool(judgement.violated[i]),
+                "log_loss": _finite(judgement.mean[i, -1]),
+            }
+            for i in range(len(judgement.violated))
+        ],
+        "signals": [
+            {
+                "name": name,
+                "judged": bool(judgement.judged[j]),
+                "threshold": float(judgement.thresholds[j]),
+                "effects": [_finite(v) for v in judgement.effects[:, j]],
+                "ratios": [_finite(v) for v in ratios[:, j]],
+            }
+            for j, name in enumerate(judgement.names)
+        ],
+    }
+    with replacing(Path(result.picture)) as draft:
+        drift_picture(found, path=draft)
+    with replacing(Path(result.path)) as draft:
+        draft.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+
+
+def _finite(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def _evidently(config: MonitorConfig, reference: Sample, current: Sample, path: str) -> None:
+    """Evidently's drift report over evenly thinned rows; it is kept for reading and decides nothing."""
+    if Path(path).exists():
+        return
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    import pandas as pd
+    from evidently import Report
+    from evidently.presets import DataDriftPreset
+
+    def frame(sample: Sample) -> pd.DataFrame:
+        rows = np.unique(np.linspace(0, len(sample.recv_ns) - 1, config.most_rows).astype(int))
+        return pd.DataFrame(sample.values[rows], columns=list(sample.names))
+
+    then, now = frame(reference), frame(current)
+    # Evidently refuses columns that are empty or never vary
+    told = [name for name in then.columns if then[name].nunique() > 1 and now[name].notna().any()]
+    # distances between columns that hardly vary divide by nearly nothing, and numpy says so a hundred times
+    with np.errstate(all="ignore"):
+        report = Report([DataDriftPreset(method="wasserstein")]).run(now[told], then[told])
+    with replacing(Path(path)) as draft:
+        report.save_html(str(draft))

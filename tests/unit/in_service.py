@@ -1,0 +1,93 @@
+"""A model in service, without the servers: a dataset, a bundle, and sessions written into a real lake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from planted import INSTRUMENT, START_NS, Planted, write_dataset
+
+from market.clock import NS_PER_S, ManualClock
+from market.features import catalog
+from market.instruments import find
+from market.lake import Lake, rows_of
+from pipelines.workspace import Workspace
+from serving.manifest import MODEL_FILE
+from serving.router import assign, block_of
+from training import datasets
+from training.sessions import OnnxStep
+
+LATER_NS = START_NS + 86_400 * NS_PER_S
+DATASET = "d0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """``louder`` scales the inputs; ``skill`` of each arm: how much of the truth its probabilities know."""
+
+    name: str = "live-20231115T000000Z-0001"
+    rows: int = 4000
+    seed: int = 50
+    louder: float = 1.0
+    start_ns: int = LATER_NS
+    skill: tuple[float, float] | None = None
+    block_ns: int = 10 * NS_PER_S
+
+
+def open_workspace(home: Path, write_bundle: Callable[..., Path], *, rows: int = 8000) -> Workspace:
+    """A workspace with dataset ``d0`` and version 1, trained on it, in ``models``."""
+    workspace = Workspace(home=home, clock=ManualClock(LATER_NS + 600 * NS_PER_S), author="grace")
+    write_dataset(workspace.datasets / DATASET, Planted(rows=rows))
+    write_bundle(workspace.models / INSTRUMENT / "1", seed=1, dataset_id=DATASET)
+    return workspace
+
+
+def serve(workspace: Workspace, session: Session, folder: Path) -> None:
+    """Write a session's predictions: the bundle's words or, with ``skill``, two arms that know some of the truth."""
+    write_dataset(folder, Planted(rows=session.rows, segments=1, seed=session.seed))
+    data = datasets.load(folder)
+    recv_ns = data.recv_ns - data.recv_ns[0] + session.start_ns
+    features = data.features * np.float32(session.louder)
+    if session.skill is None:
+        step = OnnxStep((workspace.models / INSTRUMENT / "1" / MODEL_FILE).read_bytes())
+        said = [step.sequence(features)[0], np.full((len(data), 20), np.nan, np.float32)]
+        arm = np.zeros(len(data), np.int32)
+    else:
+        said = [knowing(data.labels[:, :, 0], skill, session.seed + i) for i, skill in enumerate(session.skill)]
+        arm = np.array([assign(7, INSTRUMENT, block_of(int(t), session.block_ns)) for t in recv_ns], np.int32)
+    n = np.arange(1, len(data) + 1)
+    columns = {
+        "session": session.name,
+        "n": n,
+        "prediction_id": [f"p-{session.name}.{i}" for i in n],
+        "frame": n,
+        "seq": n,
+        "recv_ns": recv_ns,
+        "exch_ns": recv_ns,
+        "mid2": data.mid2,
+        "arm": arm,
+        "version0": 1,
+        "version1": 0 if session.skill is None else 2,
+        "probs0": said[0],
+        "probs1": said[1],
+        "features": features,
+        "feature_set": catalog.feature_set(),
+        "step_ns": np.random.default_rng(1).integers(900, 6000, len(data)),
+    }
+    Lake(workspace.lake).append("predictions", rows_of("predictions", find(INSTRUMENT), columns))
+
+
+def knowing(truth: np.ndarray, skill: float, seed: int) -> np.ndarray:
+    """Probabilities (n, 20) whose direction leans to the truth by ``skill``; 0 knows nothing."""
+    rng = np.random.default_rng(seed)
+    n, horizons = truth.shape
+    probs = np.full((n, 5 * horizons), 0.3, np.float32)
+    for k in range(horizons):
+        logits = rng.normal(scale=0.3, size=(n, 3)) + np.array([0.0, 1.0, 0.0])
+        known = truth[:, k] >= 0
+        logits[known, truth[known, k]] += skill
+        odds = np.exp(logits)
+        probs[:, 5 * k : 5 * k + 3] = odds / odds.sum(axis=1, keepdims=True)
+    return probs

@@ -1,0 +1,69 @@
+"""The monitor stage over a real lake, a real bundle and real Evidently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from in_service import DATASET, LATER_NS, Session, open_workspace, serve
+from planted import INSTRUMENT
+
+from market.clock import NS_PER_S
+from market.errors import EmptyDataError, InputError
+from pipelines.monitor import MonitorConfig, monitor, read_result
+from pipelines.workspace import Workspace
+
+ASKED = MonitorConfig(instrument=INSTRUMENT, window_seconds=10.0, bootstrap=200)
+CALM = Session(name="live-calm", seed=50)
+LOUD = Session(name="live-loud", seed=51, louder=2.5, start_ns=LATER_NS + 300 * NS_PER_S)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, write_seeded_bundle: Callable[..., Path]) -> Workspace:
+    home = tmp_path_factory.mktemp("home")
+    workspace = open_workspace(home, write_seeded_bundle)
+    serve(workspace, CALM, home / "calm")
+    serve(workspace, LOUD, home / "loud")
+    return workspace
+
+
+def test_a_market_as_it_was_is_no_drift(workspace: Workspace) -> None:
+    result = monitor(replace(ASKED, sessions=("live-calm",)), workspace=workspace)
+    assert not result.drifted
+    assert result.event_id == ""
+    assert "no drift" in result.line()
+    assert result.dataset_id == DATASET
+    assert result.loss_now == pytest.approx(result.loss_reference, rel=0.1)
+
+
+def test_a_changed_market_is_drift_dated_and_explained(workspace: Workspace) -> None:
+    result = monitor(ASKED, workspace=workspace)
+    assert result.drifted
+    assert result.sessions == ("live-calm", "live-loud")
+    assert LOUD.start_ns <= result.since_ns <= LOUD.start_ns + 30 * NS_PER_S
+    assert result.top[0].effect > result.top[0].threshold
+    assert "funding_rate_bps" in result.not_judged  # it never moved in the reference
+    for file in (result.path, result.evidently, result.picture):
+        assert Path(file).stat().st_size > 0
+    assert read_result(workspace, "")["monitor_id"] == result.monitor_id
+
+
+def test_looking_again_at_the_same_rows_is_the_same_run_and_the_same_event(workspace: Workspace) -> None:
+    assert monitor(ASKED, workspace=workspace) == monitor(ASKED, workspace=workspace)
+
+
+def test_an_instrument_nobody_served_is_said(workspace: Workspace) -> None:
+    with pytest.raises(EmptyDataError, match="run keel serve first"):
+        monitor(replace(ASKED, instrument="binance-usdm.ETHUSDT"), workspace=workspace)
+
+
+def test_a_dataset_that_is_not_there_is_said(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="no dataset at"):
+        monitor(replace(ASKED, dataset_id="none"), workspace=workspace)
+
+
+def test_a_monitor_run_that_is_not_there_is_said(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="run keel monitor first"):
+        read_result(workspace, "monitor-0")
