@@ -1,0 +1,131 @@
+"""Write a run's bundle: ONNX step model, safetensors, golden vectors, manifest; INT8 only behind its gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from market.clock import NS_PER_S
+from market.errors import GateError
+from pipelines.workspace import Workspace
+
+if TYPE_CHECKING:
+    from training.compress import Candidate
+    from training.datasets import Dataset
+    from training.export import Card
+    from training.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """``expires_days``: after that serving refuses the model. ``max_ece``, ``require_gate``: the gate of evaluation."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    run_id: str
+    expires_days: float = 7.0
+    require_gate: bool = True
+    max_ece: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """``int8``: what became of the INT8 candidate, with its figures."""
+
+    run_id: str
+    bundle: str
+    precision: str
+    step_us: float
+    golden_rows: int
+    files: dict[str, str]
+    int8: str
+    int8_loss_change: float
+    int8_largest_gap: float
+
+    def line(self) -> str:
+        return (
+            f"bundle of run {self.run_id[:12]} in {self.precision}, {self.golden_rows} golden rows, ONNX Runtime step "
+            f"{self.step_us:.1f} us; INT8 {self.int8}"
+        )
+
+
+def export(config: ExportConfig, *, workspace: Workspace) -> ExportResult:
+    """Write ``<run>/bundle``.
+
+    Raises:
+        InputError: no such run.
+        ModelError: it has not been trained and evaluated.
+        GateError: its evaluation did not pass.
+        GoldenError: ONNX Runtime does not reproduce torch.
+    """
+    import numpy as np
+
+    from serving.manifest import MODEL_FILE
+    from training import runs
+    from training.compress import AccuracyGate, int8_candidate
+    from training.export import GOLDEN_STEPS, replace_model, write_bundle
+
+    folder = runs.find(workspace.runs, config.run_id)
+    plan, data, network, _ = runs.load(folder)
+    found = runs.read_evaluation(folder)
+    prior = found.of("prior").network_less_this
+    if config.require_gate and (prior is None or not prior.better or found.ece > config.max_ece):
+        raise GateError(
+            f"run {config.run_id} did not pass its evaluation (`keel evaluate --run {config.run_id}` says why); it is not "
+            "exported. Train on more data or with other parameters; --set require_gate=false exports it all the same"
+        )
+    rows = np.flatnonzero(plan.split.mask("test", data.recv_ns))
+    bundle = folder / runs.BUNDLE
+    golden = data.features[rows[:GOLDEN_STEPS]]
+    manifest = write_bundle(runs.calibrated(network, found), _card(config, plan, data, workspace), golden, bundle)
+    candidate = int8_candidate(
+        (bundle / MODEL_FILE).read_bytes(), data.features[rows], data.labels[rows], AccuracyGate()
+    )
+    if candidate.kept:
+        manifest = replace_model(
+            bundle, manifest, candidate.model, tolerance=2 * candidate.largest_gap, step_us=candidate.step_us
+        )
+    return _result(config, bundle, manifest, (len(golden), candidate))
+
+
+def _card(config: ExportConfig, plan: Plan, data: Dataset, workspace: Workspace) -> Card:
+    from serving.manifest import Heads
+    from training.export import Card
+    from training.registry import model_name
+
+    now_ns = workspace.clock.now_ns()
+    rule = data.card.labels
+    return Card(
+        model_name=model_name(plan.instrument),
+        run_id=config.run_id,
+        instrument=plan.instrument,
+        feature_set=plan.feature_set,
+        dataset_id=plan.dataset_id,
+        dataset_revision=plan.dataset_revision,
+        author=workspace.author,
+        created_ns=now_ns,
+        expires_ns=now_ns + int(config.expires_days * 86_400 * NS_PER_S),
+        inputs=data.inputs,
+        heads=Heads(
+            horizons_ns=data.card.horizons_ns,
+            move_threshold_ticks=rule.move_threshold_ticks,
+            depth_fall=rule.depth_fall,
+            depth_levels=rule.depth_levels,
+        ),
+    )
+
+
+def _result(config: ExportConfig, bundle: Path, manifest: Any, measured: tuple[int, Candidate]) -> ExportResult:
+    golden_rows, candidate = measured
+    return ExportResult(
+        run_id=config.run_id,
+        bundle=str(bundle),
+        precision=manifest.precision,
+        step_us=manifest.expected_step_us,
+        golden_rows=golden_rows,
+        files=dict(manifest.files),
+        int8=candidate.why,
+        int8_loss_change=candidate.loss_change,
+        int8_largest_gap=candidate.largest_gap,
+    )

@@ -1,0 +1,114 @@
+"""A training run's folder: what each stage leaves there for the next, and what the run is called.
+
+``<run id>/plan.json`` (before the first step), ``trained/`` (the finished fit), ``evaluation.json`` with ``temperature``
+(after evaluation), ``bundle/`` (after export). Each appears as a whole, so a stage that was killed is simply run again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from market.errors import FeatureSetError, InputError, ModelError
+from market.features import catalog
+from training import datasets
+from training.checkpoint import Standing
+from training.datasets import Dataset
+from training.evaluate import Evaluation
+from training.fit import trained
+from training.models.gru import Network
+from training.plan import PLAN_FILE, Plan, read_plan
+
+TRAINED = "trained"
+EVALUATION = "evaluation.json"
+BUNDLE = "bundle"
+
+
+def same_plan(runs: Path, plan: Plan) -> Path | None:
+    """The run that follows exactly this plan, finished or not."""
+    for folder in _folders(runs):
+        if read_plan(folder).digest() == plan.digest():
+            return folder
+    return None
+
+
+def _folders(runs: Path) -> Iterator[Path]:
+    yield from (path.parent for path in sorted(runs.glob(f"*/{PLAN_FILE}")))
+
+
+def find(runs: Path, run_id: str) -> Path:
+    """Folder of a run.
+
+    Raises:
+        InputError: there is none; the newest ones are named.
+    """
+    folder = runs / run_id
+    if not run_id or not (folder / PLAN_FILE).is_file():
+        newest = sorted(_folders(runs), key=lambda f: f.stat().st_mtime)[-3:]
+        known = ", ".join(f.name for f in newest) or "none yet; `keel train` starts one"
+        raise InputError(f"no run {run_id!r}; the newest are: {known}")
+    return folder
+
+
+def keep_trained(folder: Path, checkpoint: Path) -> None:
+    """Put the last checkpoint where the next stage looks for it; it appears as a whole."""
+    draft = folder / f".{TRAINED}.{os.getpid()}.tmp"
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(checkpoint, draft)
+    draft.replace(folder / TRAINED)
+
+
+def load(folder: Path) -> tuple[Plan, Dataset, Network, Standing]:
+    """A finished run: its plan, its data, the best network (uncalibrated) and its history.
+
+    Raises:
+        ModelError: the fit has not finished.
+        FeatureSetError: the features mean something else today.
+    """
+    plan = read_plan(folder)
+    check_feature_set(plan.feature_set, f"run {folder.name}")
+    if not (folder / TRAINED).is_dir():
+        raise ModelError(
+            f"run {folder.name} has not finished training; `keel train` with its parameters goes on with it"
+        )
+    data = datasets.load(Path(plan.dataset))
+    network, standing = trained(plan, data, folder / TRAINED)
+    return plan, data, network, standing
+
+
+def check_feature_set(seen: str, whose: str) -> None:
+    """Raise FeatureSetError unless ``seen`` is what the code computes today."""
+    if seen != catalog.feature_set():
+        raise FeatureSetError(
+            f"{whose} was made with feature set {seen}, the code computes {catalog.feature_set()}; run featurize (and "
+            "train) again, or check out the code it was made with"
+        )
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Keep an evaluation beside its run."""
+    draft = folder / f".{EVALUATION}.tmp"
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=1))
+    draft.replace(folder / EVALUATION)
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """The evaluation of a run.
+
+    Raises:
+        ModelError: it has not been evaluated.
+    """
+    try:
+        return msgspec.json.decode((folder / EVALUATION).read_bytes(), type=Evaluation)
+    except FileNotFoundError:
+        raise ModelError(f"run {folder.name} has not been evaluated; run `keel evaluate --run {folder.name}`") from None
+
+
+def calibrated(network: Network, evaluation: Evaluation) -> Network:
+    """The network with the temperatures its evaluation found."""
+    return replace(network, temperature=evaluation.temperature)
