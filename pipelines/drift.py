@@ -78,13 +78,15 @@ class Sample:
 @dataclass(frozen=True, kw_only=True)
 class _Windows:
     """Distributions of ``m`` windows: ``counts`` (m, signals, CELLS + 2) in the reference's cells, ``beyond`` (m,
-    signals) total distance of values outside the reference's range, ``mean`` (m, signals)."""
+    signals) mean distance of values outside the reference's range, ``mean`` and ``spread`` (m, signals), the latter the
+    mean distance from the reference's median."""
 
     start_ns: Ints
     end_ns: Ints
     counts: Floats
     beyond: Floats
     mean: Floats
+    spread: Floats
 
     def __len__(self) -> int:
         return len(self.start_ns)
@@ -100,6 +102,7 @@ class Judgement:
     end_ns: Ints
     effects: Floats
     mean: Floats  # of each signal in each window, in its own unit
+    spread: Floats  # mean distance from the reference's median over what it was in the reference
     shift: Floats  # mean of the window minus mean of the reference, in the same unit as effects
     thresholds: Floats  # (signals,)
     share: Floats
@@ -114,12 +117,13 @@ class Judgement:
         windows): name, median effect, threshold, direction."""
         recent = np.arange(len(self.violated)) >= len(self.violated) - self.n
         rows = self.violated & (self.start_ns >= self.since_ns) if self.drifted else recent
-        effect = np.nanmedian(self.effects[rows], axis=0)
-        shift = np.nanmedian(self.shift[rows], axis=0)
-        excess = np.where(self.judged, effect / self.thresholds, -np.inf)
+        effect = _typical(self.effects[rows])
+        shift, spread = _typical(self.shift[rows]), _typical(self.spread[rows])
+        excess = np.where(self.judged & np.isfinite(effect), effect / self.thresholds, -np.inf)
         order = [int(i) for i in np.argsort(-excess) if excess[i] > 1.0][:limit]
         return [
-            (self.names[i], float(effect[i]), float(self.thresholds[i]), _direction(effect[i], shift[i])) for i in order
+            (self.names[i], float(effect[i]), float(self.thresholds[i]), _direction(effect[i], shift[i], spread[i]))
+            for i in order
         ]
 
 
@@ -135,7 +139,7 @@ class Reference:
         self.rule = rule
         self._cuts = _cuts(sample.values)
         self._widths = np.diff(self._cuts, axis=1)
-        self._scale = _mean_absolute_deviation(sample.values)
+        self._median, self._scale = _median_and_deviation(sample.values)
         bounds = _starts(sample, rule.window_ns, step_ns=_step(sample, rule.window_ns))
         windows = self._count(sample, bounds)
         self._require_enough(sample, windows)
@@ -165,6 +169,7 @@ class Reference:
         effects = self._effects(windows, self._pooled)
         share = self._share(effects)
         violated = share > self.share_threshold
+        scale = np.where(self._scale > 0, self._scale, 1.0)
         drifted, first = verdict(violated, k=self.rule.k, n=self.rule.n)
         return Judgement(
             names=self.names,
@@ -173,7 +178,8 @@ class Reference:
             end_ns=windows.end_ns,
             effects=effects,
             mean=windows.mean,
-            shift=(windows.mean - self._mean) / np.where(self._scale > 0, self._scale, 1.0),
+            spread=windows.spread / scale,
+            shift=(windows.mean - self._mean) / scale,
             thresholds=self.thresholds,
             share=share,
             share_threshold=self.share_threshold,
@@ -197,7 +203,7 @@ class Reference:
     def _count(self, sample: Sample, bounds: Sequence[tuple[int, int]]) -> _Windows:
         m, signals, cells = len(bounds), len(self.names), CELLS + 2
         counts = np.zeros((m, signals, cells))
-        beyond, mean = np.zeros((m, signals)), np.zeros((m, signals))
+        beyond, mean, spread = (np.full((m, signals), np.nan) for _ in range(3))
         low, high = self._cuts[:, 0], self._cuts[:, -1]
         cell = _cells(sample.values, self._cuts)
         offset = np.arange(signals) * cells
@@ -209,11 +215,13 @@ class Reference:
             x = np.where(known, x, low)
             n = np.maximum(known.sum(axis=0), 1)
             beyond[i] = (np.maximum(x - high, 0) + np.maximum(low - x, 0)).sum(axis=0) / n
-            mean[i] = np.where(known.any(axis=0), np.where(known, x, 0.0).sum(axis=0) / n, np.nan)
+            some = known.any(axis=0)
+            mean[i, some] = np.where(known, x, 0.0).sum(axis=0)[some] / n[some]
+            spread[i, some] = np.where(known, np.abs(x - self._median), 0.0).sum(axis=0)[some] / n[some]
         time = np.maximum.accumulate(sample.recv_ns) if len(sample.recv_ns) else sample.recv_ns
         start = np.array([time[a] for a, _ in bounds], dtype=np.int64)
         end = np.array([time[b - 1] for _, b in bounds], dtype=np.int64)
-        return _Windows(start_ns=start, end_ns=end, counts=counts, beyond=beyond, mean=mean)
+        return _Windows(start_ns=start, end_ns=end, counts=counts, beyond=beyond, mean=mean, spread=spread)
 
     def _effects(self, windows: _Windows, pooled: Floats) -> Floats:
         """(m, signals). The integral of |F - G| over the reference's range, plus what lies outside it."""
@@ -238,6 +246,7 @@ class Reference:
                 counts=windows.counts[[held_out]],
                 beyond=windows.beyond[[held_out]],
                 mean=windows.mean[[held_out]],
+                spread=windows.spread[[held_out]],
             )
             null[i] = self._effects(one, pooled)[0]
         return null
@@ -312,11 +321,20 @@ def _cdf(counts: Floats) -> Floats:
     return cdf
 
 
-def _mean_absolute_deviation(values: Floats) -> Floats:
+def _median_and_deviation(values: Floats) -> tuple[Floats, Floats]:
+    """(signals,) median, and mean absolute deviation from it; zeros where nothing is known."""
     known = np.where(np.isfinite(values), values, np.nan)
-    empty = ~np.isfinite(known).any(axis=0)
-    known[:, empty] = 0.0
-    return np.asarray(np.nanmean(np.abs(known - np.nanmedian(known, axis=0)), axis=0), dtype=np.float64)
+    known[:, ~np.isfinite(known).any(axis=0)] = 0.0
+    median = np.asarray(np.nanmedian(known, axis=0), dtype=np.float64)
+    return median, np.asarray(np.nanmean(np.abs(known - median), axis=0), dtype=np.float64)
+
+
+def _typical(values: Floats) -> Floats:
+    """(signals,) median over windows of what is known; not-a-number where nothing is."""
+    known = np.isfinite(values).any(axis=0)
+    typical = np.full(values.shape[1], np.nan)
+    typical[known] = np.nanmedian(values[:, known], axis=0)
+    return typical
 
 
 def _spans(sample: Sample) -> list[tuple[int, int]]:
@@ -350,8 +368,13 @@ def _starts(sample: Sample, window_ns: int, *, step_ns: int) -> list[tuple[int, 
     return bounds
 
 
-def _direction(effect: float, shift: float) -> str:
-    """A shift of the mean explains most of the distance: higher or lower; else the shape changed around it."""
+def _direction(effect: float, shift: float, spread: float) -> str:
+    """A shift of the mean that explains most of the distance is a direction; else the shape changed around it.
+
+    ``spread`` is the mean distance from the reference's median over what it was in the reference.
+    """
     if abs(shift) >= 0.5 * effect:
         return "higher" if shift > 0 else "lower"
-    return "other shape"
+    if spread > 1.1:
+        return "wider"
+    return "narrower" if spread < 0.9 else "of another shape"

@@ -99,8 +99,9 @@ def _share_of_signals(axis: Any, windows: Sequence[Mapping[str, Any]], threshold
     colours = [ALARM if w["violated"] else QUIET for w in windows]
     axis.bar(range(len(share)), share, color=colours, width=0.86)
     axis.axhline(100 * threshold, color=INK, linewidth=1, linestyle="--")
+    label = f"alarm above {100 * threshold:.0f} %"
     axis.text(
-        len(share) - 0.45, 100 * threshold, f" alarm above {100 * threshold:.0f} %", va="bottom", ha="right", fontsize=8
+        0.99, 0.94, label, transform=axis.transAxes, va="top", ha="right", fontsize=8, backgroundcolor="#ffffffcc"
     )
     axis.set(ylabel="signals\ndrifted, %", ylim=(0, 105), xlim=(-0.5, len(share) - 0.5))
     axis.set_xticks([])
@@ -112,8 +113,9 @@ def _ratio_map(figure: Any, axis: Any, signals: Sequence[Mapping[str, Any]], sec
     from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 
     ratios = np.array([s["ratios"] for s in signals], dtype=float).reshape(len(signals), len(seconds))
-    colours = LinearSegmentedColormap.from_list("keel", ["#ffffff", "#cfd8e3", "#f3c9a5", ALARM, "#5c1a12"])
-    norm = TwoSlopeNorm(vmin=0, vcenter=1, vmax=4)
+    colours = LinearSegmentedColormap.from_list("keel", ["#ffffff", "#dfe4ea", "#f6d3b3", "#e08a5b", ALARM, "#5c1a12"])
+    most = float(max(4.0, np.nanquantile(ratios, 0.95))) if np.isfinite(ratios).any() else 4.0
+    norm = TwoSlopeNorm(vmin=0, vcenter=1, vmax=most)
     image = axis.imshow(ratios, aspect="auto", cmap=colours, norm=norm, interpolation="nearest")
     axis.set_yticks(range(len(signals)), [s["name"] for s in signals], fontsize=8)
     marks = np.unique(np.linspace(0, len(seconds) - 1, min(len(seconds), 8)).astype(int))
@@ -121,7 +123,8 @@ def _ratio_map(figure: Any, axis: Any, signals: Sequence[Mapping[str, Any]], sec
     axis.set_xlabel("seconds of market time since the first window")
     axis.grid(visible=False)
     axis.set_title("Distance from the reference, in multiples of each signal's own threshold")
-    bar = figure.colorbar(image, ax=axis, shrink=0.8, aspect=30, ticks=[0, 0.5, 1, 2, 3, 4])
+    bar = figure.colorbar(image, ax=axis, shrink=0.8, aspect=30, ticks=[0, 0.5, 1, most / 2, most])
+    bar.ax.set_yticklabels(["0", "0.5", "1", f"{most / 2:.0f}", f"{most:.0f}+"])
     bar.outline.set_visible(False)
 
 
