@@ -28,7 +28,7 @@ class RetrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainResult:
-    """``version`` is None when the new model did not pass its gate: then nothing was registered, and ``why`` says it."""
+    """``version`` is None when the new model did not pass its gate: nothing was registered, and ``why`` says it."""
 
     instrument: str
     trigger: str
@@ -42,7 +42,7 @@ class RetrainResult:
     def line(self) -> str:
         ended = f"challenger version {self.version}" if self.version else f"no challenger: {self.why}"
         ranked = ", ".join(f"{name} {loss:.4f}" for name, loss in sorted(self.losses.items(), key=lambda item: item[1]))
-        return f"triggered by {self.trigger}: {ended}; run {self.run_id[:12]} on dataset {self.dataset_id}; log-loss {ranked}"
+        return f"triggered by {self.trigger}: {ended}; run {self.run_id[:12]}; test log-loss {ranked}"
 
 
 def retrain(config: RetrainConfig, *, workspace: Workspace) -> RetrainResult:

@@ -1,7 +1,7 @@
 """Train the streaming network on a dataset: Ray Train workers, bf16, gradient accumulation, exact resume.
 
-A run is known by its plan (dataset, split, parameters). Running the same plan again goes on with the run that a kill cut
-off, and answers the finished one at once.
+A run is known by its plan (dataset, split, parameters). Running the same plan again goes on with the run that a kill
+cut off, and answers the finished one at once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from market.errors import SettingsError
 from pipelines.workspace import Workspace, tracked
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class TrainResult:
     def line(self) -> str:
         gone_on = f", resumed after epoch {self.resumed_from}" if self.resumed_from else ""
         return (
-            f"run {self.run_id[:12]}: GRU on {self.rows['train']:,} rows, {self.epochs} epochs on {self.workers} workers in "
-            f"{self.precision}, validation loss {self.first_valid_loss:.4f} -> {self.valid_loss:.4f}{gone_on}"
+            f"run {self.run_id[:12]}: GRU on {self.rows['train']:,} rows, {self.epochs} epochs on {self.workers} workers "
+            f"in {self.precision}, validation loss {self.first_valid_loss:.4f} -> {self.valid_loss:.4f}{gone_on}"
         )
 
 
@@ -86,8 +87,9 @@ def train(config: TrainConfig, *, workspace: Workspace) -> TrainResult:
     folder = runs.same_plan(workspace.runs, plan)
     if folder is None:
         folder = _begin(plan, config, workspace)
-    done_before = _epochs_done(folder)
-    if not (folder / runs.TRAINED).is_dir():
+    finished = (folder / runs.TRAINED).is_dir()
+    done_before = 0 if finished else _epochs_done(folder)
+    if not finished:
         with tracked(workspace.progress, f"training {folder.name[:12]} on {config.workers or 1} workers"):
             runs.keep_trained(folder, _fit(folder, plan, config, workspace))
     standing = runs.load(folder)[3]
@@ -156,7 +158,8 @@ def _fit(folder: Path, plan: Plan, config: TrainConfig, workspace: Workspace) ->
     alone = Alone(folder / "checkpoints")
     fit(folder, alone)
     latest = alone.latest()
-    assert latest is not None, "a fit of at least one epoch leaves a checkpoint"
+    if latest is None:
+        raise SettingsError(f"expected at least one epoch, saw epochs={config.epochs}")
     return latest
 
 

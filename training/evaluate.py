@@ -62,6 +62,13 @@ class Evaluation:
         """The entry of one model."""
         return next(judged for judged in self.models if judged.model == model)
 
+    def against(self, model: str) -> Difference:
+        """The network's loss less another model's."""
+        found = self.of(model).network_less_this
+        if found is None:
+            raise ValueError(f"{model} is the network itself")
+        return found
+
 
 def evaluate(
     data: Dataset, split: Split, network: Network, config: Comparison, *, champion: Path | None = None

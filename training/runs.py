@@ -1,7 +1,7 @@
 """A training run's folder: what each stage leaves there for the next, and what the run is called.
 
-``<run id>/plan.json`` (before the first step), ``trained/`` (the finished fit), ``evaluation.json`` with ``temperature``
-(after evaluation), ``bundle/`` (after export). Each appears as a whole, so a stage that was killed is simply run again.
+``<run id>/plan.json`` (before the first step), ``trained/`` (the finished fit), ``evaluation.json`` (with the
+temperatures), ``bundle/`` (after export). Each appears as a whole, so a stage that was killed is simply run again.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def load(folder: Path) -> tuple[Plan, Dataset, Network, Standing]:
     plan = read_plan(folder)
     check_feature_set(plan.feature_set, f"run {folder.name}")
     if not (folder / TRAINED).is_dir():
-        raise ModelError(
-            f"run {folder.name} has not finished training; `keel train` with its parameters goes on with it"
-        )
+        raise ModelError(f"run {folder.name} has not finished training; `keel train` as it was called goes on with it")
     data = datasets.load(Path(plan.dataset))
     network, standing = trained(plan, data, folder / TRAINED)
     return plan, data, network, standing
