@@ -72,7 +72,7 @@ def export(config: ExportConfig, *, workspace: Workspace) -> ExportResult:
     if config.require_gate and (not found.against("prior").better or found.ece > config.max_ece):
         raise GateError(
             f"run {config.run_id} did not pass its evaluation (`keel evaluate --run {config.run_id}` says why) and is "
-            "not exported. Train on more data or with other parameters; --set require_gate=false exports it all the same"
+            "not exported. Train on more data or with other parameters; --set require_gate=false exports it anyway"
         )
     rows = np.flatnonzero(plan.split.mask("test", data.recv_ns))
     bundle = folder / runs.BUNDLE

@@ -231,9 +231,10 @@ class Registry:
             except MlflowException as error:
                 if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                     raise
-            made = self._client.create_model_version(
-                name, source=f"models:/{model_id}", run_id=run_id, model_id=model_id
-            )
+            with tracking.pointed_at(self._uri):
+                made = self._client.create_model_version(
+                    name, source=f"models:/{model_id}", run_id=run_id, model_id=model_id
+                )
         return int(made.version)
 
     def _logged_model(self, run_id: str) -> str | None:
@@ -248,20 +249,14 @@ class Registry:
     def _log_model(self, run_id: str, bundle: Path) -> str:
         import onnx
 
-        module = tracking.mlflow()
         import mlflow.onnx as flavor
 
         # log_model changes the proto it is given, so it gets one of its own
         proto = onnx.load(bundle / MODEL_FILE)
-        before = module.get_tracking_uri()
-        module.set_tracking_uri(self._uri)
-        try:
-            with module.start_run(run_id=run_id):
-                info = flavor.log_model(
-                    proto, name="model", pip_requirements=_PIP_REQUIREMENTS, save_as_external_data=False
-                )
-        finally:
-            module.set_tracking_uri(before)
+        with tracking.pointed_at(self._uri) as module, module.start_run(run_id=run_id):
+            info = flavor.log_model(
+                proto, name="model", pip_requirements=_PIP_REQUIREMENTS, save_as_external_data=False
+            )
         return str(info.model_id)
 
     def _store_bundle(self, run_id: str, bundle: Path, manifest: bytes) -> None:

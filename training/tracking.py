@@ -48,6 +48,18 @@ def client(tracking_uri: str) -> Any:
         return module.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
+@contextmanager
+def pointed_at(tracking_uri: str) -> Iterator[Any]:
+    """The MLflow module with its process-wide address set: some calls look there, whatever the client was told."""
+    module = mlflow()
+    before = module.get_tracking_uri()
+    module.set_tracking_uri(tracking_uri)
+    try:
+        yield module
+    finally:
+        module.set_tracking_uri(before)
+
+
 def experiment(mlflow_client: Any, name: str, artifacts: Path) -> str:
     """Id of the experiment, made when it is not there.
 
