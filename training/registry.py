@@ -247,9 +247,8 @@ class Registry:
         return str(whole[0]) if whole else None
 
     def _log_model(self, run_id: str, bundle: Path) -> str:
-        import onnx
-
         import mlflow.onnx as flavor
+        import onnx
 
         # log_model changes the proto it is given, so it gets one of its own
         proto = onnx.load(bundle / MODEL_FILE)
