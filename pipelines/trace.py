@@ -32,7 +32,7 @@ WINDOW_NS = max(feature.window_ns for feature in catalog.FEATURES)
 
 _KINDS = {1: "depth", 2: "trade", 3: "ticker", 10: "clear"}
 _SIDES = {1: "bid", -1: "ask", 0: "-"}
-_CARD_TAGS = ("author", "approved_by", "approval_reason", "decision", "git_commit", "feature_set")
+_CARD_TAGS = ("author", "approved_by", "approval_reason", "decision", "code", "feature_set")
 
 
 @dataclass(frozen=True, kw_only=True)
