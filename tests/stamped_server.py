@@ -1,4 +1,4 @@
-"""A real WebSocket server on a free loopback port that sends given lines, stamped, and then says that the stream ends."""
+"""A real WebSocket server on a free loopback port that sends given lines and then says that the stream ends."""
 
 from __future__ import annotations
 

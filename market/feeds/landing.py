@@ -14,9 +14,10 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -134,7 +135,7 @@ class Lander:
         try:
             self._cut()
             if self._last_frame > self._positions["ticks"]:
-                self._write("ticks", SCHEMAS["ticks"].empty_table(), self._last_frame)
+                self._write("ticks", SCHEMAS["ticks"].empty_table, self._last_frame)
             self._writer.finish()
         except BaseException:
             self.abandon()
@@ -199,30 +200,26 @@ class Lander:
         buffers, self._buffers = self._buffers, _Buffers()
         slow = [record for record in buffers.slow if record.frame > self._positions["slow"]]
         if slow:
-            self._write("slow", _slow_rows(self, slow), self._last_frame)
+            self._write("slow", partial(_slow_rows, self.source, self.instrument, slow), self._last_frame)
         known = self._positions["quarantine"]
         rejected = [(batch, each) for batch, each in buffers.rejected if each.frame > known]
         if rejected:
-            self._write("quarantine", _rejected_rows(self, rejected), self._last_frame)
+            self._write("quarantine", partial(_rejected_rows, self.source, self.instrument, rejected), self._last_frame)
         if buffers.ticks and self._last_frame > self._positions["ticks"]:
-            events: Events = np.concatenate(buffers.ticks)
-            rows = ticks_of(events, source=self.source, instrument=self.instrument, batch=self._batch)
+            rows = partial(_tick_rows, self.source, self.instrument, self._batch, buffers.ticks)
             self._write("ticks", rows, self._last_frame)
 
     def _flush_raw(self) -> None:
         buffers = self._buffers
         if not buffers.raw_frame:
             return
-        columns = {
-            "source": self.source,
-            "frame": np.array(buffers.raw_frame, dtype=np.int64),
-            "recv_ns": np.array(buffers.raw_recv, dtype=np.int64),
-            "payload": pa.array(buffers.raw_payload, pa.binary()),
-        }
-        self._write("raw", rows_of("raw", self.instrument, columns), buffers.raw_frame[-1])
+        rows = partial(
+            _raw_rows, self.source, self.instrument, buffers.raw_frame, buffers.raw_recv, buffers.raw_payload
+        )
+        self._write("raw", rows, buffers.raw_frame[-1])
         buffers.raw_frame, buffers.raw_recv, buffers.raw_payload, buffers.raw_bytes = [], [], [], 0
 
-    def _write(self, table: str, rows: pa.Table, position: int) -> None:
+    def _write(self, table: str, rows: Callable[[], pa.Table], position: int) -> None:
         self._writer.append(table, rows, source=self.source, position=position)
         self._positions[table] = position
 
@@ -266,21 +263,35 @@ def _landed(lake: Lake, source: str, instrument: Instrument) -> Iterator[tuple[i
         yield from zip(*(part.column(name).to_pylist() for name in columns), strict=True)
 
 
-def _slow_rows(lander: Lander, records: list[Slow]) -> pa.Table:
+def _raw_rows(
+    source: str, instrument: Instrument, frames: list[int], times: list[int], payloads: list[bytes]
+) -> pa.Table:
+    columns = {
+        "source": source,
+        "frame": np.array(frames, dtype=np.int64),
+        "recv_ns": np.array(times, dtype=np.int64),
+        "payload": pa.array(payloads, pa.binary()),
+    }
+    return rows_of("raw", instrument, columns)
+
+
+def _tick_rows(source: str, instrument: Instrument, batch: int, parts: list[Events]) -> pa.Table:
+    return ticks_of(np.concatenate(parts), source=source, instrument=instrument, batch=batch)
+
+
+def _slow_rows(source: str, instrument: Instrument, records: list[Slow]) -> pa.Table:
     names = ("recv_ns", "exch_ns", "funding_rate", "mark_e8", "index_e8", "next_funding_ns")
     columns: dict[str, Any] = {name: [getattr(record, name) for record in records] for name in names}
-    return rows_of("slow", lander.instrument, {"source": lander.source, **columns})
+    return rows_of("slow", instrument, {"source": source, **columns})
 
 
-def _rejected_rows(lander: Lander, rejected: list[tuple[int, Rejected]]) -> pa.Table:
+def _rejected_rows(source: str, instrument: Instrument, rejected: list[tuple[int, Rejected]]) -> pa.Table:
     columns: dict[str, Any] = {
         name: [getattr(each, name) for _, each in rejected]
         for name in ("frame", "recv_ns", "reason", "detail", "payload")
     }
     batches = [batch for batch, _ in rejected]
-    return rows_of(
-        "quarantine", lander.instrument, {"source": lander.source, "batch": batches, "stage": "parse", **columns}
-    )
+    return rows_of("quarantine", instrument, {"source": source, "batch": batches, "stage": "parse", **columns})
 
 
 class _Writer:
@@ -292,17 +303,17 @@ class _Writer:
         self._jobs: deque[Future[None]] = deque()
         self._stopped = False
 
-    def append(self, table: str, rows: pa.Table, *, source: str, position: int) -> None:
-        """Queue one commit; raises the error of an earlier one."""
+    def append(self, table: str, rows: Callable[[], pa.Table], *, source: str, position: int) -> None:
+        """Queue one commit (its rows are built on the thread too); raises the error of an earlier one."""
         while self._jobs and (self._jobs[0].done() or len(self._jobs) >= _JOBS_WAITING):
             self._jobs.popleft().result()
         self._jobs.append(self._thread.submit(self._append, table, rows, source, position))
 
-    def _append(self, table: str, rows: pa.Table, source: str, position: int) -> None:
+    def _append(self, table: str, rows: Callable[[], pa.Table], source: str, position: int) -> None:
         if self._stopped:
             return
         try:
-            self._lake.append(table, rows, source=source, position=position)
+            self._lake.append(table, rows(), source=source, position=position)
         except BaseException:
             self._stopped = True
             raise

@@ -141,8 +141,8 @@ class Normaliser:
         events = self._normalise(parsed, frame, payload)
         if len(events):
             stats.events += len(events)
-            if parsed.kind != "snapshot":
-                self._time(events)
+            if parsed.exch_ns:
+                stats.saw_offset(recv_ns - parsed.exch_ns)
         if back:
             stats.clock_back += 1
             events["flags"] |= F_CLOCK_BACK
@@ -259,8 +259,3 @@ class Normaliser:
         reason, detail = why
         self.stats.rejected[reason] += 1
         self.rejected.append(Rejected(frame=frame, recv_ns=recv_ns, reason=reason, detail=detail, payload=payload))
-
-    def _time(self, events: Events) -> None:
-        exch_ns = int(events["exch_ns"][0])
-        if exch_ns:
-            self.stats.saw_offset(int(events["recv_ns"][0]) - exch_ns)
