@@ -75,8 +75,9 @@ class Slow(msgspec.Struct, frozen=True, gc=False):
 class Parsed(msgspec.Struct, frozen=True, gc=False):
     """One frame; ``exch_ns`` is that of its events.
 
-    ``first``, ``last`` and ``previous`` are the ids ``U``, ``u`` and ``pu`` of a diff (0 where absent). ``last`` of a snapshot is its ``lastUpdateId``; its events are CLEAR and DEPTH, all with F_SNAPSHOT. ``other`` is a
-    well-formed frame that no market participant made, such as an insurance fund's trade: it has no events.
+    ``first``, ``last`` and ``previous`` are the ids ``U``, ``u`` and ``pu`` of a diff (0 where absent). ``last`` of a
+    snapshot is its ``lastUpdateId``; its events are CLEAR and DEPTH, all with F_SNAPSHOT. ``other`` is a well-formed
+    frame that no market participant made, such as an insurance fund's trade: it has no events.
     """
 
     kind: Kind
