@@ -99,14 +99,10 @@ def _share_of_signals(axis: Any, windows: Sequence[Mapping[str, Any]], threshold
     colours = [ALARM if w["violated"] else QUIET for w in windows]
     axis.bar(range(len(share)), share, color=colours, width=0.86)
     axis.axhline(100 * threshold, color=INK, linewidth=1, linestyle="--")
-    label = f"alarm above {100 * threshold:.0f} %"
-    axis.text(
-        0.99, 0.94, label, transform=axis.transAxes, va="top", ha="right", fontsize=8, backgroundcolor="#ffffffcc"
-    )
     axis.set(ylabel="signals\ndrifted, %", ylim=(0, 105), xlim=(-0.5, len(share) - 0.5))
     axis.set_xticks([])
     axis.grid(visible=False)
-    axis.set_title("Windows beyond the threshold are red")
+    axis.set_title(f"Share of drifted signals: a window is red above {100 * threshold:.0f} % (dashed)")
 
 
 def _ratio_map(figure: Any, axis: Any, signals: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> None:

@@ -1,0 +1,213 @@
+"""The notify stage against real SMTP servers on loopback."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+
+from market.clock import ManualClock
+from market.errors import ApprovalError, InputError, PortInUseError, ServiceError, SettingsError
+from pipelines import audit
+from pipelines.acknowledge import AcknowledgeConfig, acknowledge
+from pipelines.mailsink import running_mail_sink
+from pipelines.notify import NotifyConfig, notify
+from pipelines.reporting.charts import drift_picture
+from pipelines.workspace import Address, Workspace
+
+ASKED = NotifyConfig(recipients=("ada@desk.example", "grace@desk.example"), attempts=2, wait_seconds=0.05)
+
+
+def _found(workspace: Workspace, event: str = "drift-0123456789ab", monitor: str = "monitor-1") -> dict[str, Any]:
+    """What a monitor run leaves behind."""
+    folder = workspace.reports / monitor
+    folder.mkdir(parents=True)
+    windows = [
+        {"start_ns": i * 10**10, "end_ns": (i + 1) * 10**10, "share": 0.1 * i, "violated": i > 3, "log_loss": 1.0}
+        for i in range(8)
+    ]
+    found = {
+        "monitor_id": monitor,
+        "event_id": event,
+        "instrument": "sim-usdm.BTCUSDT",
+        "dataset_id": "d0",
+        "sessions": ["live-1"],
+        "model_version": 1,
+        "run_id": "run1",
+        "drifted": bool(event),
+        "windows": 8,
+        "violated": 4,
+        "window_seconds": 10.0,
+        "since_ns": 1_700_000_000_000_000_000,
+        "until_ns": 1_700_000_080_000_000_000,
+        "share": 0.7,
+        "share_threshold": 0.2,
+        "top": [{"name": "vol_1s", "effect": 1.9, "threshold": 0.4, "direction": "higher"}],
+        "loss_reference": 0.71,
+        "loss_now": 0.93,
+        "path": str(folder / "monitor.json"),
+        "evidently": str(folder / "evidently.html"),
+        "picture": str(folder / "drift.png"),
+        "windows_judged": windows,
+        "signals": [{"name": "vol_1s", "judged": True, "ratios": [0.5, 0.4, 0.6, 0.9, 2.0, 3.0, 4.0, 4.5]}],
+    }
+    drift_picture(found, path=Path(found["picture"]))
+    (folder / "monitor.json").write_text(json.dumps(found))
+    return found
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    workspace = Workspace(
+        home=tmp_path / "home", clock=ManualClock(), tracking_uri="postgresql://keel:secret@db.example/mlflow"
+    )
+    _found(workspace)
+    return workspace
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[Address]:
+    with running_mail_sink(tmp_path / "sink") as address:
+        yield address
+
+
+def _received(tmp_path: Path) -> list[EmailMessage]:
+    files = sorted((tmp_path / "sink" / "new").iterdir())
+    return [email.message_from_bytes(f.read_bytes(), policy=email.policy.default) for f in files]
+
+
+def test_a_drift_is_mailed_with_text_and_an_inline_picture(workspace: Workspace, sink: Address, tmp_path: Path) -> None:
+    result = notify(ASKED, workspace=replace(workspace, mail=sink))
+    assert result.sent
+    assert Path(result.eml) == workspace.mails / "drift-0123456789ab.eml"
+    (mail,) = _received(tmp_path)
+    assert mail["To"] == "ada@desk.example, grace@desk.example"
+    assert mail["Subject"].startswith("Drift on sim-usdm.BTCUSDT: 4 of 8 windows")
+    text, html = mail.get_body(("plain",)), mail.get_body(("html",))
+    assert text is not None
+    assert html is not None
+    for body in (text.get_content(), html.get_content()):
+        assert "vol_1s" in body
+        assert "1.90" in body
+        assert "2023-11-14 22:13:20 UTC" in body
+        assert "keel acknowledge drift-0123456789ab" in body
+        assert "reports/monitor-1/evidently.html" in body
+        assert "secret" not in body
+    pictures = [part for part in mail.walk() if part.get_content_type() == "image/png"]
+    assert [part["Content-ID"] for part in pictures] == ["<drift-picture>"]
+    assert "cid:drift-picture" in html.get_content()
+    assert pictures[0].get_content().startswith(b"\x89PNG")
+
+
+def test_the_same_drift_is_mailed_once_however_often_it_is_found(
+    workspace: Workspace, sink: Address, tmp_path: Path
+) -> None:
+    equipped = replace(workspace, mail=sink)
+    notify(ASKED, workspace=equipped)
+    _found(workspace, monitor="monitor-2")  # a later look at the same drift
+    again = notify(replace(ASKED, monitor_id="monitor-2"), workspace=equipped)
+    assert (again.sent, again.before) == (False, True)
+    assert "sent before" in again.line()
+    assert len(_received(tmp_path)) == 1
+
+
+def test_a_mail_waits_while_the_server_is_away_and_goes_with_the_next_run(workspace: Workspace, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: every connection is refused
+        away = replace(workspace, mail=Address(port=taken.getsockname()[1]))
+        with pytest.raises(ServiceError, match="after 2 tries"):
+            notify(ASKED, workspace=away)
+    waiting = workspace.mails / "outbox" / "drift-0123456789ab.eml"
+    written = waiting.read_bytes()
+    with running_mail_sink(tmp_path / "sink") as address:
+        assert notify(ASKED, workspace=replace(workspace, mail=address)).sent
+    assert not waiting.exists()
+    assert (workspace.mails / "drift-0123456789ab.eml").read_bytes() == written
+    assert len(_received(tmp_path)) == 1
+
+
+def test_without_a_mail_server_the_mail_is_written_and_said_not_to_be_sent(workspace: Workspace) -> None:
+    result = notify(ASKED, workspace=workspace)
+    assert not result.sent
+    assert Path(result.eml).is_file()
+    assert "not sent: no mail server is set" in result.line()
+
+
+def test_no_drift_is_no_mail(workspace: Workspace) -> None:
+    _found(workspace, event="", monitor="monitor-2")
+    result = notify(replace(ASKED, monitor_id="monitor-2"), workspace=workspace)
+    assert "no mail" in result.line()
+    assert not workspace.mails.exists()
+
+
+class _Refusing:
+    """A mail server that knows nobody, now or ever."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:  # noqa: N802
+        self.asked += 1
+        return "550 no such person"
+
+
+def test_a_recipient_refused_for_good_is_not_tried_again(workspace: Workspace) -> None:
+    handler = _Refusing()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = Controller(handler, hostname="127.0.0.1", port=port)
+    server.start()
+    try:
+        with pytest.raises(SettingsError, match="550 no such person"):
+            notify(ASKED, workspace=replace(workspace, mail=Address(port=port)))
+    finally:
+        server.stop()
+    assert handler.asked == 2  # both recipients, once each
+
+
+@pytest.mark.parametrize("address", ["nobody", "a@b, c@d", "a@b\nBcc: c@d", ""])
+def test_what_is_not_one_plain_address_is_refused(workspace: Workspace, address: str) -> None:
+    with pytest.raises(SettingsError, match="plain mail address"):
+        notify(replace(ASKED, recipients=(address,)), workspace=workspace)
+
+
+def test_a_taken_port_is_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with (
+            pytest.raises(PortInUseError, match="is taken"),
+            running_mail_sink(tmp_path / "sink", port=taken.getsockname()[1]),
+        ):
+            raise AssertionError("the sink must not start")
+
+
+def test_the_sink_is_gone_after_its_block(tmp_path: Path) -> None:
+    with running_mail_sink(tmp_path / "sink") as address:
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address.host, address.port), timeout=1)
+
+
+def test_who_has_seen_an_alert_is_in_the_audit_record_once(workspace: Workspace) -> None:
+    seen = AcknowledgeConfig(event_id="drift-0123456789ab", name="ada", note="exchange outage")
+    first = acknowledge(seen, workspace=workspace)
+    assert acknowledge(seen, workspace=workspace) == first
+    assert [e.what["name"] for e in audit.read(audit.path_of(workspace))] == ["ada"]
+
+
+def test_an_alert_that_nobody_raised_cannot_be_acknowledged(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="no drift event"):
+        acknowledge(AcknowledgeConfig(event_id="drift-none", name="ada"), workspace=workspace)
+    with pytest.raises(ApprovalError, match="name of a person"):
+        acknowledge(AcknowledgeConfig(event_id="drift-0123456789ab", name=" "), workspace=workspace)
