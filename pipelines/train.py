@@ -68,8 +68,8 @@ class TrainResult:
     def line(self) -> str:
         gone_on = f", resumed after epoch {self.resumed_from}" if self.resumed_from else ""
         return (
-            f"run {self.run_id[:12]}: GRU on {self.rows['train']:,} rows, {self.epochs} epochs, {self.workers} "
-            f"workers, {self.precision}, validation loss {self.first_valid_loss:.4f} -> {self.valid_loss:.4f}{gone_on}"
+            f"run {self.run_id[:12]}: GRU on {self.rows['train']:,} rows, {self.epochs} epochs, {self.precision}, "
+            f"{self.workers} workers, validation loss {self.first_valid_loss:.4f} -> {self.valid_loss:.4f}{gone_on}"
         )
 
 
