@@ -127,7 +127,7 @@ def ingest(config: IngestConfig, *, workspace: Workspace) -> IngestResult:
             "expected recordings or --url, one of the two: `keel ingest FILE...` or `keel ingest --url URL`"
         )
     lake = Lake(workspace.lake)
-    recovered = _recover(lake)
+    recovered = landing.recover_all(lake)
     if config.url:
         landed = [asyncio.run(_land_stream(config, config.url, lake, workspace))]
     else:
@@ -208,14 +208,6 @@ def live_source(url: str, clock: Clock) -> str:
     now_ns = clock.now_ns()
     stamp = datetime.fromtimestamp(now_ns // NS_PER_S, tz=UTC).strftime("%Y%m%dT%H%M%S")
     return f"live-{stamp}-{hashlib.sha256(f'{url} {now_ns}'.encode()).hexdigest()[:4]}"
-
-
-def _recover(lake: Lake) -> tuple[str, ...]:
-    """Finish the live sources that a killed run left; recordings are finished by giving them again."""
-    live = [each for each in landing.unfinished(lake) if each.live]
-    for each in live:
-        landing.recover(lake, each.source, each.instrument)
-    return tuple(each.source for each in live)
 
 
 def _landed(lander: Lander, origin: str, *, truncated: bool = False) -> Landed:

@@ -256,6 +256,14 @@ def recover(lake: Lake, source: str, instrument: Instrument) -> Stats:
     return lander.stats
 
 
+def recover_all(lake: Lake) -> tuple[str, ...]:
+    """Finish every live source that a killed process left; recordings are finished by giving them again."""
+    live = [each for each in unfinished(lake) if each.live]
+    for each in live:
+        recover(lake, each.source, each.instrument)
+    return tuple(each.source for each in live)
+
+
 def _landed(lake: Lake, source: str, instrument: Instrument) -> Iterator[tuple[int, int, bytes]]:
     columns = ["frame", "recv_ns", "payload"]
     rows = lake.read("raw", instrument=instrument.key, columns=columns, where={"source": source})
