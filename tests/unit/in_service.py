@@ -91,3 +91,30 @@ def knowing(truth: np.ndarray, skill: float, seed: int) -> np.ndarray:
         odds = np.exp(logits)
         probs[:, 5 * k : 5 * k + 3] = odds / odds.sum(axis=1, keepdims=True)
     return probs
+
+
+def fill(workspace: Workspace, session: Session, *, edge: tuple[float, float], every_ns: int = NS_PER_S) -> None:
+    """Write fills of a session: ``edge`` is what each arm's fills are worth after a second, half ticks on average."""
+    rng = np.random.default_rng(session.seed)
+    times = np.arange(session.start_ns + 11 * NS_PER_S, session.start_ns + session.rows * 24_000_000, every_ns)
+    block = times // session.block_ns
+    arm = np.array([assign(7, INSTRUMENT, int(b)) for b in block])
+    worth = np.round(rng.normal(np.where(arm == 0, *edge), 4.0)).astype(np.int64)
+    side = rng.choice([-1, 1], len(times))
+    price = np.full(len(times), 300_000)
+    columns = {
+        "session": session.name,
+        "quote_id": [f"q-{session.name}.{i}" for i in range(len(times))],
+        "order_id": [str(i) for i in range(len(times))],
+        "side": side,
+        "price": price,
+        "size": rng.integers(1, 4, len(times)),
+        "fill_ns": times,
+        "mid2_fill": 2 * price + side,
+        "mid2_100ms": 2 * price + side,
+        "mid2_1s": 2 * price + side * worth,
+        "version": arm + 1,
+        "arm": arm,
+        "block": block,
+    }
+    Lake(workspace.lake).append("outcomes", rows_of("outcomes", find(INSTRUMENT), columns))

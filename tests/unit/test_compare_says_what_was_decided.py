@@ -1,0 +1,123 @@
+"""The compare stage over A/B sessions in a real lake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+from in_service import Session, fill, open_workspace, serve
+from planted import INSTRUMENT
+
+from market.errors import EmptyDataError, InputError, SettingsError
+from pipelines.compare import CompareConfig, CompareResult, Metric, compare, decide
+from pipelines.workspace import Workspace
+
+ASKED = CompareConfig(instrument=INSTRUMENT)
+TEST = Session(name="live-ab", rows=18_000)
+
+
+@pytest.fixture
+def ab(tmp_path: Path, write_seeded_bundle: Callable[..., Path]) -> Callable[..., CompareResult]:
+    """``ab(skill, edge)``: the verdict over a session in which the arms differ by that much."""
+    workspace = open_workspace(tmp_path / "home", write_seeded_bundle, rows=200)
+
+    def run(skill: tuple[float, float], edge: tuple[float, float] | None = None) -> CompareResult:
+        session = replace(TEST, skill=skill)
+        serve(workspace, session, tmp_path / "rows")
+        if edge is not None:
+            fill(workspace, session, edge=edge)
+        return compare(ASKED, workspace=workspace)
+
+    return run
+
+
+def test_a_challenger_that_speaks_better_and_earns_as_much_is_to_be_promoted(ab: Callable[..., CompareResult]) -> None:
+    result = ab((0.2, 0.5), edge=(1.0, 1.0))
+    assert result.verdict == "promote"
+    assert (result.champion, result.challenger) == (1, 2)
+    assert result.metrics[0].says == "better"
+    assert result.metrics[0].difference is not None
+    assert result.metrics[0].difference < 0
+    assert result.pairs >= 15
+    assert "3 guardrails hold" in result.line()
+    written = orjson.loads(Path(result.path).read_bytes())
+    assert len(written["series"][0]["estimate"]) == result.blocks
+    assert Path(result.picture).stat().st_size > 0
+
+
+def test_two_equal_models_are_undecided(ab: Callable[..., CompareResult]) -> None:
+    result = ab((0.3, 0.3), edge=(1.0, 1.0))
+    assert result.verdict == "undecided"
+    assert "was not shown to be better" in result.summary
+
+
+def test_a_challenger_that_speaks_worse_is_not_kept(ab: Callable[..., CompareResult]) -> None:
+    assert ab((0.5, 0.2)).verdict == "keep"
+
+
+def test_better_words_do_not_outweigh_worse_fills(ab: Callable[..., CompareResult]) -> None:
+    result = ab((0.2, 0.5), edge=(3.0, -9.0))
+    assert result.verdict == "keep"
+    assert result.metrics[0].says == "better"
+    assert {m.name for m in result.metrics if m.says == "worse"} >= {"realised"}
+    assert "worse in" in result.line()
+
+
+def test_a_recording_claims_no_fills(ab: Callable[..., CompareResult]) -> None:
+    result = ab((0.2, 0.5))
+    assert result.fills == 0
+    assert all(m.difference is None and "not tested" in m.note for m in result.metrics[1:])
+    assert "no fills, so no guardrail was tested" in result.line()
+
+
+def test_comparing_again_gives_the_same_verdict_at_the_same_place(ab: Callable[..., CompareResult]) -> None:
+    first = ab((0.2, 0.5))
+    assert compare(ASKED, workspace=Workspace(home=Path(first.path).parents[2])) == first
+
+
+def test_blocks_of_another_length_than_the_session_had_are_refused(ab: Callable[..., CompareResult]) -> None:
+    first = ab((0.2, 0.5), edge=(1.0, 1.0))
+    workspace = Workspace(home=Path(first.path).parents[2])
+    with pytest.raises(InputError, match="one acting arm in each block"):
+        compare(replace(ASKED, block_seconds=37.0), workspace=workspace)
+
+
+def test_without_a_session_of_two_arms_there_is_nothing_to_compare(
+    tmp_path: Path, write_seeded_bundle: Callable[..., Path]
+) -> None:
+    workspace = open_workspace(tmp_path / "home", write_seeded_bundle, rows=200)
+    with pytest.raises(EmptyDataError, match="two arms"):
+        compare(ASKED, workspace=workspace)
+    serve(workspace, Session(rows=1500), tmp_path / "rows")
+    with pytest.raises(EmptyDataError, match="two arms"):
+        compare(ASKED, workspace=workspace)
+
+
+@pytest.mark.parametrize("bad", [{"alpha": 0.0}, {"alpha": 1.0}, {"block_seconds": 0.0}, {"plan": 0}])
+def test_numbers_out_of_range_are_refused(tmp_path: Path, bad: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match="expected 0 < alpha < 1"):
+        compare(replace(ASKED, **bad), workspace=Workspace(home=tmp_path))
+
+
+def _metric(role: str, says: str) -> Metric:
+    blank = {"title": "", "unit": "", "champion": 1.0, "challenger": 1.0, "lower": None, "upper": None, "note": ""}
+    return Metric(name="m", role=role, difference=0.0, looks=1, decided_at=0, says=says, **blank)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("primary", "guardrail", "verdict"),
+    [
+        ("better", "not told apart", "promote"),
+        ("better", "better", "promote"),
+        ("better", "worse", "keep"),
+        ("worse", "better", "keep"),
+        ("not told apart", "better", "undecided"),
+        ("not told apart", "worse", "keep"),
+    ],
+)
+def test_words_decide_and_guardrails_veto(primary: str, guardrail: str, verdict: str) -> None:
+    metrics = [_metric("primary", primary), _metric("guardrail", "not told apart"), _metric("guardrail", guardrail)]
+    assert decide(metrics) == verdict
