@@ -125,3 +125,9 @@ class GateError(KeelError):
 
 class ApprovalError(GateError):
     """Nobody, the wrong person, or no reason."""
+
+
+def error_of_exit_code(code: int, message: str) -> KeelError:
+    """The broadest error with this exit code: what a child process of ours that ended with ``code`` meant."""
+    broadest = (InputError, MarketDataError, LakeError, ModelError, ServiceError, GateError)
+    return next((kind for kind in broadest if kind.exit_code == code), KeelError)(message)

@@ -1,0 +1,85 @@
+"""Faults on demand: what goes wrong on real feeds, put into a stream at a chosen moment. The world itself is untouched.
+
+==================  ==================================================================================================
+kind                what happens
+==================  ==================================================================================================
+trade_price         for ``seconds`` trades are printed 20 % away from the book
+drop_diff           the next depth diff is lost: a gap in the update ids
+duplicate_diff      the next depth diff is sent twice
+malformed           before the next frame comes half of it, which is not JSON
+clock_back          receive stamps step back by ``seconds`` once and go on from there, until the connection ends
+disconnect          the connection is cut without a closing handshake
+==================  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from market.clock import NS_PER_S
+from market.errors import InputError
+from market.feeds.simulator.state import DIFF, TRADE
+from market.feeds.simulator.world import Record
+
+DEFAULT_SECONDS = {
+    "trade_price": 5.0,
+    "drop_diff": 0.0,
+    "duplicate_diff": 0.0,
+    "malformed": 0.0,
+    "clock_back": 0.5,
+    "disconnect": 0.0,
+}
+
+
+@dataclass
+class Faults:
+    """What is wrong with the stream now."""
+
+    trade_price_until_ns: int = 0
+    drop_diff: bool = False
+    duplicate_diff: bool = False
+    malformed: bool = False
+    disconnect: bool = False
+    stamp_offset_ns: int = 0
+
+    def inject(self, kind: str, seconds: float, now_ns: int) -> None:
+        """Start a fault at world time ``now_ns``.
+
+        Raises:
+            InputError: no fault has this name.
+        """
+        check(kind)
+        if kind == "trade_price":
+            self.trade_price_until_ns = now_ns + int(seconds * NS_PER_S)
+        elif kind == "clock_back":
+            self.stamp_offset_ns -= int(seconds * NS_PER_S)
+        else:
+            setattr(self, kind, True)
+
+    def distort(self, record: Record) -> Record:
+        """The record as the faulty feed would publish it."""
+        if record.kind == TRADE and record.t_ns < self.trade_price_until_ns:
+            return record._replace(price=record.price * 6 // 5)
+        return record
+
+    def frames(self, record: Record, frame: bytes) -> list[bytes]:
+        """The frames that go out instead of ``frame``."""
+        out = [frame]
+        if record.kind == DIFF and self.drop_diff:
+            self.drop_diff, out = False, []
+        elif record.kind == DIFF and self.duplicate_diff:
+            self.duplicate_diff, out = False, [frame, frame]
+        if self.malformed:
+            self.malformed, out = False, [frame[: len(frame) // 2], *out]
+        return out
+
+    def connection_ended(self) -> None:
+        """The next client has a healthy clock and connection."""
+        self.stamp_offset_ns = 0
+        self.disconnect = False
+
+
+def check(kind: str) -> None:
+    """Raise InputError unless ``kind`` is a fault."""
+    if kind not in DEFAULT_SECONDS:
+        raise InputError(f"unknown fault {kind!r}; there are {', '.join(DEFAULT_SECONDS)}")
