@@ -43,7 +43,8 @@ PRIMARY = "log_loss"
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """What is compared. ``sessions`` empty: the newest session with two arms. ``block_seconds`` is that of the session.
+    """What is compared. ``sessions`` empty: the newest session with two arms. ``block_seconds`` None: what the session
+    was served with.
 
     ``plan`` is the number of blocks at which the interval should be tightest; ``least_fills`` the share of the
     champion's lots that the challenger must not significantly fall below.
@@ -53,7 +54,7 @@ class CompareConfig:
 
     instrument: str
     sessions: tuple[str, ...] = ()
-    block_seconds: float = 10.0
+    block_seconds: float | None = None
     alpha: float = 0.05
     plan: int = 40
     least_fills: float = 0.5
@@ -143,13 +144,10 @@ def compare(config: CompareConfig, *, workspace: Workspace) -> CompareResult:
     from market.lake import Lake
     from pipelines import experiment
 
-    if not 0 < config.alpha < 1 or config.block_seconds <= 0 or config.plan < 1:
-        raise SettingsError(
-            f"expected 0 < alpha < 1, block_seconds > 0 and plan >= 1, saw {config.alpha}, {config.block_seconds} and "
-            f"{config.plan}"
-        )
-    lake, block_ns = Lake(workspace.lake), int(config.block_seconds * NS_PER_S)
+    _require_numbers(config)
+    lake = Lake(workspace.lake)
     sessions = experiment.read_rows(lake, config.instrument, config.sessions)
+    block_ns = int(NS_PER_S * (config.block_seconds or experiment.block_seconds(workspace.home, sessions)))
     said = [experiment.words(rows, block_ns) for rows in sessions]
     primary = _Measured(
         name=PRIMARY,
@@ -165,6 +163,14 @@ def compare(config: CompareConfig, *, workspace: Workspace) -> CompareResult:
     measured = [primary, *_guardrails(paired, config.least_fills)]
     followed = [sequence(np.array(m.differences), alpha=config.alpha, plan=config.plan) for m in measured]
     return _conclude(config, workspace, sessions, (measured, followed), (fills, len(paired)))
+
+
+def _require_numbers(config: CompareConfig) -> None:
+    seconds = config.block_seconds
+    if not 0 < config.alpha < 1 or config.plan < 1 or (seconds is not None and seconds <= 0):
+        raise SettingsError(
+            f"expected 0 < alpha < 1, plan >= 1 and block_seconds > 0, saw {config.alpha}, {config.plan} and {seconds}"
+        )
 
 
 def _pairs(

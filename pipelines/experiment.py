@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import orjson
 
 from market.errors import EmptyDataError, InputError
 from market.features import catalog
@@ -66,6 +68,24 @@ def read_rows(lake: Lake, instrument: str, sessions: Sequence[str]) -> list[Rows
     if len(versions) > 1:
         raise InputError(f"expected sessions of one pair of versions, saw {sorted(versions)}; compare them one by one")
     return found
+
+
+def block_seconds(home: Path, sessions: Sequence[Rows]) -> float:
+    """The block length that the sessions were served with, from what serving wrote down.
+
+    Raises:
+        InputError: it is not known, or differs between the sessions.
+    """
+    found = set()
+    for rows in sessions:
+        path = home / "sessions" / f"{rows.session}.json"
+        if path.is_file():
+            found.add(float(orjson.loads(path.read_bytes())["config"]["block_seconds"]))
+    if len(found) != 1:
+        named = ", ".join(rows.session for rows in sessions)
+        seen = sorted(found) or "none"
+        raise InputError(f"expected one length of blocks written down for {named}, saw {seen}; give block_seconds")
+    return found.pop()
 
 
 def words(rows: Rows, block_ns: int) -> Words:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,9 @@ def serve(workspace: Workspace, session: Session, folder: Path) -> None:
         "step_ns": np.random.default_rng(1).integers(900, 6000, len(data)),
     }
     Lake(workspace.lake).append("predictions", rows_of("predictions", find(INSTRUMENT), columns))
+    written = workspace.home / "sessions" / f"{session.name}.json"
+    written.parent.mkdir(exist_ok=True)
+    written.write_text(json.dumps({"config": {"block_seconds": session.block_ns / NS_PER_S}}))
 
 
 def knowing(truth: np.ndarray, skill: float, seed: int) -> np.ndarray:

@@ -85,6 +85,15 @@ def test_blocks_of_another_length_than_the_session_had_are_refused(ab: Callable[
         compare(replace(ASKED, block_seconds=37.0), workspace=workspace)
 
 
+def test_the_block_length_is_the_one_the_session_was_served_with(ab: Callable[..., CompareResult]) -> None:
+    first = ab((0.2, 0.5))
+    home = Path(first.path).parents[2]
+    (home / "sessions" / "live-ab.json").unlink()
+    with pytest.raises(InputError, match="give block_seconds"):
+        compare(ASKED, workspace=Workspace(home=home))
+    assert compare(replace(ASKED, block_seconds=10.0), workspace=Workspace(home=home)).blocks == first.blocks
+
+
 def test_without_a_session_of_two_arms_there_is_nothing_to_compare(
     tmp_path: Path, write_seeded_bundle: Callable[..., Path]
 ) -> None:
