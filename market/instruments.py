@@ -36,8 +36,8 @@ def _row(venue: str, symbol: str, tick: str, lot: str) -> Instrument:
     return Instrument(venue=venue, symbol=symbol, tick=Decimal(tick), lot=Decimal(lot))
 
 
-# Steps as published by the exchanges' exchangeInfo at the time of the recordings in use. Spot sizes are in the step that
-# was valid before: orders older than the change still rest in the book (25.426189 BTC at 200,000 in the recordings).
+# Steps as published by the exchanges' exchangeInfo at the time of the recordings in use. Spot sizes are in the step
+# that was valid before: orders older than the change still rest in the book (25.426189 BTC at 200,000).
 KNOWN: tuple[Instrument, ...] = (
     _row("binance-spot", "BTCUSDT", "0.01", "0.000001"),
     _row("binance-spot", "ETHUSDT", "0.01", "0.00001"),
