@@ -1,6 +1,6 @@
 """A ring of records in shared memory: one writer, any number of readers, no locks, callable from compiled code.
 
-Record ``k`` (from 1) lies in slot ``(k - 1) % slots``, behind a *sequence word*. The writer sets the word to
+Record ``k`` (from 1) lies in slot ``(k - 1) % slots`` behind a *sequence word*. The writer sets the word to ``2k - 1``,
 ``2k - 1``, copies the record, then sets it to ``2k``; a reader of record ``k`` takes the bytes only if the word was
 ``2k`` before and after copying. A larger word means that the writer has come round: the reader counts what it lost and
 goes on half a ring behind the writer. (A sequence lock per slot; see Boehm, "Can Seqlocks Get Along with Programming
