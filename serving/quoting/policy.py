@@ -92,7 +92,7 @@ def parameters(config: PolicyConfig) -> Floats:
 @compiled
 def _graded(value: float, policy: Floats, word: int) -> float:
     """0 at ``from``, 1 at ``full``, straight between."""
-    start, full = policy[word], policy[word + 1]
+    start, full = float(policy[word]), float(policy[word + 1])
     return min(max((value - start) / (full - start), 0.0), 1.0)
 
 
@@ -109,8 +109,8 @@ def _danger(move: float, fall: float, policy: Floats) -> float:
 @compiled
 def _size(danger: float, policy: Floats, room: int) -> int:
     """Lots to quote: cut by danger, at least one, and never more than inventory leaves room for."""
-    size = max(int(floor(policy[_SIZE] * (1.0 - policy[_CUT] * danger) + 1e-9)), 1)
-    return max(min(size, room), 0)
+    size: int = max(floor(policy[_SIZE] * (1.0 - policy[_CUT] * danger) + 1e-9), 1)
+    return int(max(min(size, room), 0))
 
 
 @compiled
@@ -128,14 +128,17 @@ def decide(probs: Any, top: tuple[int, int, int, int], inventory: int, policy: F
     share = min(max(inventory / limit, -1.0), 1.0)
     mid = 0.5 * float(top[0] + top[2])
     fair = mid - policy[_SKEW] * share
-    bid = int(floor(fair - policy[_HALF_SPREAD] - bid_danger * policy[_WIDEN] * mid + 1e-9))
-    ask = int(ceil(fair + policy[_HALF_SPREAD] + ask_danger * policy[_WIDEN] * mid - 1e-9))
+    bid = floor(fair - policy[_HALF_SPREAD] - bid_danger * policy[_WIDEN] * mid + 1e-9)
+    ask = ceil(fair + policy[_HALF_SPREAD] + ask_danger * policy[_WIDEN] * mid - 1e-9)
     quote[0], quote[1] = min(bid, top[2] - 1), _size(bid_danger, policy, limit - inventory)
     quote[2], quote[3] = max(ask, top[0] + 1), _size(ask_danger, policy, limit + inventory)
     reasons = 0
-    if bid_danger > 0.0 or ask_danger > 0.0:
-        reasons |= R_WIDEN | R_SHRINK
-    if inventory != 0 and (policy[_SKEW] > 0.0 or quote[1] < policy[_SIZE] or quote[3] < policy[_SIZE]):
+    worst, whole = max(bid_danger, ask_danger), int(policy[_SIZE])
+    if worst * policy[_WIDEN] > 0.0:
+        reasons |= R_WIDEN
+    if _size(worst, policy, whole) < whole:
+        reasons |= R_SHRINK
+    if inventory != 0 and (policy[_SKEW] > 0.0 or limit - abs(inventory) < whole):
         reasons |= R_INVENTORY
     if _pulls(down, bid_fall, policy):
         quote[1] = 0
