@@ -1,0 +1,78 @@
+"""Run the benchmarks and write docs/benchmarks/<date>.md and .json with commit and machine.
+
+Each module here has ``run() -> dict``: ``title``, ``rows`` (what, value, unit, peer, peer_value, ratio, goal)
+and ``notes``. Figures are of this machine on that day; what travels between machines are the ratios.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench import features, frames, hotpath, training
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
+PARTS = {"frames": frames, "features": features, "hotpath": hotpath, "training": training}
+
+
+def main(names: list[str]) -> None:
+    found = {}
+    for name in names or list(PARTS):
+        print(f"{name} ...", flush=True)
+        found[name] = PARTS[name].run()
+        print(_table(found[name]), flush=True)
+    if not names:
+        _write(found)
+
+
+def _write(found: dict[str, Any]) -> None:
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    about = {"date": today, "commit": _commit(), "machine": _machine()}
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / f"{today}.json").write_text(json.dumps({**about, "parts": found}, indent=1) + "\n")
+    page = [
+        f"# Benchmarks of {today}",
+        "",
+        f"Commit `{about['commit']}`, {about['machine']}. Written by `make bench`.",
+        "",
+    ]
+    for part in found.values():
+        page += [f"## {part['title']}", "", _table(part), "", *(f"* {note}" for note in part["notes"]), ""]
+    (FOLDER / f"{today}.md").write_text("\n".join(page))
+    print(f"wrote docs/benchmarks/{today}.md")
+
+
+def _table(part: dict[str, Any]) -> str:
+    lines = ["| what | measured | peer | peer's figure | ratio | goal |", "|---|---|---|---|---|---|"]
+    return "\n".join([*lines, *(_line(row) for row in part["rows"])])
+
+
+def _line(row: dict[str, Any]) -> str:
+    peer = f"{row.get('peer', '-')} | {_number(row.get('peer_value'))} | {_number(row.get('ratio'))}"
+    return f"| {row['what']} | {row['value']:,.6g} {row['unit']} | {peer} | {row.get('goal', '-')} |"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}"
+
+
+def _commit() -> str:
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"
+
+
+def _machine() -> str:
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,85 @@
+"""Labelled training steps a cpu-second: whole sequences against the same network on windows."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from market.features import catalog
+from market.labels import N_OUTPUTS
+from training.fit import one_thread
+from training.models.gru import Normalisation, StreamingGru
+from training.objective import task_losses, weighted
+from training.optimizer import AdamW
+
+WINDOW = 100
+LANES = 32
+HORIZONS = N_OUTPUTS // 5
+
+
+def run() -> dict[str, Any]:
+    with one_thread():
+        sequences = _sequences()
+        windows = _windows()
+    return {
+        "title": "Training",
+        "rows": [
+            {
+                "what": "labelled steps, GRU-64 on whole sequences, a loss at every step",
+                "value": sequences,
+                "unit": "steps a cpu-second",
+                "peer": f"the same network on windows of {WINDOW}, one loss a window",
+                "peer_value": windows,
+                "ratio": sequences / windows,
+                "goal": ">= 200 k, 30x",
+            }
+        ],
+        "notes": ["Forward, backward and AdamW in fp32 on one thread; random inputs of the catalog's width."],
+    }
+
+
+def _network() -> tuple[StreamingGru, AdamW]:
+    norm = Normalisation(
+        mean=np.zeros(catalog.N_INPUTS, np.float32), scale=np.ones(catalog.N_INPUTS, np.float32), clip=5.0
+    )
+    model = StreamingGru(catalog.N_INPUTS, 64, N_OUTPUTS, norm)
+    return model, AdamW(model, 0.01)
+
+
+def _sequences() -> float:
+    model, optimizer = _network()
+    x_BTF = torch.randn(LANES, 64, catalog.N_INPUTS)
+    labels = torch.randint(0, 2, (LANES, 64, HORIZONS, 3))
+
+    def step() -> int:
+        logits, _ = model(x_BTF, model.start(LANES))
+        weighted(*task_losses(logits, labels)).backward()
+        optimizer.update(1e-3)
+        return LANES * 64
+
+    return _rate(step)
+
+
+def _windows() -> float:
+    model, optimizer = _network()
+    x_BTF = torch.randn(LANES, WINDOW, catalog.N_INPUTS)
+    labels = torch.randint(0, 2, (LANES, 1, HORIZONS, 3))
+
+    def step() -> int:
+        logits, _ = model(x_BTF, model.start(LANES))
+        weighted(*task_losses(logits[:, -1:], labels)).backward()
+        optimizer.update(1e-3)
+        return LANES
+
+    return _rate(step)
+
+
+def _rate(step: Any, seconds: float = 4.0) -> float:
+    step()
+    steps, began = 0, time.process_time()
+    while time.process_time() - began < seconds:
+        steps += step()
+    return steps / (time.process_time() - began)
