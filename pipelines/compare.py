@@ -203,7 +203,7 @@ def _guardrails(paired: Sequence[tuple[BlockMetrics, BlockMetrics]], least_fills
     return [
         measured("realised", "realised spread after 1 s", "half ticks x lots / min", +1, lambda b: b.pnl_per_minute),
         measured("adverse", "adverse selection over 1 s", "half ticks a lot", -1, lambda b: b.adverse_half_ticks),
-        measured("fills", f"lots filled less {least_fills:g} of the champion's", "lots / min", +1, lots),
+        measured("fills", f"lots filled beyond {least_fills:g} of the champion's", "lots / min", +1, lots),
     ]
 
 

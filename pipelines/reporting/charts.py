@@ -109,7 +109,7 @@ def _ratio_map(figure: Any, axis: Any, signals: Sequence[Mapping[str, Any]], sec
     from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 
     ratios = np.array([s["ratios"] for s in signals], dtype=float).reshape(len(signals), len(seconds))
-    colours = LinearSegmentedColormap.from_list("keel", ["#ffffff", "#dfe4ea", "#f6d3b3", "#e08a5b", ALARM, "#5c1a12"])
+    colours = LinearSegmentedColormap.from_list("keel", ["#ffffff", "#e6ebf1", "#cbd5e1", "#f0a878", ALARM, "#5c1a12"])
     most = float(max(4.0, np.nanquantile(ratios, 0.95))) if np.isfinite(ratios).any() else 4.0
     norm = TwoSlopeNorm(vmin=0, vcenter=1, vmax=most)
     image = axis.imshow(ratios, aspect="auto", cmap=colours, norm=norm, interpolation="nearest")
@@ -135,6 +135,7 @@ def sequence_picture(series: Sequence[Mapping[str, Any]], *, alpha: float, path:
     with _figure("sequence", (7.2, 2.0 * len(shown) + 0.4), (len(shown), 1)) as (figure, axes):
         for axis, one in zip(axes[:, 0], shown, strict=True):
             _one_sequence(axis, one, alpha)
+        axes[0][0].legend(loc="best", ncols=2)
         axes[-1][0].set_xlabel("looks (blocks for the log-loss, switchback pairs for the rest)")
         return _finish(figure, path)
 
@@ -153,7 +154,7 @@ def _one_sequence(axis: Any, one: Mapping[str, Any], alpha: float) -> None:
     _focus(axis, estimate, lower, upper)
     axis.set_title(f"{one['title']} ({one['unit']}; {one['better']} is better)")
     axis.set_xlim(0.5, max(len(looks), 2) + 0.5)
-    axis.legend(loc="best", ncols=2)
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _focus(axis: Any, estimate: Any, lower: Any, upper: Any) -> None:
@@ -180,7 +181,7 @@ def timeline(entries: Sequence[Mapping[str, Any]]) -> str:
         axis = axes[0][0]
         end = max(s + e["seconds"] for s, e in zip(starts, entries, strict=True)) or 1.0
         for row, (start, entry) in enumerate(zip(starts, entries, strict=True)):
-            point = entry["seconds"] < 0.004 * end
+            point = entry["seconds"] < 0.02  # an event, not a stage
             axis.barh(
                 row, max(entry["seconds"], 0.004 * end), left=start, color=ALARM if point else CHAMPION, height=0.62
             )
@@ -223,7 +224,7 @@ def calibration(curves: Mapping[str, Mapping[str, Sequence[float]]], *, title: s
 def confusion(matrices: Mapping[str, Sequence[Sequence[int]]], classes: Sequence[str]) -> str:
     """Rows are what happened, columns what was likeliest; shares of each row."""
     count = len(matrices)
-    across = min(count, 4)
+    across = count if count <= 4 else 3
     down = -(-count // across)
     with _figure("confusion", (1.75 * across + 0.4, 1.95 * down + 0.3), (down, across)) as (figure, axes):
         flat = list(axes.flat)
@@ -270,6 +271,7 @@ def latency(series: Mapping[str, Mapping[str, Any]]) -> str:
             axis.set_yticks([])
             axis.spines["left"].set_visible(False)
             axis.set_title(name)
+        axes[-1][0].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes[-1][0].set_xlabel("microseconds, logarithmic")
         return _finish(figure, None)
 

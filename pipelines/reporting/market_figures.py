@@ -53,7 +53,7 @@ def latency(workspace: Workspace, instrument: str, sessions: Sequence[Mapping[st
         rows = lake.read("predictions", instrument=instrument, columns=["step_ns"], where={"session": names})
         times = rows["step_ns"].to_numpy()
         if (times > 0).any():
-            found[f"hot path, {'one model' if models == 1 else f'{models} models'}"] = histogram(times[times > 0])
+            found[f"hot path, {'one model' if models == 1 else 'two models'}"] = histogram(times[times > 0])
     hot = bool(found)
     triton = _triton_times(workspace, instrument)
     if isinstance(triton, str):
