@@ -227,6 +227,15 @@ def percentiles_us(times_ns: list[int]) -> tuple[float, float]:
     return round(float(p50), 1), round(float(p99), 1)
 
 
+def prove_hotpath(bundle: Bundle) -> float:
+    """How far the hot path's network strays from a bundle's golden vectors.
+
+    Raises:
+        GoldenError: by more than HOTPATH_TOLERANCE.
+    """
+    return check_golden(hotpath_step(bundle.path), bundle.golden, HOTPATH_TOLERANCE, f"the hot path with {bundle.path}")
+
+
 def hotpath_step(folder: Path) -> Step:
     """The hot path's compiled network with a bundle's weights, as a step function."""
     from serving.hotpath import network

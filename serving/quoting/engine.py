@@ -45,9 +45,14 @@ class Quote:
         names = ("n", "bid_price", "bid_size", "ask_price", "ask_size")
         return Quote(**{name: int(decision[name]) for name in names})
 
-    def same_orders(self, other: Quote | None) -> bool:
+    @property
+    def empty(self) -> bool:
+        """Whether no order is wanted."""
+        return self.bid_size <= 0 and self.ask_size <= 0
+
+    def same_orders(self, other: Quote) -> bool:
         """Whether both want the same orders, whoever decided them."""
-        return other is not None and self.side(BID) == other.side(BID) and self.side(ASK) == other.side(ASK)
+        return self.side(BID) == other.side(BID) and self.side(ASK) == other.side(ASK)
 
     def side(self, side: int) -> tuple[int, int]:
         """Price and size wanted on a side; (0, 0) for no order."""
@@ -57,7 +62,7 @@ class Quote:
 
 @dataclass(kw_only=True)
 class Order:
-    """One of our orders. ``quote_n`` is the decision it came from."""
+    """One of our orders. ``quote_n`` is the decision that last wanted it; the one it came from is in ``client_id``."""
 
     client_id: str
     quote_n: int
@@ -127,6 +132,7 @@ class QuoteEngine:
             price, size = quote.side(side)
             working = self._working[side]
             if working is not None and (working.price, working.size) == (price, size):
+                working.quote_n = quote.n  # whoever keeps an order working answers for its fills
                 continue
             if working is not None:
                 cancels.append(self._cancel(working))

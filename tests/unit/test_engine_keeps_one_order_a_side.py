@@ -70,6 +70,14 @@ def test_the_same_quote_again_sends_nothing(engine: QuoteEngine) -> None:
     assert engine.want(quote(2)) == []
 
 
+def test_a_fill_belongs_to_the_quote_that_last_wanted_the_order(engine: QuoteEngine) -> None:
+    bid, _ = ids(engine.want(quote(1)))
+    engine.want(quote(2))
+    fill = engine.on_report(report(bid, "TRADE", "FILLED", last_price=1000, last_size=5, filled_size=5))
+    assert fill is not None
+    assert (fill.quote_n, fill.client_id) == (2, bid)
+
+
 def test_a_moved_side_is_cancelled_and_placed_and_the_other_left_alone(engine: QuoteEngine) -> None:
     bid, _ = ids(engine.want(quote(1)))
     told = read(engine.want(quote(2, bid=(999, 5))))
