@@ -77,8 +77,9 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
-    """A loaded network: ``version`` in the registry, true widths, padded weights."""
+    """A loaded network: whose it is, ``version`` in the registry, true widths, padded weights."""
 
+    instrument: str
     version: int
     inputs: int
     hidden: int
@@ -130,6 +131,7 @@ def lay_out(tensors: Mapping[str, Floats], manifest: Manifest) -> Model:
     divisor = _divisors(manifest.temperature)
     width = _round_up(network.outputs, _UNITS)
     return Model(
+        instrument=manifest.instrument,
         version=manifest.registry_version,
         inputs=len(network.inputs),
         hidden=hidden,
