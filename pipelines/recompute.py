@@ -122,7 +122,7 @@ class Again:
     """One decision computed anew.
 
     ``features_equal``: its tick features to the bit and its slow ones as last known. ``largest_gap``: of its
-    probabilities, NaN where no model spoke. ``rows``: how many rows the network was stepped through to get there.
+    probabilities, NaN where no model spoke, then or now. ``rows``: how many rows the network was stepped through.
     """
 
     features_equal: bool
@@ -149,13 +149,18 @@ def again(workspace: Workspace, lake: Lake, session: str, number: int) -> Again:
     record = until(served(lake, session), number)
     rows = rows_again(lake, record, all_of_it=False)
     at = places(record, rows)
-    if at[-1] == NOWHERE:
-        return Again(features_equal=False, largest_gap=math.nan, rows=0, says="the events give no row at this frame")
+    if at[-1] == NOWHERE or not record.usable[-1]:
+        same = at[-1] == NOWHERE and not record.usable[-1]
+        says = "the book was not usable, and is not when built anew" if same else "the book was usable only one time"
+        return Again(features_equal=same, largest_gap=math.nan, rows=0, says=says)
     same_bits = record.features[-1, :N_TICK].tobytes() == rows.features[at[-1]].tobytes()
     equal = same_bits and bool(slow_as_it_was(lake, record)[-1])
     arm = int(record.arm[-1])
     version = int(record.versions[-1, arm])
-    if version == 0:
+    spoke = bool(np.isfinite(record.probs[-1, arm]).all())
+    if not spoke:
+        # windows were still filling: no network is stepped then
+        equal = equal and (version == 0 or not rows.warm[at[-1]])
         return Again(features_equal=equal, largest_gap=math.nan, rows=0, says=_said(equal, math.nan))
     network = bundle_of(workspace, record.instrument, version)
     probs, stepped = network_again(network, record, rows, at, arm)
@@ -197,7 +202,7 @@ def bundle_of(workspace: Workspace, instrument: str, version: int) -> Stepper:
 def network_again(network: Stepper, record: Served, rows: History, at: Int64s, arm: int) -> tuple[Floats, int]:
     """Probabilities (N_OUTPUTS,) of the last decision, from the recorded inputs, and through how many steps.
 
-    The state begins at zero where the version was loaded and where windows began anew.
+    As the hot path does: it steps on warm rows only, and from zero where the version was put in or windows began anew.
     """
     version = record.versions[-1, arm]
     others = np.flatnonzero(record.versions[:, arm] != version)
@@ -206,7 +211,9 @@ def network_again(network: Stepper, record: Served, rows: History, at: Int64s, a
     state = np.zeros((1, network.state), dtype=np.float32)
     probs = np.zeros((1, N_OUTPUTS), dtype=np.float32)
     stepped, of = 0, NOWHERE
-    for i in np.flatnonzero(record.usable[first:]) + first:
+    warm = record.usable & (at != NOWHERE)
+    warm[warm] = rows.warm[at[warm]]
+    for i in np.flatnonzero(warm[first:]) + first:
         if segment[i] != of:
             state, of, stepped = np.zeros_like(state), segment[i], 0
         probs, state = network.step(record.features[i : i + 1], state)

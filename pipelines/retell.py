@@ -52,10 +52,10 @@ def _quote(found: Chain) -> str:
 def _prediction(found: Chain) -> Node:
     said = found["prediction"]
     probabilities = [
-        f"{horizon:>5}: " + "  ".join(f"{head} {value:.3f}" for head, value in heads.items())
+        f"{horizon:>5}: " + "  ".join(f"{head} {_number(value, '.3f')}" for head, value in heads.items())
         for horizon, heads in said["probabilities"].items()
     ]
-    features = [f"{name} {value:.6g}" for name, value in said["features"].items()]
+    features = [f"{name} {_number(value, '.6g')}" for name, value in said["features"].items()]
     rows = ["  ".join(features[i : i + 6]) for i in range(0, len(features), 6)]
     return (
         f"prediction {said['prediction_id']}  feature set {said['feature_set']}",
@@ -132,6 +132,10 @@ def _outcomes(found: Chain) -> Node:
         for o in found["outcomes"]
     ]
     return f"outcomes: {len(fills)} fill{'' if len(fills) == 1 else 's'}", _leaves(*fills)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _cut(payload: str) -> str:

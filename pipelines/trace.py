@@ -7,6 +7,7 @@ event -> raw frames, with what the same frames give when features and prediction
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -165,10 +166,16 @@ def _prediction(row: dict[str, Any], arm: int) -> dict[str, Any]:
     probs = row[f"probs{arm}"]
     said["feature_set"] = row["feature_set"]
     said["probabilities"] = {
-        name: dict(zip(heads, probs[5 * k : 5 * k + 5], strict=True)) for k, name in enumerate(HORIZON_NAMES)
+        name: dict(zip(heads, map(_known, probs[5 * k : 5 * k + 5]), strict=True))
+        for k, name in enumerate(HORIZON_NAMES)
     }
-    said["features"] = dict(zip(catalog.names(), row["features"], strict=True))
+    said["features"] = dict(zip(catalog.names(), map(_known, row["features"]), strict=True))
     return said
+
+
+def _known(value: float) -> float | None:
+    """None for a number nobody knew: windows were filling, or the book was not usable."""
+    return value if math.isfinite(value) else None
 
 
 def _model(workspace: Workspace, instrument: Instrument, version: int) -> dict[str, Any] | None:

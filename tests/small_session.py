@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from market.features import catalog, history
 from market.features.history import History, Stretch
 from market.features.slow import last_known
 from market.lake import BATCH_NS, Lake, rows_of
+from pipelines.feature_store import SlowRecords
 from pipelines.featurize import slow_records
 from pipelines.workspace import Workspace
-from serving.bundle import onnx_step
-from serving.hotpath.records import DECISION, R_BASE, R_WIDEN
-from serving.manifest import MODEL_FILE
+from serving.hotpath import network
+from serving.hotpath.loop import HotPath
+from serving.hotpath.records import DECISION, R_WARM_UP
 from serving.quoting.engine import Fill
+from serving.quoting.policy import PolicyConfig
 from serving.recorder import Acted, Recorder
 
 HIDDEN = 8
@@ -42,7 +45,10 @@ def serve_by_hand(
     version: int = 0,
     verdicts: dict[int, str] | None = None,
 ) -> Session:
-    """Land ``market`` under its source's name as session, decide on every row, quote on every 50th, fill one quote."""
+    """Land ``market`` under its source's name as session, decide on every row, quote on every 50th, fill one quote.
+
+    With ``bundle`` the real hot path decides. Quoted are decisions 1, 51, 101, ...; the fill is of 401.
+    """
     lake = Lake(workspace.lake)
     land(lake, market, verdicts=verdicts)
     events = events_of_market(market)
@@ -55,8 +61,8 @@ def serve_by_hand(
     recorder.add_decisions(decisions)
     for i in range(0, len(decisions), 50):
         recorder.add_quote(decisions[i : i + 1])
-    n = int(decisions["n"][50])
-    fill = Fill(client_id="b-1", quote_n=n, side=BID, price=599_999, size=3, recv_ns=int(rows.recv_ns[60]))
+    n = int(decisions["n"][400])
+    fill = Fill(client_id="b-1", quote_n=n, side=BID, price=599_999, size=3, recv_ns=int(rows.recv_ns[410]))
     recorder.add_fill(fill, Acted(n=n, version=version, arm=0, block=0))
     recorder.flush(final=True)
     return Session(name=market.source, market=market, rows=rows, decisions=decisions)
@@ -71,26 +77,33 @@ def _land_raw(lake: Lake, market: Market, events: np.ndarray) -> None:
 
 def _decide(lake: Lake, market: Market, rows: History, bundle: Path | None, version: int) -> np.ndarray:
     slow = slow_records(lake, market.instrument.key)
+    if bundle is not None:
+        decisions = _live(events_of_market(market), slow, bundle, market)
+        assert len(decisions) == len(rows)
+        decisions["version"][:, 0] = version  # as registered; the bundle says 0
+        return decisions
     out = np.zeros(len(rows), dtype=DECISION)
     out["n"] = np.arange(1, len(rows) + 1)
     for name in ("frame", "seq", "exch_ns", "recv_ns", "mid2"):
         out[name] = getattr(rows, name)
     known = last_known(slow.known_ns, slow.values, rows.recv_ns)
     out["features"] = np.concatenate([rows.features, known], axis=1)
-    out["bid_price"], out["ask_price"] = out["mid2"] // 2 - 2, out["mid2"] // 2 + 2
-    out["bid_size"], out["ask_size"] = 5, 0
-    out["reasons"] = R_BASE | R_WIDEN
+    out["reasons"] = R_WARM_UP
     out["probs"] = np.nan
-    out["version"][:, 0] = version
-    if bundle is not None:
-        out["probs"][:, 0] = _probabilities(bundle, out["features"])
     return out
 
 
-def _probabilities(bundle: Path, features: np.ndarray) -> np.ndarray:
-    step, state = onnx_step((bundle / MODEL_FILE).read_bytes()), np.zeros((1, HIDDEN), dtype=np.float32)
-    probs = []
-    for i in range(len(features)):
-        row, state = step(features[i : i + 1], state)
-        probs.append(row[0])
-    return np.stack(probs)
+def _live(events: np.ndarray, slow: SlowRecords, bundle: Path, market: Market) -> np.ndarray:
+    """The real hot path; slow values count from their receive times on."""
+    hotpath = HotPath([network.load(bundle)], PolicyConfig(base_half_spread_ticks=2.0), market.instrument)
+    known = np.searchsorted(slow.known_ns, events["recv_ns"][0], side="right") - 1
+    if known >= 0:
+        hotpath.set_slow(slow.values[known])
+    later = np.searchsorted(events["recv_ns"], slow.known_ns[known + 1 :], side="left")
+    edges = [0, *later.tolist(), len(events)]
+    parts = []
+    for i, (first, last) in enumerate(pairwise(edges)):
+        if i:
+            hotpath.set_slow(slow.values[known + i])
+        parts.append(hotpath.run(events[first:last]))
+    return np.concatenate(parts)

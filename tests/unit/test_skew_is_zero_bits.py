@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from small_lake import Market, later, workspace_with
-from small_session import Session, serve_by_hand
+from small_session import HIDDEN, Session, serve_by_hand
 
 from market.errors import FeatureSetError, InputError
 from market.features import catalog
@@ -51,6 +52,17 @@ def test_a_faithful_session_is_equal_to_the_bit_refused_minutes_included(served:
     assert (result.rows, result.unequal_rows, result.largest_difference) == (len(session.decisions), 0, 0.0)
     assert "equal to the bit" in result.line()
     assert json.loads(json.dumps(dataclasses.asdict(result)))["equal"] is True
+
+
+def test_the_real_hot_path_has_no_skew(tmp_path: Path, write_seeded_bundle: Callable[..., Path]) -> None:
+    workspace = workspace_with(tmp_path, later(MARKET, -300, source="file-before", seed=7))
+    bundle = write_seeded_bundle(tmp_path / "bundle", hidden=HIDDEN)
+    session = serve_by_hand(workspace, MARKET, bundle=bundle, version=1, verdicts={1: "quarantine"})
+    result = measured(workspace)
+    assert (
+        result.line()
+        == f"{MARKET.source}: live and batch features of {len(session.decisions):,} decisions are equal to the bit"
+    )
 
 
 def test_one_bit_of_one_feature_shows(served: tuple[Workspace, Session]) -> None:

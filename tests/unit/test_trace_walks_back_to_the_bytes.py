@@ -56,10 +56,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory, write_seeded_bundle: Callable
 
 
 def test_the_chain_leads_from_the_quote_to_the_raw_frame(desk: Desk) -> None:
-    found, decision = desk.trace(51), desk.session.decisions[50]
-    assert found.quote["bid"] == {"price": str((int(decision["mid2"]) // 2 - 2) / 10), "size": "0.005"}
-    assert found.quote["ask"] is None
-    assert found.quote["reasons"] == ["base", "widen"]
+    found, decision = desk.trace(401), desk.session.decisions[400]
+    assert found.quote["bid"] == {"price": str(int(decision["bid_price"]) / 10), "size": "0.010"}
+    assert "base" in found.quote["reasons"]
     assert found.prediction["features"] == dict(zip(catalog.names(), decision["features"].tolist(), strict=True))
     assert abs(sum(found.prediction["probabilities"]["500ms"][head] for head in ("down", "none", "up")) - 1) < 1e-6
     assert found.model is not None
@@ -73,16 +72,27 @@ def test_the_chain_leads_from_the_quote_to_the_raw_frame(desk: Desk) -> None:
     assert [frame["frame"] for frame in found.raw["before"]] == list(
         range(int(decision["frame"]) - 5, int(decision["frame"]))
     )
-    assert found.raw["frames"] == int(decision["frame"])  # all that came before lie within the longest window
+    window = desk.session.rows.recv_ns[:401] >= decision["recv_ns"] - 30 * 10**9
+    assert found.raw["frames"] == window.sum()
     assert [fill["side"] for fill in found.outcomes] == ["bought"]
 
 
 def test_features_and_prediction_are_reproduced_from_the_lake(desk: Desk) -> None:
-    found = desk.trace(51)
+    found = desk.trace(401)
     assert found.reproduced
     assert found.recomputed["features_equal"]
     assert found.recomputed["largest_gap"] <= 1e-5
-    assert found.recomputed["rows"] == 51
+    assert found.recomputed["rows"] == desk.session.rows.warm[:401].sum()
+
+
+def test_a_decision_while_windows_fill_has_no_prediction_and_is_reproduced_as_such(desk: Desk) -> None:
+    found = desk.trace(51)
+    assert found.quote["reasons"] == ["warm_up"]
+    assert (found.quote["bid"], found.quote["ask"]) == (None, None)
+    assert found.prediction["probabilities"]["500ms"]["up"] is None
+    assert found.reproduced
+    assert "500ms: down -" in found.text()
+    json.dumps(dataclasses.asdict(found), allow_nan=False)
 
 
 def test_a_quote_of_a_minute_that_was_refused_later_is_traced_too(desk: Desk) -> None:
@@ -102,10 +112,10 @@ def test_the_first_frame_of_a_minute_shows_its_own_events_and_not_the_checkpoint
 
 
 def test_the_tree_names_every_link(desk: Desk) -> None:
-    text = desk.trace(51).text()
+    text = desk.trace(401).text()
     said = [
-        f"q-{MARKET.source}.51",
-        f"p-{MARKET.source}.51",
+        f"q-{MARKET.source}.401",
+        f"p-{MARKET.source}.401",
         f"keel-sim-usdm.BTCUSDT version {desk.version}",
         desk.dataset.dataset_id,
         desk.dataset.dataset_revision,
@@ -122,7 +132,7 @@ def test_the_tree_names_every_link(desk: Desk) -> None:
 
 
 def test_the_result_is_plain_json(desk: Desk) -> None:
-    found = desk.trace(51)
+    found = desk.trace(401)
     assert json.loads(json.dumps(dataclasses.asdict(found)))["reproduced"] is True
     assert "reproduced from the lake" in found.line()
 
@@ -131,12 +141,12 @@ def test_a_record_that_was_changed_is_not_reproduced(desk: Desk) -> None:
     lake = Lake(desk.workspace.lake)
     rows = lake.read("predictions")
     features = rows["features"].to_pylist()
-    features[50][0] += 1.0
+    features[400][0] += 1.0
     at = rows.column_names.index("features")
     changed = rows.set_column(at, "features", pa.array(features, pa.list_(pa.float32())))
     lake.replace("predictions", changed, {"session": MARKET.source})
     try:
-        found = desk.trace(51)
+        found = desk.trace(401)
     finally:
         lake.replace("predictions", rows, {"session": MARKET.source})
     assert not found.reproduced
@@ -148,8 +158,8 @@ def test_a_record_that_was_changed_is_not_reproduced(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("quote_id", "hint"),
     [
-        (f"q-{MARKET.source}.52", f"q-{MARKET.source}.51"),
-        ("q-live-20231114T222300-ffff.51", f"q-{MARKET.source}"),
+        (f"q-{MARKET.source}.402", f"q-{MARKET.source}.401"),
+        ("q-live-20231114T222300-ffff.401", f"q-{MARKET.source}"),
         ("nonsense", f"q-{MARKET.source}"),
     ],
 )
@@ -166,7 +176,7 @@ def test_without_any_quote_the_sentence_says_how_to_make_one(tmp_path: Path) -> 
 def test_a_quote_without_a_model_is_traced_to_its_frames(tmp_path: Path) -> None:
     workspace = workspace_with(tmp_path, LEARNT)
     serve_by_hand(workspace, MARKET)
-    found = trace(TraceConfig(quote_id=f"q-{MARKET.source}.51"), workspace=workspace)
+    found = trace(TraceConfig(quote_id=f"q-{MARKET.source}.401"), workspace=workspace)
     assert (found.model, found.dataset) == (None, None)
     assert found.reproduced
     assert "model: none spoke" in found.text()
@@ -175,9 +185,9 @@ def test_a_quote_without_a_model_is_traced_to_its_frames(tmp_path: Path) -> None
 def test_missing_raw_frames_are_said(tmp_path: Path) -> None:
     workspace = workspace_with(tmp_path, LEARNT)
     session = serve_by_hand(workspace, MARKET)
-    Lake(workspace.lake).delete("raw", {"frame": int(session.decisions["frame"][50])})
+    Lake(workspace.lake).delete("raw", {"frame": int(session.decisions["frame"][400])})
     with pytest.raises(LakeError, match="was a table removed"):
-        trace(TraceConfig(quote_id=f"q-{MARKET.source}.51"), workspace=workspace)
+        trace(TraceConfig(quote_id=f"q-{MARKET.source}.401"), workspace=workspace)
 
 
 def test_decisions_find_their_rows(desk: Desk) -> None:
