@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _PAYLOAD = 160  # characters of a raw frame on one line
+_DECISIVE = 2000  # of the one that the quote was made on
 
 Chain = Mapping[str, Any]  # a TraceResult as a dictionary
 Node = tuple[str, list[Any]]  # a line and the nodes below it
@@ -111,11 +112,11 @@ def _event(found: Chain) -> Node:
 
 def _raw(found: Chain) -> Node:
     said = found["raw"]
-    frames = [*said["before"], said["decisive"]]
+    frames = [(frame, _PAYLOAD) for frame in said["before"]] + [(said["decisive"], _DECISIVE)]
     return (
         f"raw frames {said['first_frame']} to {said['decisive']['frame']} of {said['source']}: {said['frames']:,} in "
         f"the {said['window_s']:.0f} s that the features look back",
-        _leaves(*(f"{frame['frame']}  {frame['recv_ns']}  {_cut(frame['payload'])}" for frame in frames)),
+        _leaves(*(f"{frame['frame']}  {frame['recv_ns']}  {_cut(frame['payload'], room)}" for frame, room in frames)),
     )
 
 
@@ -138,5 +139,5 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _cut(payload: str) -> str:
-    return payload if len(payload) <= _PAYLOAD else f"{payload[:_PAYLOAD]}… ({len(payload):,} characters)"
+def _cut(payload: str, room: int) -> str:
+    return payload if len(payload) <= room else f"{payload[:room]}… ({len(payload):,} characters)"
