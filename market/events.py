@@ -2,8 +2,8 @@
 
 64 bytes, one cache line. A book update that arrives in one frame with many levels is many records of one *batch*; the
 last of them carries :data:`F_LAST`, and only there is the book in a state that the exchange showed. Prices are integer
-ticks, sizes integer lots, times integer nanoseconds since the epoch. Both clocks are kept as they came: the receive time
-may lie before the exchange time in real captures (clock offset); such records are flagged, never changed.
+ticks, sizes integer lots, times integer nanoseconds since the epoch. Both clocks are kept as they came: the receive
+time may lie before the exchange time in real captures (clock offset); nothing is changed to hide it.
 """
 
 from __future__ import annotations

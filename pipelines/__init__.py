@@ -1,1 +1,1 @@
-"""The lifecycle: one file per stage, each one function `stage(config, *, workspace) -> Result`; and the `keel` command."""
+"""The lifecycle: one file a stage, each one function `stage(config, *, workspace) -> Result`; the `keel` command."""

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from market.errors import KeelError
+from market.errors import KeelError, SettingsError
 from pipelines import settings, stages
 from pipelines.progress import Bars
 
@@ -228,7 +228,7 @@ def approve(
 
 def _ask(question: str) -> str:
     if not sys.stdin.isatty():
-        raise settings.SettingsError(
+        raise SettingsError(
             f"{question}? There is no terminal to ask at; give it as an option (keel approve --help)."
         )
     return str(typer.prompt(question))

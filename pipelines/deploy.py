@@ -238,9 +238,9 @@ def prove_hotpath(bundle: Bundle) -> float:
 
 def hotpath_step(folder: Path) -> Step:
     """The hot path's compiled network with a bundle's weights, as a step function."""
-    from serving.hotpath import network
+    from serving.hotpath.network import load, step_function
 
-    return network.step_function(network.load(folder))
+    return step_function(load(folder))
 
 
 def _aliased(registry: Registry, model: str, alias: Alias) -> int:

@@ -54,6 +54,9 @@ class ServeConfig:
     Along a recording, ``start_ns`` and ``end_ns`` cut a stretch out of it: what lies before only builds up the book and
     the windows.
 
+    ``start_ns``, ``end_ns``: of a recording only the decisions between these receive times are kept; what comes before is
+    followed, so that book, windows and network states are warm.
+
     ``arms``: with two, the challenger acts in half of the blocks of ``block_seconds``, drawn by ``seed``; with
     ``shadow`` it is only stepped. Orders are sent to simulated exchanges only; elsewhere quotes are recorded.
     """
@@ -133,6 +136,7 @@ def serve(config: ServeConfig, *, workspace: Workspace) -> ServeResult:
         block_ns=int(config.block_seconds * NS_PER_S),
         seed=config.seed,
         trades=config.url is not None and instrument.venue.startswith(_SIMULATED),
+        keep_from_ns=config.start_ns or 0,
         first_slow=slow.known_at,
         start_ns=config.start_ns or 0,
     )
@@ -158,6 +162,8 @@ def _check(config: ServeConfig) -> Instrument:
     """The instrument, when the configuration fits together."""
     if (config.url is None) == (config.capture is None):
         raise SettingsError("expected an exchange or a recording: `keel serve --url URL` or `--set capture=FILE`")
+    if config.url is not None and (config.start_ns, config.end_ns) != (None, None):
+        raise SettingsError("start_ns and end_ns choose a part of a recording; an exchange is served for `seconds`")
     if config.arms not in (("champion",), ("champion", "challenger")):
         raise SettingsError(f"expected arms [champion] or [champion, challenger], saw {list(config.arms)}")
     if config.url is not None and not (config.start_ns is None and config.end_ns is None):

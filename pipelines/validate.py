@@ -7,6 +7,7 @@ then the verdict is written, then the rows leave the ticks; a batch found in bot
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -130,6 +131,7 @@ def _verdicts(source: str, judged: Sequence[tuple[int, Figures]], config: Valida
 
     usual = _usual_size(judged)
     rows = [{"source": source, "batch": batch, **_judged_by(found, usual)} for batch, found in judged]
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of every temporary folder
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     asset = context.data_sources.add_pandas("lake").add_dataframe_asset("batches")

@@ -122,7 +122,7 @@ def tracked(progress: Progress, what: str, total: float | None = None) -> Iterat
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file so that nobody reads half of it: yields a sibling to write and renames it over ``path`` at the end."""
+    """Write a file so that nobody reads half of it: yields a sibling to write, then renames it over ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

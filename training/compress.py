@@ -72,11 +72,12 @@ def _verdict(change: float, gap: float, times: tuple[float, float], gate: Accura
 
 
 def _quantised(model: bytes) -> bytes:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
 
     with tempfile.TemporaryDirectory(prefix="keel-int8-") as folder:
-        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(model)
+        given, source, target = (Path(folder) / f"{name}.onnx" for name in ("given", "fp32", "int8"))
+        given.write_bytes(model)
+        quant_pre_process(given, source, skip_symbolic_shape=True)
         quantize_dynamic(
             source,
             target,

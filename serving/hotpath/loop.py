@@ -239,7 +239,7 @@ class HotPath:
     def __init__(
         self,
         models: Sequence[Model | Bundle],
-        policy: Float64sConfig,
+        policy: PolicyConfig,
         instrument: Instrument,
         *,
         name: str | None = None,
@@ -321,7 +321,7 @@ class HotPath:
         self._set_versions()
 
     def reset(self) -> None:
-        """Forget book, windows and states: after a hole in the data. Numbers of decisions, arm, slow and inventory stay."""
+        """Forget book, windows and states: after a hole in the data. Numbering, arm, slow and inventory stay."""
         clear(self._core.book)
         kernels.reset(self._core.state)
         self._core.control[_BROKEN] = 0

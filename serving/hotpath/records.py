@@ -1,7 +1,7 @@
-"""The record the hot path writes for each decision: prediction, inputs and quote together, so that a quote can be traced.
+"""The record the hot path writes for each decision: prediction, inputs and quote together, so a quote can be traced.
 
-One record a book state. ``probs`` holds one row an *arm*: row 0 the model whose word is acted on when ``arm`` is 0, row 1
-the second loaded model (challenger or shadow; NaN when none is loaded).
+One record a book state. ``probs`` holds one row an *arm*: row 0 the model whose word is acted on when ``arm`` is 0,
+row 1 the second loaded model (challenger or shadow; NaN when none is loaded).
 """
 
 from __future__ import annotations

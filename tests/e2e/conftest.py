@@ -34,7 +34,13 @@ def run_keel(home: Path, *words: str, **variables: str) -> subprocess.CompletedP
     if "KEEL_TRITON_HOME" in os.environ:
         environment["KEEL_TRITON_HOME"] = os.environ["KEEL_TRITON_HOME"]
     return subprocess.run(
-        [*KEEL, *words], capture_output=True, text=True, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, check=False
+        [*KEEL, *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
 
 
