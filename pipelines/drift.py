@@ -10,13 +10,14 @@ make the usual tests cry wolf. So the distance is an effect size, and its thresh
   autocorrelation within a window stays. Each replicate draws a held-out window and a reference made of windows that do
   not overlap it. The bound is the larger of the bootstrap quantile and a one-sided prediction bound for the next window
   on the log scale, ``exp(mean + t * sd * sqrt(1 + 1/m))`` with ``m`` windows of reference: few windows, wide bound.
-* Window: violated when the share of signals beyond their thresholds exceeds what the replicates show.
+* Window: its strength is the mean over signals of how far each lies beyond its own threshold, in doublings, none below
+  it and at most two (so that one broken signal is no drift); violated when stronger than what the replicates show.
 * Verdict: k of the last n windows violated, and the newest one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -33,6 +34,7 @@ Bools = NDArray[np.bool_]
 CELLS = 128  # cells of a signal's distribution
 MAX_STARTS = 1000  # reference windows looked at, evenly spread, overlapping when there are fewer
 MIN_WINDOWS = 4  # windows the reference must hold for a threshold to mean anything
+MOST_DOUBLINGS = 2.0  # a signal four times beyond its threshold weighs as much as any
 MIN_ROWS = 20  # a window with fewer rows says nothing
 
 
@@ -46,7 +48,7 @@ class DriftRule:
     bootstrap: int = 400
     false_alarm: float = 0.05
     min_effect: float = 0.10
-    min_share: float = 0.20
+    min_strength: float = 0.08
     seed: int = 7
 
     def __post_init__(self) -> None:
@@ -105,8 +107,9 @@ class Judgement:
     spread: Floats  # mean distance from the reference's median over what it was in the reference
     shift: Floats  # mean of the window minus mean of the reference, in the same unit as effects
     thresholds: Floats  # (signals,)
-    share: Floats
-    share_threshold: float
+    share: Floats  # of the judged signals that lie beyond their thresholds, (m,)
+    strength: Floats
+    strength_threshold: float
     violated: Bools
     n: int
     drifted: bool
@@ -130,11 +133,13 @@ class Judgement:
 class Reference:
     """What the signals looked like when the model was trained, and how much windows of it differ by themselves.
 
+    ``unjudged`` names signals that have no vote.
+
     Raises:
         EmptyDataError: fewer than MIN_WINDOWS windows.
     """
 
-    def __init__(self, sample: Sample, rule: DriftRule) -> None:
+    def __init__(self, sample: Sample, rule: DriftRule, unjudged: Collection[str] = ()) -> None:
         self.names = sample.names
         self.rule = rule
         self._cuts = _cuts(sample.values)
@@ -146,11 +151,12 @@ class Reference:
         self._mean = np.nanmean(np.where(np.isfinite(sample.values), sample.values, np.nan), axis=0)
         self._pooled = _cdf(self._count(sample, [(0, len(sample.recv_ns))]).counts)[0]
         moved = (windows.counts > 0).sum(axis=2) > 1
-        self.judged: Bools = (self._scale > 0) & (moved.sum(axis=0) >= MIN_WINDOWS)
+        wanted = np.array([name not in unjudged for name in sample.names])
+        self.judged: Bools = wanted & (self._scale > 0) & (moved.sum(axis=0) >= MIN_WINDOWS)
         null = self._bootstrap(windows)
         self.thresholds: Floats = self._bounds(null)
-        shares = self._share(null)
-        self.share_threshold = max(rule.min_share, float(np.quantile(shares, 1 - rule.false_alarm)))
+        usual = float(np.quantile(self._strength(null), 1 - rule.false_alarm))
+        self.strength_threshold = max(rule.min_strength, usual)
 
     def judge(self, sample: Sample) -> Judgement:
         """Windows of ``sample`` against the reference.
@@ -167,8 +173,8 @@ class Reference:
                 f"saw {_seconds(sample):.1f} s with {len(sample.recv_ns)} rows; serve for longer or shorten the window"
             )
         effects = self._effects(windows, self._pooled)
-        share = self._share(effects)
-        violated = share > self.share_threshold
+        strength = self._strength(effects)
+        violated = strength > self.strength_threshold
         scale = np.where(self._scale > 0, self._scale, 1.0)
         drifted, first = verdict(violated, k=self.rule.k, n=self.rule.n)
         return Judgement(
@@ -181,8 +187,9 @@ class Reference:
             spread=windows.spread / scale,
             shift=(windows.mean - self._mean) / scale,
             thresholds=self.thresholds,
-            share=share,
-            share_threshold=self.share_threshold,
+            share=(self._doublings(effects) > 0).sum(axis=1) / max(int(self.judged.sum()), 1),
+            strength=strength,
+            strength_threshold=self.strength_threshold,
             violated=violated,
             n=self.rule.n,
             drifted=drifted,
@@ -262,12 +269,18 @@ class Reference:
         predicted = np.exp(log.mean(axis=0) + wide * log.std(axis=0))
         return np.asarray(np.maximum(rule.min_effect, np.maximum(quantile, predicted)), dtype=np.float64)
 
-    def _share(self, effects: Floats) -> Floats:
-        """(m,) share of judged signals beyond their thresholds; signals unknown in a window do not vote."""
+    def _doublings(self, effects: Floats) -> Floats:
+        """(m, signals) how often each judged signal's threshold is doubled; 0 below it and where it is unknown."""
         votes = np.isfinite(effects) & self.judged
-        over = (np.where(votes, effects, 0.0) > self.thresholds) & votes
-        share: Floats = over.sum(axis=1) / np.maximum(votes.sum(axis=1), 1)
-        return share
+        ratio = np.where(votes, effects, 0.0) / self.thresholds
+        doublings: Floats = np.minimum(np.log2(np.maximum(ratio, 1.0)), MOST_DOUBLINGS)
+        return doublings
+
+    def _strength(self, effects: Floats) -> Floats:
+        """(m,) mean over the signals that are judged and known in the window."""
+        votes = (np.isfinite(effects) & self.judged).sum(axis=1)
+        strength: Floats = self._doublings(effects).sum(axis=1) / np.maximum(votes, 1)
+        return strength
 
 
 def verdict(violated: Bools, *, k: int, n: int) -> tuple[bool, int]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from training.datasets import Dataset
 
 MONITOR_FILE = "monitor.json"
+SLOW_NS = 86_400 * NS_PER_S  # funding and basis move over hours: a shorter reference does not know their usual range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class MonitorConfig:
     bootstrap: int = 400
     false_alarm: float = 0.05
     min_effect: float = 0.10
-    min_share: float = 0.20
+    min_strength: float = 0.08
     seed: int = 7
     most_rows: int = 4000
     top: int = 8
@@ -86,7 +87,8 @@ class MonitorResult:
     since_ns: int
     until_ns: int
     share: float
-    share_threshold: float
+    strength: float
+    strength_threshold: float
     top: tuple[Drifted, ...]
     not_judged: tuple[str, ...]
     rows: int
@@ -123,14 +125,14 @@ def monitor(config: MonitorConfig, *, workspace: Workspace) -> MonitorResult:
         bootstrap=config.bootstrap,
         false_alarm=config.false_alarm,
         min_effect=config.min_effect,
-        min_share=config.min_share,
+        min_strength=config.min_strength,
         seed=config.seed,
     )
     with tracked(workspace.progress, "looking for drift", 4) as progress:
         rows, watched = _gather(config, workspace)
         progress.advance(1)
         current = signals.current_sample(rows, watched.threshold_ticks)
-        judgement = Reference(watched.reference, rule).judge(current)
+        judgement = Reference(watched.reference, rule, watched.unjudged).judge(current)
         progress.advance(1)
         result = _result(config, workspace, rows, watched, judgement)
         _evidently(config, watched.reference, current, result.evidently)
@@ -160,15 +162,17 @@ def _age(path: Path) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Watched:
-    """The reference and where it comes from."""
+    """The reference, the signals it cannot judge, and where it comes from."""
 
     reference: Sample
+    unjudged: tuple[str, ...]
     dataset_id: str
     run_id: str
     threshold_ticks: float
 
 
 def _gather(config: MonitorConfig, workspace: Workspace) -> tuple[Served, _Watched]:
+    from market.features import catalog
     from market.lake import Lake
     from pipelines import signals
     from training import datasets
@@ -188,6 +192,7 @@ def _gather(config: MonitorConfig, workspace: Workspace) -> tuple[Served, _Watch
     reference = signals.reference_sample(data, bundle, _judged_from(workspace, run_id, data, trained_on))
     return rows, _Watched(
         reference=reference,
+        unjudged=catalog.slow_names() if data.card.last_ns - data.card.first_ns < SLOW_NS else (),
         dataset_id=data.card.dataset_id,
         run_id=run_id,
         threshold_ticks=data.card.labels.move_threshold_ticks,
@@ -243,7 +248,8 @@ def _result(
         since_ns=judgement.since_ns,
         until_ns=int(judgement.end_ns[-1]),
         share=float(judgement.share[-1]),
-        share_threshold=judgement.share_threshold,
+        strength=float(judgement.strength[-1]),
+        strength_threshold=judgement.strength_threshold,
         top=tuple(
             Drifted(name=name, effect=effect, threshold=threshold, direction=direction)
             for name, effect, threshold, direction in judgement.top(config.top)
@@ -290,6 +296,7 @@ def _write(result: MonitorResult, judgement: Judgement) -> None:
                 "start_ns": int(judgement.start_ns[i]),
                 "end_ns": int(judgement.end_ns[i]),
                 "share": float(judgement.share[i]),
+                "strength": float(judgement.strength[i]),
                 "violated": bool(judgement.violated[i]),
                 "log_loss": _finite(judgement.mean[i, -1]),
             }

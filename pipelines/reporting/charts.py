@@ -77,9 +77,9 @@ def _finish(figure: Any, path: Path | None) -> str:
 
 
 def drift_picture(found: Mapping[str, Any], *, path: Path | None = None, most: int = 18) -> str:
-    """Effect size over threshold for each signal and window, above it the share of signals beyond theirs.
+    """Effect size over threshold for each signal and window, above it the strength of each window.
 
-    ``found`` is what monitoring wrote: ``windows_judged``, ``signals`` (name, judged, ratios), ``share_threshold``.
+    ``found`` is what monitoring wrote: ``windows_judged``, ``signals`` (name, judged, ratios), ``strength_threshold``.
     """
     windows = found["windows_judged"]
     signals = sorted(
@@ -89,20 +89,20 @@ def drift_picture(found: Mapping[str, Any], *, path: Path | None = None, most: i
     seconds = [(w["start_ns"] - windows[0]["start_ns"]) / 1e9 for w in windows]
     height = 2.0 + 0.21 * len(signals)
     with _figure("drift", (7.2, height), (2, 1), height_ratios=[1.1, 0.21 * len(signals) + 0.3]) as (figure, axes):
-        _share_of_signals(axes[0][0], windows, found["share_threshold"])
+        _strengths(axes[0][0], windows, found["strength_threshold"])
         _ratio_map(figure, axes[1][0], signals, seconds)
         return _finish(figure, path)
 
 
-def _share_of_signals(axis: Any, windows: Sequence[Mapping[str, Any]], threshold: float) -> None:
-    share = [100 * w["share"] for w in windows]
+def _strengths(axis: Any, windows: Sequence[Mapping[str, Any]], threshold: float) -> None:
+    strength = [w["strength"] for w in windows]
     colours = [ALARM if w["violated"] else QUIET for w in windows]
-    axis.bar(range(len(share)), share, color=colours, width=0.86)
-    axis.axhline(100 * threshold, color=INK, linewidth=1, linestyle="--")
-    axis.set(ylabel="signals\ndrifted, %", ylim=(0, 105), xlim=(-0.5, len(share) - 0.5))
+    axis.bar(range(len(strength)), strength, color=colours, width=0.86)
+    axis.axhline(threshold, color=INK, linewidth=1, linestyle="--")
+    axis.set(ylabel="strength", ylim=(0, 1.08 * max(2 * threshold, *strength)), xlim=(-0.5, len(strength) - 0.5))
     axis.set_xticks([])
     axis.grid(visible=False)
-    axis.set_title(f"Share of drifted signals: a window is red above {100 * threshold:.0f} % (dashed)")
+    axis.set_title(f"Strength of the drift in each window: red above {threshold:.2f} (dashed)")
 
 
 def _ratio_map(figure: Any, axis: Any, signals: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> None:

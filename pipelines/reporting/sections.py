@@ -172,7 +172,10 @@ def _place(order: Sequence[str], name: str) -> int:
 
 def drift_caption(found: Figures) -> str:
     """What the drift picture says."""
-    share = f"{100 * found['share']:.0f} % of the signals lie beyond their thresholds in the newest window"
+    share = (
+        f"in the newest one {100 * found['share']:.0f} % of the signals lie beyond their thresholds, strength "
+        f"{found['strength']:.2f}"
+    )
     rule = f"alarm: {found['k']} of the last {found['n']} windows and the newest one"
     if found["drifted"]:
         seconds = (found["until_ns"] - found["since_ns"]) / NS_PER_S
@@ -233,7 +236,8 @@ def caveats(figures: Figures) -> list[str]:
     not_judged = sorted({name for d in figures["drift"] for name in d["not_judged"]})
     if not_judged:
         said.append(
-            f"Drift of {', '.join(not_judged)} was not judged: no variation in the reference, or unknown in service."
+            f"Drift of {', '.join(not_judged)} was not judged: unknown in service, or the reference is too short or too "
+            "even to know their usual range."
         )
     said.append(
         "Latencies are of this machine while it did everything else too, without real-time priority: the p99 is mostly "

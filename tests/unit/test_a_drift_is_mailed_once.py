@@ -32,7 +32,7 @@ def _found(workspace: Workspace, event: str = "drift-0123456789ab", monitor: str
     folder = workspace.reports / monitor
     folder.mkdir(parents=True)
     windows = [
-        {"start_ns": i * 10**10, "end_ns": (i + 1) * 10**10, "share": 0.1 * i, "violated": i > 3, "log_loss": 1.0}
+        {"start_ns": i * 10**10, "end_ns": (i + 1) * 10**10, "strength": 0.1 * i, "violated": i > 3, "log_loss": 1.0}
         for i in range(8)
     ]
     found = {
@@ -50,7 +50,8 @@ def _found(workspace: Workspace, event: str = "drift-0123456789ab", monitor: str
         "since_ns": 1_700_000_000_000_000_000,
         "until_ns": 1_700_000_080_000_000_000,
         "share": 0.7,
-        "share_threshold": 0.2,
+        "strength": 0.9,
+        "strength_threshold": 0.2,
         "top": [{"name": "vol_1s", "effect": 1.9, "threshold": 0.4, "direction": "higher"}],
         "loss_reference": 0.71,
         "loss_now": 0.93,

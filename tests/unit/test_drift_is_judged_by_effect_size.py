@@ -99,7 +99,7 @@ def test_windows_do_not_span_segments() -> None:
     judged = Reference(_market(0, 120), RULE).judge(
         Sample(names=NAMES, values=sample.values, recv_ns=sample.recv_ns, segment=segment)
     )
-    assert len(judged.share) == 8  # four whole windows a half
+    assert len(judged.strength) == 8  # four whole windows a half
 
 
 def test_a_reference_too_short_for_a_threshold_is_refused() -> None:
