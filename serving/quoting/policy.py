@@ -98,11 +98,15 @@ def _graded(value: float, policy: Floats, word: int) -> float:
 
 @compiled
 def _pulls(move: float, fall: float, policy: Floats) -> bool:
+    if not (move >= 0.0 and fall >= 0.0):
+        return True  # no number: a model that is broken must not quote
     return bool(move >= policy[_MOVE + 2] and fall >= policy[_FALL + 2])
 
 
 @compiled
 def _danger(move: float, fall: float, policy: Floats) -> float:
+    if not (move >= 0.0 and fall >= 0.0):
+        return 0.0  # the side is pulled
     return min(_graded(move, policy, _MOVE), _graded(fall, policy, _FALL))
 
 

@@ -101,3 +101,13 @@ def test_thresholds_out_of_order_are_refused():
         PolicyConfig(move_from=0.9)
     with pytest.raises(SettingsError, match="horizon"):
         PolicyConfig(horizon_ns=7)
+
+
+@pytest.mark.parametrize(
+    "broken", [["down"], ["up"], ["bid_fall"], ["ask_fall"], ["down", "up", "bid_fall", "ask_fall"]]
+)
+def test_a_probability_that_is_no_number_pulls_its_side(broken):
+    (_, bid_size, _, ask_size), reasons = quote(word(**dict.fromkeys(broken, float("nan"))))
+    bid_is_broken, ask_is_broken = bool({"down", "bid_fall"} & set(broken)), bool({"up", "ask_fall"} & set(broken))
+    assert (bid_size == 0, ask_size == 0) == (bid_is_broken, ask_is_broken)
+    assert (bool(reasons & R_PULL_BID), bool(reasons & R_PULL_ASK)) == (bid_is_broken, ask_is_broken)
