@@ -236,8 +236,8 @@ def caveats(figures: Figures) -> list[str]:
     not_judged = sorted({name for d in figures["drift"] for name in d["not_judged"]})
     if not_judged:
         said.append(
-            f"Drift of {', '.join(not_judged)} was not judged: unknown in service, or the reference is too short or too "
-            "even to know their usual range."
+            f"Drift of {', '.join(not_judged)} was not judged: unknown in service, or the reference is too short or "
+            "too even to know their usual range."
         )
     said.append(
         "Latencies are of this machine while it did everything else too, without real-time priority: the p99 is mostly "

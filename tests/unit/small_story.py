@@ -216,7 +216,7 @@ def traced(session: str) -> dict[str, Any]:
             "version": 2,
             "run_id": "run2",
             "author": "grace",
-            "git_commit": "",
+            "code": "b2fbf43",
             "created": "2023-11-15 22:00:00Z",
             "approved_by": "ada",
             "approval_reason": "better calibrated in the new regime",
