@@ -7,6 +7,7 @@ are not in the loop: bundles are read from disk and verified again, slow feature
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -53,9 +54,6 @@ class ServeConfig:
 
     Along a recording, ``start_ns`` and ``end_ns`` cut a stretch out of it: what lies before only builds up the book and
     the windows.
-
-    ``start_ns``, ``end_ns``: of a recording only the decisions between these receive times are kept; what comes before is
-    followed, so that book, windows and network states are warm.
 
     ``arms``: with two, the challenger acts in half of the blocks of ``block_seconds``, drawn by ``seed``; with
     ``shadow`` it is only stepped. Orders are sent to simulated exchanges only; elsewhere quotes are recorded.
@@ -136,7 +134,6 @@ def serve(config: ServeConfig, *, workspace: Workspace) -> ServeResult:
         block_ns=int(config.block_seconds * NS_PER_S),
         seed=config.seed,
         trades=config.url is not None and instrument.venue.startswith(_SIMULATED),
-        keep_from_ns=config.start_ns or 0,
         first_slow=slow.known_at,
         start_ns=config.start_ns or 0,
     )
@@ -162,8 +159,6 @@ def _check(config: ServeConfig) -> Instrument:
     """The instrument, when the configuration fits together."""
     if (config.url is None) == (config.capture is None):
         raise SettingsError("expected an exchange or a recording: `keel serve --url URL` or `--set capture=FILE`")
-    if config.url is not None and (config.start_ns, config.end_ns) != (None, None):
-        raise SettingsError("start_ns and end_ns choose a part of a recording; an exchange is served for `seconds`")
     if config.arms not in (("champion",), ("champion", "challenger")):
         raise SettingsError(f"expected arms [champion] or [champion, challenger], saw {list(config.arms)}")
     if config.url is not None and not (config.start_ns is None and config.end_ns is None):
@@ -206,7 +201,7 @@ def _run(
     until = drivers.Until(seconds=config.seconds, stop=stop, advance=progress.advance, end_ns=config.end_ns)
     truncated = False
     with (
-        HotPath(bundles, config.policy, plan.instrument, name=plan.session) as hotpath,
+        HotPath(bundles, config.policy, plan.instrument, name=_ring_name(workspace, plan)) as hotpath,
         Lander(plan.session, plan.instrument, lake, clock=workspace.clock) as lander,
         tracked(progress, "quoting" if plan.trades else "deciding", config.seconds),
     ):
@@ -224,6 +219,11 @@ def _run(
             raise
         session.flush(final=True)
     return session, truncated
+
+
+def _ring_name(workspace: Workspace, plan: Plan) -> str:
+    """One a workspace and instrument: what a killed session left in shared memory, the next one replaces."""
+    return f"{plan.instrument.key}-{hashlib.sha256(str(workspace.home).encode()).hexdigest()[:8]}"
 
 
 def _exchange(config: ServeConfig, plan: Plan, workspace: Workspace) -> websocket.Session:

@@ -42,7 +42,6 @@ class Plan:
     """What a session is. ``versions``: one an arm, the champion first. With ``shadow`` the champion always acts and the
     second version is only stepped. ``trades``: orders are sent; without, quotes are recorded and nothing is claimed.
 
-    Decisions on events received before ``keep_from_ns`` are made, so that every state is warm, and not kept.
     ``first_slow`` answers what was known of the slow features (N_SLOW,) at the first frame's receive time. Before
     ``start_ns`` the book and the windows are built up and no model speaks.
     """
@@ -55,7 +54,6 @@ class Plan:
     seed: int
     trades: bool
     first_slow: Callable[[int], Floats]
-    keep_from_ns: int = 0
     start_ns: int = 0
 
 
@@ -213,7 +211,6 @@ class QuotingSession:
         if not self._started:
             events = self._build_up(events)
         decisions = self._hotpath.run(events)
-        decisions = decisions[decisions["recv_ns"] >= self.plan.keep_from_ns]
         if len(decisions) == 0:
             return
         self._keep(decisions)
