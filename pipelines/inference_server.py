@@ -59,8 +59,11 @@ def hold_server(workspace: Workspace, *, announce: Callable[[str], None], wait: 
     """Keep a server up with everything that is in service, until ``wait`` returns (or Ctrl-C).
 
     Raises:
-        ServiceError: it cannot be started, or a version does not get ready.
+        ServiceError: one is up already, it cannot be started, or a version does not get ready.
     """
+    there = find_running(workspace.triton_repository)
+    if there is not None:
+        raise ServiceError(f"process {there.pid} already serves {workspace.triton_repository} at {there.endpoint}")
     with running_triton(workspace.triton_repository, logs=workspace.home / "logs") as endpoint:
         with TritonClient(endpoint) as client:
             repository = repository_of(workspace)

@@ -29,7 +29,7 @@ HOME_VARIABLE = "KEEL_TRITON_HOME"
 START_TRIES = 3
 STOP_AFTER_S = 15.0
 _POLL_S = 0.05
-# What nobody needs here, and what attacks on Triton have come through: barred by a key that nobody is told.
+# What nobody needs here, and what attacks on Triton have come through: barred by a key that no client is given.
 _BARRED = "shared-memory,trace,logging"
 
 
@@ -57,11 +57,15 @@ class TritonConfig:
     start_timeout_s: float = 60.0
 
 
-class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """A started server. ``born`` is the kernel's start time of the process, since a process id may be used again."""
+class Running(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A started server. ``born`` is the kernel's start time of the process, since a process id may be used again;
+    ``owner`` is the process that started it. ``shm`` begins the names of its areas in shared memory."""
 
     pid: int
     born: int
+    owner: int
+    owner_born: int
+    shm: str
     grpc: int
     http: int
     metrics: int
@@ -76,6 +80,11 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     def alive(self) -> bool:
         return _born(self.pid) == self.born
 
+    @property
+    def orphaned(self) -> bool:
+        """Whether whoever started it is gone, without having stopped it."""
+        return _born(self.owner) != self.owner_born
+
 
 def default_install() -> Path:
     """``KEEL_TRITON_HOME``, else ``.serving`` in the checkout this file lies in."""
@@ -88,12 +97,11 @@ def record_path(repository: Path) -> Path:
 
 
 def find_running(repository: Path) -> Running | None:
-    """The server of this model repository if one is up and answers."""
-    try:
-        running = msgspec.json.decode(record_path(repository).read_bytes(), type=Running)
-    except (FileNotFoundError, msgspec.DecodeError):
+    """The server of this model repository if one is up, answers, and has somebody who will stop it."""
+    running = _read_record(repository)
+    if running is None or not running.alive or running.orphaned:
         return None
-    return running if running.alive and _ready(running.http) else None
+    return running if _ready(running.http) else None
 
 
 @contextmanager
@@ -157,6 +165,8 @@ class TritonServer:
         if self._process is None:
             return
         _end(self._process)
+        if self._running is not None:
+            _remove_shared_memory(self._running.shm)
         self._process, self._running = None, None
         record_path(self.config.repository).unlink(missing_ok=True)
 
@@ -179,9 +189,10 @@ class TritonServer:
             )
         ]
         log = self.config.logs / "triton.log"
+        shm = f"keel-triton-{secrets.token_hex(4)}-"
         with log.open("ab") as sink:
             process = subprocess.Popen(
-                [str(binary), *_arguments(self.config, ports)],
+                [str(binary), *_arguments(self.config, ports, shm)],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -189,8 +200,17 @@ class TritonServer:
                 start_new_session=True,  # Ctrl-C at the terminal reaches us, and we stop the server in our order
             )
         grpc, web, metrics = ports
-        born = _born(process.pid)
-        return process, Running(pid=process.pid, born=born, grpc=grpc, http=web, metrics=metrics, log=str(log))
+        return process, Running(
+            pid=process.pid,
+            born=_born(process.pid),
+            owner=os.getpid(),
+            owner_born=_born(os.getpid()),
+            shm=shm,
+            grpc=grpc,
+            http=web,
+            metrics=metrics,
+            log=str(log),
+        )
 
     def _wait(self, process: subprocess.Popen[bytes], running: Running, *, may_retry: bool) -> bool:
         """True when ready; False when a free port was taken by somebody else in the meantime."""
@@ -211,15 +231,14 @@ class TritonServer:
 
 def stop_recorded(repository: Path) -> bool:
     """Stop the server that ``server.json`` names, if it is still that process. True if there was one."""
-    path = record_path(repository)
-    try:
-        running = msgspec.json.decode(path.read_bytes(), type=Running)
-    except (FileNotFoundError, msgspec.DecodeError):
+    running = _read_record(repository)
+    if running is None:
         return False
     stopped = running.alive
     if stopped:
         _end_process(running)
-    path.unlink(missing_ok=True)
+    _remove_shared_memory(running.shm)
+    record_path(repository).unlink(missing_ok=True)
     return stopped
 
 
@@ -227,7 +246,7 @@ def _server_folder(install: Path) -> Path:
     return install / "triton" / "pytriton" / "tritonserver"
 
 
-def _arguments(config: TritonConfig, ports: list[int]) -> list[str]:
+def _arguments(config: TritonConfig, ports: list[int], shm: str) -> list[str]:
     grpc, web, metrics = ports
     nobody = secrets.token_hex(16)
     return [
@@ -249,6 +268,7 @@ def _arguments(config: TritonConfig, ports: list[int]) -> list[str]:
         # Triton's shared memory lies in /dev/shm; small steps, since containers give 64 MB
         "--backend-config=python,shm-default-byte-size=1048576",
         "--backend-config=python,shm-growth-byte-size=1048576",
+        f"--backend-config=python,shm-region-prefix-name={shm}",
     ]
 
 
@@ -331,6 +351,19 @@ def _kill_group(pid: int) -> None:
     """The server leads a process group of its own; its model stubs are in it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def _remove_shared_memory(prefix: str) -> None:
+    """Areas of model processes that were killed; those that ended by themselves have removed theirs."""
+    for area in Path("/dev/shm").glob(f"{prefix}*"):  # noqa: S108
+        area.unlink(missing_ok=True)
+
+
+def _read_record(repository: Path) -> Running | None:
+    try:
+        return msgspec.json.decode(record_path(repository).read_bytes(), type=Running)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
 
 
 def _write_record(repository: Path, running: Running) -> None:

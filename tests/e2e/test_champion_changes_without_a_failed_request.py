@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +21,7 @@ from market.errors import ApprovalError, FeatureSetError, KeelError, ModelError,
 from pipelines import swap
 from pipelines.approve import ApproveConfig, approve
 from pipelines.deploy import DeployConfig, DeployResult, deploy
-from pipelines.inference_server import inference_server, repository_of, roles_of, state_path
+from pipelines.inference_server import hold_server, inference_server, repository_of, roles_of, state_path
 from pipelines.promote import PromoteConfig, PromoteResult, promote
 from pipelines.rollback import RollbackConfig, rollback
 from pipelines.workspace import Address, Workspace
@@ -31,6 +34,7 @@ from training.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 KEY = "sim-usdm.BTCUSDT"
 MODEL = f"keel-{KEY}"
 NOW_NS = 1_800_000_000_000_000_000
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.heavy
 
@@ -290,6 +294,50 @@ def test_without_a_server_a_stage_starts_one_of_its_own(desk: Desk) -> None:
     alone.approve(version)
     assert alone.promote(version).swapped
     assert alone.served() == (), "a new private server has nothing loaded until a stage loads it"
+
+
+@pytest.mark.parametrize("until", [f"models/{KEY}/1", f"triton/repository/{MODEL}/config.pbtxt"])
+def test_a_deploy_killed_with_9_is_completed_by_the_next_run(desk: Desk, tmp_path: Path, until: str) -> None:
+    home = tmp_path / "home"
+    workspace = replace(desk.workspace, home=home, tracking_uri=desk.workspace.tracking, triton_grpc=None)
+    version = desk.register(1)
+    assert version == 1
+    environment = {"KEEL_HOME": str(home), "KEEL_TRACKING_URI": workspace.tracking, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "deploy", "--version", "1"],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while not (home / until).exists() and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    running.kill()
+    _, said = running.communicate()
+    assert (home / until).exists(), said.decode()
+    assert roles_of(workspace, KEY) == Roles()
+    result = deploy(DeployConfig(instrument=KEY, version=1), workspace=workspace)
+    assert result.triton_gap <= 1e-5
+    assert roles_of(workspace, KEY) == Roles(challenger=1)
+    assert not (home / "triton" / "server.json").exists(), "neither server is left behind"
+
+
+def test_a_server_can_be_held_up_with_everything_in_service(desk: Desk, tmp_path: Path) -> None:
+    alone = replace(desk.workspace, home=tmp_path / "home", tracking_uri=desk.workspace.tracking, triton_grpc=None)
+    desk.register(1)
+    deploy(DeployConfig(instrument=KEY), workspace=alone)
+    said: list[str] = []
+
+    def look() -> None:
+        with inference_server(alone) as client:
+            assert client.served(MODEL) == (1,)
+            client.check(MODEL, 1)
+        with pytest.raises(ServiceError, match="already serves"):
+            hold_server(alone, announce=said.append, wait=look)
+
+    hold_server(alone, announce=said.append, wait=look)
+    assert said[0] == f"{MODEL}: versions 1"
+    assert "127.0.0.1:" in said[1]
 
 
 def test_a_named_server_that_is_away_is_said(desk: Desk) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +22,15 @@ from serving.bundle import Bundle, check_golden, load_bundle
 from serving.manifest import MODEL_FILE
 from serving.triton.client import TritonClient
 from serving.triton.repository import ModelRepository, config_text
-from serving.triton.server import TritonConfig, TritonServer, default_install, find_running, record_path, stop_recorded
+from serving.triton.server import (
+    TritonConfig,
+    TritonServer,
+    default_install,
+    find_running,
+    record_path,
+    running_triton,
+    stop_recorded,
+)
 
 MODEL = "keel-sim-usdm.BTCUSDT"
 NOW_NS = 1_800_000_000_000_000_000
@@ -60,6 +71,10 @@ def client(server: TritonServer) -> Iterator[TritonClient]:
 @pytest.fixture
 def repository(server: TritonServer) -> ModelRepository:
     return ModelRepository(server.config.repository)
+
+
+def left_in_memory(prefix: str) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"{prefix}*"))  # noqa: S108
 
 
 class Traffic:
@@ -154,6 +169,10 @@ def test_a_model_process_that_was_killed_is_found_out_and_revived(
     assert client.served(MODEL) == (1, 2), "the server still calls it ready: that is why it is asked"
     assert client.revive(MODEL, [1, 2]) == (2,)
     check_golden(client.step(MODEL, 2), seeded(2).golden, 1e-5, "Triton")
+    areas = server.running.shm
+    assert left_in_memory(areas)
+    server.stop()
+    assert not left_in_memory(areas), "not even the dead process's"
 
 
 @pytest.mark.heavy
@@ -206,6 +225,34 @@ def test_a_server_left_by_a_killed_run_is_found_and_stopped(server: TritonServer
     assert not stop_recorded(repository)
 
 
+@pytest.mark.heavy
+def test_a_server_whose_owner_was_killed_is_replaced_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    if not (default_install() / "installed").is_file():
+        pytest.skip("no Triton server here; run infra/triton/install.sh")
+    repository = tmp_path / "triton" / "repository"
+    script = (
+        "import time, sys; from pathlib import Path; from serving.triton.server import running_triton\n"
+        "with running_triton(Path(sys.argv[1]), logs=Path(sys.argv[2])): print('up', flush=True); time.sleep(600)"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(repository), str(tmp_path / "logs")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "up\n"
+    left = find_running(repository)
+    assert left is not None
+    owner.kill()
+    owner.communicate()
+    assert left.alive
+    assert find_running(repository) is None, "nobody would stop it"
+    with running_triton(repository, logs=tmp_path / "logs"):
+        assert not left.alive
+    assert not left_in_memory(left.shm)
+
+
 def test_a_missing_installation_is_said(tmp_path: Path) -> None:
     config = TritonConfig(install=tmp_path / "nothing", repository=tmp_path / "repository", logs=tmp_path / "logs")
     with pytest.raises(ServiceError, match=r"infra/triton/install\.sh"):
@@ -215,7 +262,8 @@ def test_a_missing_installation_is_said(tmp_path: Path) -> None:
 def test_a_record_of_a_process_that_is_gone_stops_nobody(tmp_path: Path) -> None:
     repository = tmp_path / "triton" / "repository"
     repository.mkdir(parents=True)
-    record = f'{{"pid": {os.getpid()}, "born": 1, "grpc": 1, "http": 1, "metrics": 1, "log": ""}}'
+    mine = {"pid": os.getpid(), "born": 1, "owner": os.getpid(), "owner_born": 1, "shm": "keel-triton-none-"}
+    record = json.dumps({**mine, "grpc": 1, "http": 1, "metrics": 1, "log": ""})
     record_path(repository).write_text(record)
     assert find_running(repository) is None
     assert not stop_recorded(repository), "this process has the number, but was not born then"
