@@ -228,9 +228,7 @@ def approve(
 
 def _ask(question: str) -> str:
     if not sys.stdin.isatty():
-        raise SettingsError(
-            f"{question}? There is no terminal to ask at; give it as an option (keel approve --help)."
-        )
+        raise SettingsError(f"{question}? There is no terminal to ask at; give it as an option (keel approve --help).")
     return str(typer.prompt(question))
 
 
