@@ -197,15 +197,22 @@ class QuotingSession:
     def _pass_blocks(self, events: Events) -> None:
         if len(events) == 0:
             return
-        blocks = events["recv_ns"] // self.plan.block_ns
-        starts = np.flatnonzero(np.r_[True, blocks[1:] != blocks[:-1]])
-        for first, last in zip(starts.tolist(), [*starts[1:].tolist(), len(events)], strict=True):
-            block = int(blocks[first])
-            if block != self._block:
-                self._block = block
-                arm = assign(self.plan.seed, self.plan.instrument.key, block) if self.acting else 0
-                self._hotpath.set_arm(arm)
-            self._run(events[first:last], block)
+        recv_ns, block_ns = events["recv_ns"], self.plan.block_ns
+        first, last = int(recv_ns.min()) // block_ns, int(recv_ns.max()) // block_ns
+        if first == last:
+            self._run(events, self._enter(first))
+            return
+        blocks = recv_ns // block_ns
+        starts = np.flatnonzero(np.r_[True, blocks[1:] != blocks[:-1]]).tolist()
+        for start, end in zip(starts, [*starts[1:], len(events)], strict=True):
+            self._run(events[start:end], self._enter(int(blocks[start])))
+
+    def _enter(self, block: int) -> int:
+        """Let the arm act that was drawn for a block; answers the block."""
+        if block != self._block:
+            self._block = block
+            self._hotpath.set_arm(assign(self.plan.seed, self.plan.instrument.key, block) if self.acting else 0)
+        return block
 
     def _run(self, events: Events, block: int) -> None:
         if not self._started:

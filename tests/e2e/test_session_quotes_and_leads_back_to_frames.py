@@ -120,6 +120,8 @@ def test_orders_do_not_outlive_the_session(workspace: Workspace, exchange: Excha
     """The next session begins in the same world, with nothing of ours in it."""
     session(workspace, exchange, 12.0)
     again = session(workspace, exchange, 12.0)
+    compared = skew(SkewConfig(session=again.session), workspace=workspace)
+    assert compared.equal, f"it began with what the feature store knew from the first: {compared.line()}"
     first = Lake(workspace.lake).read("outcomes", where={"session": again.session}).to_pylist()
     assert all(row["order_id"].startswith(again.session.removeprefix("live-")) for row in first)
 
