@@ -60,6 +60,7 @@ def ingest(
     files: Annotated[list[Path] | None, typer.Argument(help="Recordings; the venue is recognised.")] = None,
     url: Annotated[str | None, typer.Option(help="A WebSocket stream instead of recordings.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Stop after this much market time.")] = None,
+    instrument: Annotated[str | None, typer.Option(help="Whose frames they are; needed with a URL.")] = None,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
@@ -68,7 +69,7 @@ def ingest(
     Example: `keel ingest usdm_btcusdt_20240808.gz`
     """
     given = [str(path) for path in files] if files else None
-    _run("ingest", as_json, set_, files=given, url=url, seconds=seconds)
+    _run("ingest", as_json, set_, files=given, url=url, seconds=seconds, instrument=instrument)
 
 
 @app.command()
@@ -191,6 +192,20 @@ def notify(as_json: Json = False, set_: Set = None) -> None:
 
 
 @app.command()
+def acknowledge(
+    event_id: Annotated[str, typer.Argument(help="The drift's id, from the mail.")],
+    name: Annotated[str, typer.Option(help="Who has seen it.")],
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Record that a person has seen a drift.
+
+    Example: `keel acknowledge drift-ffa43d7e3574 --name ada`
+    """
+    _run("acknowledge", as_json, set_, event_id=event_id, name=name)
+
+
+@app.command()
 def retrain(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
     """Train, evaluate, export and register a challenger on newer data; one at a time.
 
@@ -298,6 +313,33 @@ def simulate(
     from pipelines.simulate import simulate as run_exchange
 
     run_exchange(SimulateConfig(port=port, seed=seed, regime=regime), announce=typer.echo)
+
+
+@app.command()
+def triton() -> None:
+    """Keep Triton up with every version in service, until Ctrl-C.
+
+    Example: `keel triton`
+    """
+    import threading
+
+    from pipelines.inference_server import hold_server
+
+    hold_server(settings.workspace(), announce=typer.echo, wait=lambda: _forever(threading.Event()))
+
+
+def _forever(never: Any) -> None:
+    while not never.wait(3600):
+        pass
+
+
+@app.command()
+def report(as_json: Json = False, set_: Set = None) -> None:
+    """Write report.html and report.json of the last demo again.
+
+    Example: `keel report`
+    """
+    _run("report", as_json, set_)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from market.lake import Lake
 from pipelines.mailsink import running_mail_sink
 from pipelines.report import ReportConfig, ReportResult, report
 from pipelines.simulate import Exchange, SimulateConfig, running_exchange
-from pipelines.story import STORY_FILE, Story
+from pipelines.story import Story
 from pipelines.workspace import Address, Workspace
 from serving.hotpath.records import R_SHRINK, R_WIDEN
 from serving.triton.server import running_triton
@@ -248,7 +248,7 @@ def _quantiles(first_ns: int, last_ns: int, shares: tuple[float, ...]) -> tuple[
 def _set_aside_earlier_run(workspace: Workspace) -> None:
     """A demo starts from nothing; what the last one made is kept beside it until the next."""
     home = workspace.home
-    if not (home / STORY_FILE).exists():
+    if not workspace.story.exists():
         return
     earlier = home.with_name(f"{home.name}.earlier")
     shutil.rmtree(earlier, ignore_errors=True)

@@ -23,6 +23,7 @@ class Stage:
 def table() -> Mapping[str, Stage]:
     """Every stage, in the order of the ring."""
     from pipelines import (
+        acknowledge,
         approve,
         compare,
         deploy,
@@ -34,6 +35,7 @@ def table() -> Mapping[str, Stage]:
         notify,
         promote,
         register,
+        report,
         retrain,
         rollback,
         serve,
@@ -56,12 +58,14 @@ def table() -> Mapping[str, Stage]:
         "skew": Stage(config=skew.SkewConfig, function=skew.skew),
         "monitor": Stage(config=monitor.MonitorConfig, function=monitor.monitor),
         "notify": Stage(config=notify.NotifyConfig, function=notify.notify),
+        "acknowledge": Stage(config=acknowledge.AcknowledgeConfig, function=acknowledge.acknowledge),
         "retrain": Stage(config=retrain.RetrainConfig, function=retrain.retrain),
         "compare": Stage(config=compare.CompareConfig, function=compare.compare),
         "approve": Stage(config=approve.ApproveConfig, function=approve.approve),
         "promote": Stage(config=promote.PromoteConfig, function=promote.promote),
         "rollback": Stage(config=rollback.RollbackConfig, function=rollback.rollback),
         "trace": Stage(config=trace.TraceConfig, function=trace.trace),
+        "report": Stage(config=report.ReportConfig, function=report.report),
     }
 
 

@@ -13,8 +13,6 @@ from market.clock import NS_PER_S
 from pipelines import stages
 from pipelines.workspace import Workspace, replacing
 
-STORY_FILE = "story.json"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
@@ -47,6 +45,6 @@ class Story:
         entry = {"stage": name, "line": line, "seconds": round(seconds, 2), "started_ns": started_ns, "result": result}
         self.chapters.append(entry)
         self.tell(f"  {name:<10} {seconds:6.1f} s  {line}")
-        with replacing(self.workspace.home / STORY_FILE) as draft:
+        with replacing(self.workspace.story) as draft:
             text = {"kind": self.kind, "entries": self.chapters}
             draft.write_bytes(orjson.dumps(text, default=str, option=orjson.OPT_SERIALIZE_NUMPY))

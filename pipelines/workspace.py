@@ -106,6 +106,11 @@ class Workspace:
         return self.home / "reports"
 
     @property
+    def story(self) -> Path:
+        """What a demo did, stage by stage."""
+        return self.home / "story.json"
+
+    @property
     def mails(self) -> Path:
         return self.home / "mail"
 

@@ -16,7 +16,6 @@ from market.errors import InputError, KeelError
 from pipelines import audit
 from pipelines.compare import COMPARE_FILE
 from pipelines.reporting import market_figures
-from pipelines.story import STORY_FILE
 from pipelines.workspace import Workspace
 
 Figures = dict[str, Any]
@@ -34,7 +33,7 @@ def read_story(workspace: Workspace) -> tuple[str, list[dict[str, Any]]]:
     Raises:
         InputError: there is no story, or it is not one.
     """
-    path = workspace.home / STORY_FILE
+    path = workspace.story
     try:
         story = orjson.loads(path.read_bytes())
         return str(story["kind"]), list(story["entries"])
