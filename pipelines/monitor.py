@@ -32,8 +32,8 @@ SLOW_NS = 86_400 * NS_PER_S  # funding and basis move over hours: a shorter refe
 @dataclass(frozen=True, kw_only=True)
 class MonitorConfig:
     """What is watched. ``dataset_id`` empty: the one the serving model was trained on. ``sessions`` empty: those of the
-    serving model in the last ``last_seconds``. The rest is :class:`pipelines.drift.DriftRule`; ``most_rows`` bounds
-    what Evidently is given."""
+    serving model in the last ``last_seconds``. The rest is :class:`pipelines.drift.DriftRule`; ``most_rows`` and
+    ``most_columns`` bound what Evidently is given: it draws each column with plotly, a tenth of a second each."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -50,6 +50,7 @@ class MonitorConfig:
     min_strength: float = 0.08
     seed: int = 7
     most_rows: int = 4000
+    most_columns: int = 16
     top: int = 8
 
 
@@ -135,7 +136,7 @@ def monitor(config: MonitorConfig, *, workspace: Workspace) -> MonitorResult:
         judgement = Reference(watched.reference, rule, watched.unjudged).judge(current)
         progress.advance(1)
         result = _result(config, workspace, rows, watched, judgement)
-        _evidently(config, watched.reference, current, result.evidently)
+        _evidently(config, (watched.reference, current), _furthest(judgement), result.evidently)
         progress.advance(1)
         _write(result, judgement)
         progress.advance(1)
@@ -323,7 +324,13 @@ def _finite(value: float) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
 
 
-def _evidently(config: MonitorConfig, reference: Sample, current: Sample, path: str) -> None:
+def _furthest(judgement: Judgement) -> list[str]:
+    """Signals by how far they went beyond their thresholds in any window; those not judged last."""
+    ratios = np.nan_to_num(judgement.effects / judgement.thresholds, nan=0.0).max(axis=0)
+    return [judgement.names[i] for i in np.argsort(-np.where(judgement.judged, ratios, -1.0), kind="stable")]
+
+
+def _evidently(config: MonitorConfig, samples: tuple[Sample, Sample], order: Sequence[str], path: str) -> None:
     """Evidently's drift report over evenly thinned rows; it is kept for reading and decides nothing."""
     if Path(path).exists():
         return
@@ -336,9 +343,9 @@ def _evidently(config: MonitorConfig, reference: Sample, current: Sample, path: 
         rows = np.unique(np.linspace(0, len(sample.recv_ns) - 1, config.most_rows).astype(int))
         return pd.DataFrame(sample.values[rows], columns=list(sample.names))
 
-    then, now = frame(reference), frame(current)
+    then, now = (frame(sample) for sample in samples)
     # Evidently refuses columns that are empty or never vary
-    told = [name for name in then.columns if then[name].nunique() > 1 and now[name].notna().any()]
+    told = [name for name in order if then[name].nunique() > 1 and now[name].notna().any()][: config.most_columns]
     # distances between columns that hardly vary divide by nearly nothing, and numpy says so a hundred times
     with np.errstate(all="ignore"):
         report = Report([DataDriftPreset(method="wasserstein")]).run(now[told], then[told])

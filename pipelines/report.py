@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,13 +85,23 @@ def report(config: ReportConfig, *, workspace: Workspace) -> ReportResult:
 
 
 def _next_steps(workspace: Workspace, figures: Mapping[str, Any]) -> list[str]:
-    """Three commands that work after the run has ended."""
-    home = shlex.quote(str(workspace.home))
-    store = shlex.quote(workspace.tracking)
-    steps = [f"mlflow ui --backend-store-uri {store} --port 5001", f"KEEL_HOME={home} keel triton"]
+    """Three commands that work after the run has ended, from the folder it was started in."""
+    home = _from_here(workspace.home)
+    on = "" if home == ".keel" else f"KEEL_HOME={shlex.quote(home)} "
+    tools = _from_here(Path(sys.prefix) / "bin")
+    steps = [
+        f"{tools}/mlflow ui --backend-store-uri {shlex.quote(workspace.tracking)} --port 5001",
+        f"{on}{tools}/keel triton",
+    ]
     if figures["quote_id"]:
-        steps.append(f"KEEL_HOME={home} keel trace {figures['quote_id']}")
+        steps.append(f"{on}{tools}/keel trace {figures['quote_id']}")
     return steps
+
+
+def _from_here(path: Path) -> str:
+    """Relative to the current folder where it lies in it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _page(title: str, facts: Mapping[str, Any], steps: list[str]) -> str:

@@ -20,6 +20,7 @@ CHAMPION = "#2a6fb0"
 CHALLENGER = "#d9772b"
 ALARM = "#c0392b"
 GOOD = "#3b8f5c"
+FEW_ROWS = 20  # a calibration bin with fewer rows is noise and is not drawn
 SERIES = (CHAMPION, CHALLENGER, GOOD, "#7d5ba6", "#8a94a0", "#b58b00", ALARM)
 
 _STYLE: Mapping[str, Any] = {
@@ -211,10 +212,11 @@ def calibration(curves: Mapping[str, Mapping[str, Sequence[float]]], *, title: s
         axis = axes[0][0]
         axis.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":")
         for colour, (model, curve) in zip(SERIES, curves.items(), strict=False):
-            rows = np.array(curve["rows"], dtype=float)
-            sizes = 6 + 60 * rows / max(rows.max(initial=1.0), 1.0)
-            axis.plot(curve["predicted"], curve["observed"], color=colour, linewidth=1.3, label=model)
-            axis.scatter(curve["predicted"], curve["observed"], s=sizes, color=colour, alpha=0.75, linewidths=0)
+            rows, predicted, observed = (np.array(curve[k], dtype=float) for k in ("rows", "predicted", "observed"))
+            full = rows >= FEW_ROWS
+            sizes = 6 + 60 * rows[full] / max(rows.max(initial=1.0), 1.0)
+            axis.plot(predicted[full], observed[full], color=colour, linewidth=1.3, label=model)
+            axis.scatter(predicted[full], observed[full], s=sizes, color=colour, alpha=0.75, linewidths=0)
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share that came true")
         axis.set_title(title)
         axis.legend(loc="upper left")
@@ -261,11 +263,10 @@ def latency(series: Mapping[str, Mapping[str, Any]]) -> str:
             edges, counts = np.array(one["edges_us"], dtype=float), np.array(one["counts"], dtype=float)
             density = counts / max(counts.sum(), 1.0)
             axis.bar(edges[:-1], density, width=np.diff(edges), align="edge", color=colour, alpha=0.8, linewidth=0)
-            for key, style in (("p50_us", "-"), ("p99_us", "--")):
+            for key, style, side in (("p50_us", "-", "right"), ("p99_us", "--", "left")):
                 axis.axvline(one[key], color=INK, linewidth=1, linestyle=style)
-                axis.text(
-                    one[key], density.max(initial=0.0) * 1.12, f" {key[:3]} {_microseconds(one[key])}", fontsize=8
-                )
+                label = f" {key[:3]} {microseconds(one[key])} "
+                axis.text(one[key], density.max(initial=0.0) * 1.12, label, fontsize=8, ha=side)
             axis.set_xscale("log")
             axis.set_ylim(0, density.max(initial=0.0) * 1.35 or 1.0)
             axis.set_yticks([])
@@ -276,7 +277,8 @@ def latency(series: Mapping[str, Mapping[str, Any]]) -> str:
         return _finish(figure, None)
 
 
-def _microseconds(value: float) -> str:
+def microseconds(value: float) -> str:
+    """A time in the unit one would say it in."""
     return f"{value / 1000:.2f} ms" if value >= 1000 else f"{value:.3g} us"
 
 
@@ -284,23 +286,37 @@ def _microseconds(value: float) -> str:
 
 
 def quotes(stretch: Mapping[str, Any]) -> str:
-    """Mid, our bid and ask, fills, and shading where the model widened. Times in seconds, prices in ticks from the
-    first mid; gaps (None) where there was no quote."""
+    """Above: mid and fills. Below: how far our quotes stand from the mid, on an axis that is linear near it.
+
+    Shaded where the model moved the quotes. Times in seconds, prices in ticks from the first mid; gaps (None) where
+    there was no quote.
+    """
     time = np.array(stretch["seconds"], dtype=float)
-    with _figure("quotes", (7.2, 3.2)) as (figure, axes):
-        axis = axes[0][0]
-        for begin, end in stretch["widened"]:
-            axis.axvspan(begin, end, color=CHALLENGER, alpha=0.16, linewidth=0)
-        axis.step(time, _with_gaps(stretch["ask"]), where="post", color=ALARM, linewidth=1.1, label="our ask")
-        axis.step(time, _with_gaps(stretch["mid"]), where="post", color=INK, linewidth=0.9, label="mid")
-        axis.step(time, _with_gaps(stretch["bid"]), where="post", color=CHAMPION, linewidth=1.1, label="our bid")
+    mid, bid, ask = (_with_gaps(stretch[name]) for name in ("mid", "bid", "ask"))
+    with _figure("quotes", (7.2, 4.6), (2, 1), sharex=True, height_ratios=[1.25, 1]) as (figure, axes):
+        path, distance = axes[0][0], axes[1][0]
+        for axis in (path, distance):
+            for begin, end in stretch["widened"]:
+                axis.axvspan(begin, max(end, begin + 0.03), color=CHALLENGER, alpha=0.2, linewidth=0)
+        path.step(time, mid, where="post", color=INK, linewidth=1.0, label="mid")
         for side, colour, marker, label in ((1, CHAMPION, "^", "we bought"), (-1, ALARM, "v", "we sold")):
             points = [(f["seconds"], f["price"]) for f in stretch["fills"] if f["side"] == side]
             if points:
-                axis.scatter(*zip(*points, strict=True), marker=marker, s=46, color=colour, zorder=5, label=label)
-        axis.set(xlabel="seconds", ylabel="ticks from the first mid", xlim=(time[0], time[-1]))
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=5)
+                path.scatter(*zip(*points, strict=True), marker=marker, s=30, color=colour, zorder=5, label=label)
+        path.set(ylabel="ticks from the first mid", xlim=(time[0], time[-1]))
+        path.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=3)
+        _distances(distance, time, (bid - mid, ask - mid))
         return _finish(figure, None)
+
+
+def _distances(axis: Any, time: Any, sides: tuple[Any, Any]) -> None:
+    for side, colour, label in zip(sides, (CHAMPION, ALARM), ("our bid", "our ask"), strict=True):
+        axis.step(time, side, where="post", color=colour, linewidth=1.1, label=label)
+    axis.axhline(0, color=INK, linewidth=0.8)
+    axis.set_yscale("symlog", linthresh=2.0)
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set(xlabel="seconds", ylabel="ticks from the mid")
+    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=2)
 
 
 def _with_gaps(values: Sequence[float | None]) -> Any:

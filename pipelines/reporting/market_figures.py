@@ -15,7 +15,7 @@ from market.lake import Lake
 from pipelines.workspace import Workspace
 from serving.hotpath.records import R_PULL_ASK, R_PULL_BID, R_SHRINK, R_WIDEN
 
-STRETCH_NS = 30 * NS_PER_S
+STRETCH_NS = 15 * NS_PER_S
 _MOST_POINTS = 1500
 _BINS_A_DECADE = 24
 _MOVED = R_WIDEN | R_SHRINK | R_PULL_BID | R_PULL_ASK

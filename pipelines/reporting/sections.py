@@ -11,6 +11,7 @@ from typing import Any
 
 from market.clock import NS_PER_S
 from market.labels import HORIZON_NAMES
+from pipelines.reporting.charts import microseconds
 
 Figures = Mapping[str, Any]
 
@@ -56,7 +57,7 @@ def _said_of_models(models: Sequence[Figures]) -> str:
         mine = next(m for m in ranked if m["model"] == NETWORK)
         others = [m for m in ranked if m["model"] not in (NETWORK, "champion")]
         best = others[0] if others else mine
-        order = "ahead of" if mine["log_loss"] < best["log_loss"] else "behind"
+        order = {"network better": "ahead of", "network worse": "behind"}.get(told(best), "not told apart from")
         parts.append(
             f"{title_of(model)} has a test log-loss of {mine['log_loss']:.4f}, {order} {display(best['model'])} "
             f"({best['log_loss']:.4f})"
@@ -121,8 +122,15 @@ def against(judged: Figures) -> str:
     gap = judged["network_less_this"]
     if gap is None:
         return ""
-    told = "network better" if gap["high"] < 0 else "network worse" if gap["low"] > 0 else "not told apart"
-    return f"{gap['mean']:+.4f}  [{gap['low']:+.4f}, {gap['high']:+.4f}]  {told}"
+    return f"{gap['mean']:+.4f}  [{gap['low']:+.4f}, {gap['high']:+.4f}]  {told(judged)}"
+
+
+def told(judged: Figures) -> str:
+    """Whether the network and another model can be told apart at all."""
+    gap = judged["network_less_this"]
+    if gap is None or gap["low"] <= 0 <= gap["high"]:
+        return "not told apart"
+    return "network better" if gap["high"] < 0 else "network worse"
 
 
 def by_head(evaluation: Figures, figure: str) -> list[dict[str, Any]]:
@@ -189,8 +197,8 @@ def latency_caption(figures: Figures) -> str:
     """What the latency picture says."""
     shown = {name: one for name, one in figures["latency"].items() if isinstance(one, Mapping)}
     parts = [
-        f"{name}: p50 {one['p50_us']:.4g} us, p99 {one['p99_us']:.4g} us, p99.9 {one['p999_us']:.4g} us of "
-        f"{one['samples']:,} steps"
+        f"{name[0].upper()}{name[1:]}: p50 {microseconds(one['p50_us'])}, p99 {microseconds(one['p99_us'])}, p99.9 "
+        f"{microseconds(one['p999_us'])} of {one['samples']:,} steps"
         for name, one in shown.items()
     ]
     return ". ".join([*parts, ""]).strip()

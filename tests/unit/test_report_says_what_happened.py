@@ -99,7 +99,8 @@ def test_a_simulation_claims_nothing_about_real_markets(figures: dict[str, Any])
 
 def test_the_next_steps_are_commands_on_this_run(written: ReportResult, told: Workspace) -> None:
     assert len(written.next_steps) == 3
-    assert written.next_steps[-1] == f"KEEL_HOME={told.home} keel trace {written.quote_id}"
+    assert written.next_steps[-1].startswith(f"KEEL_HOME={told.home} ")
+    assert written.next_steps[-1].endswith(f"/keel trace {written.quote_id}")
 
 
 def test_writing_it_again_changes_no_figure(written: ReportResult, told: Workspace) -> None:
