@@ -137,7 +137,7 @@ def recorded_ring(config: DemoConfig, story: Story, approver: Approver) -> str:
     half, three_quarters = _quantiles(landed.first_ns, landed.last_ns, (0.5, 0.75))
 
     story.chapter("A model is born from the first half")
-    dataset = story.stage("featurize", instrument=instrument, end_ns=half)
+    dataset = story.stage("featurize", instrument=instrument, sources=landed.sources, end_ns=half)
     champion = birth(story, dataset.dataset_id)
     crown(story, approver, champion.version, instrument, reason="first model of this instrument; its gates passed")
 
@@ -148,7 +148,9 @@ def recorded_ring(config: DemoConfig, story: Story, approver: Approver) -> str:
     story.stage("notify", monitor_id=drift.monitor_id)
 
     story.chapter("A challenger is trained on the first three quarters")
-    challenger = story.stage("retrain", instrument=instrument, end_ns=three_quarters, trigger=drift.line())
+    challenger = story.stage(
+        "retrain", instrument=instrument, sources=landed.sources, end_ns=three_quarters, trigger=drift.line()
+    )
     if challenger.version is None:
         story.event("keep", f"the champion stays: no challenger passed its gate ({challenger.why})")
         return quote_worth_tracing(story.workspace, served.session)
