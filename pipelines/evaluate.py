@@ -65,6 +65,7 @@ def evaluate(config: EvaluateConfig, *, workspace: Workspace) -> EvaluateResult:
         evaluation.Comparison(most_rows=config.most_rows, seed=config.seed),
         champion=_champion(workspace, plan.instrument, plan.feature_set),
     )
+    found = evaluation.through_gate(found, config.max_ece)
     runs.write_evaluation(folder, found)
     result = _result(config, folder, found)
     _log(config.run_id, result, workspace)
@@ -88,12 +89,7 @@ def _result(config: EvaluateConfig, folder: Path, found: Evaluation) -> Evaluate
 
     losses = {judged.model: judged.log_loss for judged in found.models}
     prior = found.against("prior")
-    why = []
-    if not prior.better:
-        interval = f"{prior.mean:+.4f}, 95 % {prior.low:+.4f} to {prior.high:+.4f}"
-        why.append(f"not better than the prior beyond chance ({interval})")
-    if found.ece > config.max_ece:
-        why.append(f"calibration error {found.ece:.3f} above {config.max_ece:.3f}")
+    refusals = found.refusals or ()
     return EvaluateResult(
         run_id=config.run_id,
         path=str(folder),
@@ -104,8 +100,8 @@ def _result(config: EvaluateConfig, folder: Path, found: Evaluation) -> Evaluate
         ece=found.ece,
         less_than_prior=prior.mean,
         less_than_prior_interval=(prior.low, prior.high),
-        passed=not why,
-        why="; ".join(why),
+        passed=not refusals,
+        why="; ".join(refusals),
     )
 
 

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """``expires_days``: after that serving refuses the model. ``max_ece``, ``require_gate``: the gate of evaluation."""
+    """``expires_days``: after that serving refuses the model. ``require_gate``: only what passed its evaluation."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     run_id: str
     expires_days: float = 7.0
     require_gate: bool = True
-    max_ece: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +68,8 @@ def export(config: ExportConfig, *, workspace: Workspace) -> ExportResult:
     folder = runs.find(workspace.runs, config.run_id)
     plan, data, network, _ = runs.load(folder)
     found = runs.read_evaluation(folder)
-    if config.require_gate and (not found.against("prior").better or found.ece > config.max_ece):
-        raise GateError(
-            f"run {config.run_id} did not pass its evaluation (`keel evaluate --run {config.run_id}` says why) and is "
-            "not exported. Train on more data or with other parameters; --set require_gate=false exports it anyway"
-        )
+    if config.require_gate:
+        _check_gate(config.run_id, found.refusals)
     rows = np.flatnonzero(plan.split.mask("test", data.recv_ns))
     bundle = folder / runs.BUNDLE
     golden = data.features[rows[:GOLDEN_STEPS]]
@@ -86,6 +82,16 @@ def export(config: ExportConfig, *, workspace: Workspace) -> ExportResult:
             bundle, manifest, candidate.model, tolerance=2 * candidate.largest_gap, step_us=candidate.step_us
         )
     return _result(config, bundle, manifest, (len(golden), candidate))
+
+
+def _check_gate(run_id: str, refusals: tuple[str, ...] | None) -> None:
+    if refusals is None:
+        raise GateError(f"run {run_id} was evaluated without a gate; run `keel evaluate --run {run_id}` again")
+    if refusals:
+        raise GateError(
+            f"run {run_id} did not pass its evaluation and is not exported: {'; '.join(refusals)}. Train on more data "
+            "or with other parameters; --set require_gate=false exports it anyway"
+        )
 
 
 def _card(config: ExportConfig, plan: Plan, data: Dataset, workspace: Workspace) -> Card:

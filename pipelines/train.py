@@ -131,16 +131,19 @@ def _begin(plan: Plan, config: TrainConfig, workspace: Workspace) -> Path:
 
     client = tracking.client(workspace.tracking)
     experiment = tracking.experiment(client, model_name(plan.instrument), workspace.artifacts)
+    digest = plan.digest()
     tags = {
         "dataset_id": plan.dataset_id,
         "dataset_revision": plan.dataset_revision,
         "feature_set": plan.feature_set,
         "instrument": plan.instrument,
         "author": workspace.author,
-        "plan": plan.digest(),
+        "plan": digest,
     }
     with tracking.spoken("start a run", workspace.tracking):
-        run_id = str(client.create_run(experiment, tags=tags).info.run_id)
+        # one that was killed before its folder was there is taken up, not left behind
+        open_runs = client.search_runs([experiment], f"tags.plan = '{digest}' and attributes.status = 'RUNNING'")
+        run_id = str((open_runs[0] if open_runs else client.create_run(experiment, tags=tags)).info.run_id)
         for name in ("workers", "precision", "hidden", "epochs", "accumulate", "learning_rate", "seq_len", "seed"):
             client.log_param(run_id, name, getattr(config, name))
     write_plan(workspace.runs / run_id, plan)

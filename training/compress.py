@@ -62,7 +62,7 @@ def int8_candidate(model: bytes, features_TF: Floats, labels: NDArray[np.int8], 
 
 def _verdict(change: float, gap: float, times: tuple[float, float], gate: AccuracyGate) -> str:
     fp32_us, int8_us = times
-    if change > gate.max_loss:
+    if not change <= gate.max_loss:  # also where it is not a number: nothing was shown
         return f"not kept: log-loss rises by {change:.4f}, at most {gate.max_loss:.4f} is allowed"
     if gap > gate.max_gap:
         return f"not kept: a probability moves by {gap:.3f}, at most {gate.max_gap:.3f} is allowed"

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from market.errors import ModelError
 from training.fit import fit
 from training.plan import Plan
 from training.sequences import Share
@@ -74,13 +76,16 @@ def fit_on_ray(run_folder: Path, plan: Plan, workers: int, cluster_folder: Path 
 
     Returns:
         folder of the last checkpoint.
+
+    Raises:
+        ModelError: a worker failed, and failed again when it was started anew.
     """
     connect(workers, cluster_folder)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpu = plan.recipe.device == "cuda"
-    trainer = TorchTrainer(
+    trainer = (TorchTrainer if os.environ.get("RAY_ADDRESS") else _lean(TorchTrainer))(
         _worker_loop,
         train_loop_config={"run_folder": str(run_folder)},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
@@ -92,13 +97,45 @@ def fit_on_ray(run_folder: Path, plan: Plan, workers: int, cluster_folder: Path 
             failure_config=FailureConfig(max_failures=1),
         ),
     )
+    result = _run(trainer, run_folder)
+    if result.checkpoint is None:
+        raise ModelError(f"the fit in {run_folder} ended without a checkpoint; is `epochs` at least 1?")
+    return Path(result.checkpoint.path)
+
+
+def _run(trainer: Any, run_folder: Path) -> Any:
+    """Fit, with the errors of the workers said as ours."""
+    from ray.train import TrainingFailedError
+
     # fit() leaves its own handler of Ctrl-C behind
     before = signal.getsignal(signal.SIGINT)
     try:
-        result = trainer.fit()
+        return trainer.fit()
+    except TrainingFailedError as error:
+        raise ModelError(
+            f"training on Ray failed in {run_folder}: {error}; running it again goes on from its checkpoints"
+        ) from error
     finally:
-        signal.signal(signal.SIGINT, before)
-    return Path(result.checkpoint.path)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _lean(trainer: Any) -> Any:
+    """``trainer`` without two helper actors that a cluster of our own has no need of; each is a process that imports
+    all of Ray Train, on two cores two seconds of every fit.
+
+    One deals out Ray Data sets (our workers read their files themselves), one frees the resources of a controller that
+    died (our cluster ends with this process).
+    """
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    class LeanTrainer(trainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            dropped = (DatasetsCallback, PlacementGroupCleanerCallback)
+            return [c for c in super()._create_default_callbacks() if not isinstance(c, dropped)]
+
+    return LeanTrainer
 
 
 def _worker_loop(config: dict[str, str]) -> None:

@@ -48,7 +48,10 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All models on the same test rows. ``ece`` is the mean over heads, before and after temperature scaling."""
+    """All models on the same test rows. ``ece`` is the mean over heads, before and after temperature scaling.
+
+    ``refusals``: why the gate said no, empty where it said yes, None where nobody asked it.
+    """
 
     rows: int
     first_ns: int
@@ -57,6 +60,7 @@ class Evaluation:
     ece_before: float
     ece: float
     models: tuple[Judged, ...]
+    refusals: tuple[str, ...] | None = None
 
     def of(self, model: str) -> Judged:
         """The entry of one model."""
@@ -101,6 +105,20 @@ def evaluate(
         models=_judge(answers, truth, data.recv_ns[rows], config),
     )
     return evaluation, calibrated
+
+
+def through_gate(found: Evaluation, max_ece: float) -> Evaluation:
+    """``found`` with the gate's verdict: better than the prior beyond chance, and calibrated within ``max_ece``.
+
+    Losing to a baseline or to the champion is told and not barred: which model quotes is decided by a test in service.
+    """
+    refusals, prior = [], found.against("prior")
+    if not prior.better:
+        interval = f"{prior.mean:+.4f}, 95 % {prior.low:+.4f} to {prior.high:+.4f}"
+        refusals.append(f"not better than the prior beyond chance ({interval})")
+    if not found.ece <= max_ece:
+        refusals.append(f"calibration error {found.ece:.3f} above {max_ece:.3f}")
+    return replace(found, refusals=tuple(refusals))
 
 
 def _rows(data: Dataset, split: Split, part: Part) -> tuple[NDArray[np.int64], NDArray[np.int8]]:

@@ -99,12 +99,16 @@ def read_evaluation(folder: Path) -> Evaluation:
     """The evaluation of a run.
 
     Raises:
-        ModelError: it has not been evaluated.
+        ModelError: it has not been evaluated, or by code that wrote it differently.
     """
     try:
         return msgspec.json.decode((folder / EVALUATION).read_bytes(), type=Evaluation)
     except FileNotFoundError:
         raise ModelError(f"run {folder.name} has not been evaluated; run `keel evaluate --run {folder.name}`") from None
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ModelError(
+            f"{folder / EVALUATION} is not an evaluation: {error}; run `keel evaluate --run {folder.name}` again"
+        ) from error
 
 
 def calibrated(network: Network, evaluation: Evaluation) -> Network:

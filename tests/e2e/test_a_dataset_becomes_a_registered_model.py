@@ -36,7 +36,7 @@ def test_two_ray_workers_train_what_is_then_evaluated_exported_and_registered_on
     assert {"gru", "prior", "imbalance rule", "last move rule", "logistic regression", "LightGBM"} == set(judged.losses)
     assert judged.passed
 
-    exported = export(ExportConfig(run_id=run.run_id, max_ece=0.5), workspace=workspace)
+    exported = export(ExportConfig(run_id=run.run_id), workspace=workspace)
     assert exported.golden_rows == 256
     made = register(RegisterConfig(run_id=run.run_id), workspace=workspace)
     assert register(RegisterConfig(run_id=run.run_id), workspace=workspace).version == made.version
@@ -71,4 +71,4 @@ def test_a_run_that_fails_its_gate_is_not_exported(workspace: Workspace) -> None
     judged = evaluate(EvaluateConfig(run_id=run.run_id, max_ece=0.0, most_rows=500), workspace=workspace)
     assert not judged.passed
     with pytest.raises(GateError, match="did not pass"):
-        export(ExportConfig(run_id=run.run_id, max_ece=0.0), workspace=workspace)
+        export(ExportConfig(run_id=run.run_id), workspace=workspace)
