@@ -11,6 +11,7 @@ from typing import Any
 
 from market.clock import NS_PER_S
 from market.labels import HORIZON_NAMES
+from market.lake import BATCH_NS
 from pipelines.reporting.charts import microseconds
 
 Figures = Mapping[str, Any]
@@ -252,6 +253,11 @@ def caveats(figures: Figures) -> list[str]:
         "the scheduler's."
     )
     return said
+
+
+def minute_of(batch: int) -> str:
+    """Start of a batch of the lake, UTC."""
+    return time_of(batch * BATCH_NS)
 
 
 def time_of(ns: int) -> str:
