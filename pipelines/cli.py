@@ -10,7 +10,6 @@ Exit codes: 0 done; 1 an error of ours; 2 wrong input; 3 the data contradicts it
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -368,6 +367,47 @@ def _teller(as_json: bool, bars: Bars) -> Callable[[str], None]:
     return (lambda _line: None) if as_json else bars.tell
 
 
+@app.command()
+def up(
+    first_port: Annotated[int | None, typer.Option(help="The servers take the ports from here on.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="A server to leave out; may be given again.")] = None,
+    env: Annotated[bool, typer.Option("--env", help="Print only the shell lines that point the pipeline at it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring up the local stack: real servers on loopback, each in its order and asked whether it is well.
+
+    Example: `keel up` and then `eval "$(keel up --env)"`
+    """
+    from pipelines.stack import environment, site
+    from pipelines.stack.up import UpConfig
+    from pipelines.stack.up import up as bring_up
+
+    given = {"first_port": first_port, "without": tuple(without) if without else None}
+    config = settings.stage_config("up", UpConfig, {k: v for k, v in given.items() if v is not None})
+    workspace = settings.workspace()
+    result = bring_up(config, workspace=workspace, tell=lambda line: typer.echo(line, err=True))
+    if env:
+        there = site.find(workspace.stack)
+        typer.echo(environment.export_lines(there) if there else "", nl=False)
+    else:
+        _print(result, as_json)
+
+
+@app.command()
+def down(as_json: Json = False) -> None:
+    """Stop the local stack; its data stays.
+
+    Example: `keel down`
+    """
+    from pipelines.stack.down import DownConfig
+    from pipelines.stack.down import down as bring_down
+
+    config = settings.stage_config("down", DownConfig)
+    _print(
+        bring_down(config, workspace=settings.workspace(), tell=lambda line: typer.echo(line, err=True)), as_json
+    )
+
+
 @app.command("settings")
 def show_settings(as_json: Json = False) -> None:
     """Print the variables and the parameters in force.
@@ -375,7 +415,7 @@ def show_settings(as_json: Json = False) -> None:
     Example: `keel settings`
     """
     variables = {
-        name: {"meaning": meaning, "value": os.environ.get(name)} for name, meaning in settings.VARIABLES.items()
+        name: {"meaning": meaning, "value": settings.shown(name)} for name, meaning in settings.VARIABLES.items()
     }
     parameters = settings.parameters()
     if as_json:
