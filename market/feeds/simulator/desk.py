@@ -11,12 +11,10 @@ import orjson
 
 from market.events import ASK, BID
 from market.feeds.simulator import frames, matching
-from market.feeds.simulator.frames import Change, OwnOrder
+from market.feeds.simulator.frames import Change, Line, OwnOrder
 from market.feeds.simulator.state import EXPIRED, FILL
 from market.feeds.simulator.world import Record, World
 from market.instruments import Instrument
-
-Line = tuple[int, bytes]  # receive ns, payload
 
 # Binance's error codes for what can go wrong here
 UNREADABLE = (-1102, "Mandatory parameter was not sent, was empty or malformed: ")

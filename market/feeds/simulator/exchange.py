@@ -14,10 +14,11 @@
     * ``snapshot=1``: the depth snapshot is sent as a line of the stream after the first diff and then every
       ``snapshot_every`` seconds.
 
-World time passes only while a client is connected; the world outlives connections. In lockstep the exchange sends one
-step of 10 ms, ends it with a ``keel@step`` line and waits for ``{"method":"keel.step"}``. Order requests (Binance's
-WebSocket API form, newline-separated) come on the same socket; they reach the matching engine ``order_latency_us`` of
-world time after the step they were sent in, and are answered with replies and ``ORDER_TRADE_UPDATE`` lines.
+World time passes only while a client is connected; the world outlives connections. It goes on in steps of 10 ms, and
+the lines are the same at every pace, except for the ``keel@step`` marks that end a message. In lockstep the exchange
+sends one step and waits for ``{"method":"keel.step"}``. Order requests (Binance's WebSocket API form,
+newline-separated) come on the same socket; they reach the matching engine ``order_latency_us`` of world time after
+the step they were sent in, and are answered with replies and ``ORDER_TRADE_UPDATE`` lines.
 """
 
 from __future__ import annotations
@@ -39,14 +40,15 @@ from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import InputError, KeelError, PortInUseError
 from market.feeds.simulator import frames
 from market.feeds.simulator.config import ExchangeConfig
-from market.feeds.simulator.desk import Desk, Line
+from market.feeds.simulator.desk import Desk
 from market.feeds.simulator.faults import DEFAULT_SECONDS, Faults
+from market.feeds.simulator.frames import Line
 from market.feeds.simulator.state import DIFF
-from market.feeds.simulator.world import STEP_NS, World
+from market.feeds.simulator.world import World
 
 HOST = "127.0.0.1"
 _CONTROLS = ("/sim/state", "/sim/regime", "/sim/fault")
-_BATCH_NS = 100 * NS_PER_MS  # what one message of pace=max holds
+_STEPS_A_MESSAGE = 10  # of pace=max
 _KINDS = (frames.DEPTH_STREAM, frames.TICKER_STREAM, frames.TRADE_STREAM, frames.MARK_STREAM)
 
 
@@ -178,32 +180,40 @@ class Exchange:
                 saw_diff |= record.kind == DIFF
                 frame = frames.market_frame(self._faults.distort(record), wanted.names, self._config.instrument.symbol)
                 if frame is not None:
-                    stamp = record.recv_ns + self._faults.stamp_offset_ns
-                    lines += [(stamp, each) for each in self._faults.frames(record, frame)]
+                    lines += [(record.recv_ns, each) for each in self._faults.frames(record, frame)]
                 report = desk.report(record)
                 if report is not None:
                     lines.append(report)
             if not due:
-                return lines, saw_diff
+                return self._faults.stamped(lines), saw_diff
             lines += desk.execute_next()
 
     def snapshot_line(self) -> Line:
         """The whole book as a line of the stream."""
-        return self._world.stamp() + self._faults.stamp_offset_ns, frames.snapshot_body(self._world.book(1000))
+        return self._faults.stamped([(self._world.stamp(), frames.snapshot_body(self._world.book(1000)))])[0]
 
     def step_line(self) -> Line:
         """The mark at the end of a message."""
         self._steps += 1
-        return self._world.stamp(), frames.step_line(self._world.now_ns, self._steps)
+        return self._mark(frames.step_line(self._world.now_ns, self._steps))
 
     def end_line(self) -> Line:
         """The mark at the end of a stream."""
-        return self._world.stamp(), frames.end_line(self._world.now_ns, self._steps)
+        return self._mark(frames.end_line(self._world.now_ns, self._steps))
+
+    def _mark(self, payload: bytes) -> Line:
+        # its stamp is not drawn from the world's chance: how many marks there are must not change what comes after
+        return self._faults.stamped([(self._world.last_stamp, payload)])[0]
 
     @property
     def now_ns(self) -> int:
         """World time."""
         return self._world.now_ns
+
+    @property
+    def next_step_ns(self) -> int:
+        """World time at which the step that begins now ends."""
+        return self._world.next_step_ns
 
     def take_disconnect(self) -> bool:
         """Whether the connection is to be cut now."""
@@ -235,10 +245,9 @@ class _Stream:
         exchange, wanted = self._exchange, self._wanted
         started_ns, began = exchange.now_ns, time.monotonic()
         end_ns = started_ns + int(wanted.seconds * NS_PER_S) if wanted.seconds is not None else None
-        size_ns = STEP_NS if wanted.lockstep or wanted.pace else _BATCH_NS
+        steps = 1 if wanted.lockstep or wanted.pace else _STEPS_A_MESSAGE
         while end_ns is None or exchange.now_ns < end_ns:
-            until_ns = exchange.now_ns + size_ns
-            await self._send(self._step(until_ns if end_ns is None else min(until_ns, end_ns)))
+            await self._send(self._message(steps, end_ns))
             if exchange.take_disconnect():
                 self._connection.transport.abort()
                 return
@@ -253,13 +262,22 @@ class _Stream:
         await self._send([exchange.end_line()])
         await self._connection.close(1000, "the stream has ended")
 
+    def _message(self, steps: int, end_ns: int | None) -> list[Line]:
+        lines: list[Line] = []
+        for _ in range(steps):
+            until_ns = self._exchange.next_step_ns
+            lines += self._step(until_ns if end_ns is None else min(until_ns, end_ns))
+            if self._exchange.now_ns == end_ns:
+                break
+        if self._wanted.stamped:
+            lines.append(self._exchange.step_line())
+        return lines
+
     def _step(self, until_ns: int) -> list[Line]:
         lines, saw_diff = self._exchange.lines_until(until_ns, self._desk, self._wanted)
         if self._snapshot_due_ns is not None and saw_diff and self._exchange.now_ns >= self._snapshot_due_ns:
             lines.append(self._exchange.snapshot_line())
             self._snapshot_due_ns += self._wanted.snapshot_every_ns
-        if self._wanted.stamped:
-            lines.append(self._exchange.step_line())
         return lines
 
     async def _send(self, lines: list[Line]) -> None:

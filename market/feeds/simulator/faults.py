@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from market.clock import NS_PER_S
 from market.errors import InputError
+from market.feeds.simulator.frames import Line
 from market.feeds.simulator.state import DIFF, TRADE
 from market.feeds.simulator.world import Record
 
@@ -72,6 +73,10 @@ class Faults:
         if self.malformed:
             self.malformed, out = False, [frame[: len(frame) // 2], *out]
         return out
+
+    def stamped(self, lines: list[Line]) -> list[Line]:
+        """The lines with the receive stamps that a faulty clock gives them."""
+        return [(recv_ns + self.stamp_offset_ns, payload) for recv_ns, payload in lines]
 
     def connection_ended(self) -> None:
         """The next client has a healthy clock and connection."""

@@ -122,11 +122,15 @@ def intensities(core: Core, rates: np.ndarray) -> float:
 
 
 @compiled
-def _decay(core: Core, dt_s: float) -> None:
+def _decay(core: Core) -> None:
+    """Let the excitation fall to what it is now. Done where it is read, so that a cut in time leaves no trace."""
+    s = core.state[0]
+    dt_s = (s.t_ns - s.excited_ns) / 1e9
     fast, slow = np.exp(-FAST_PER_S * dt_s), np.exp(-SLOW_PER_S * dt_s)
     for kind in range(6):
         core.fast[kind] *= fast
         core.slow[kind] *= slow
+    s.excited_ns = s.t_ns
 
 
 @compiled
@@ -327,6 +331,7 @@ def _publish_mark(core: Core) -> None:
 def _draw(core: Core, rates: np.ndarray) -> None:
     """Draw the next candidate event with the intensity now, which only falls until something happens."""
     s = core.state[0]
+    _decay(core)
     s.bound = intensities(core, rates)
     s.next_ns = s.t_ns + 1 + int(1e9 * exponential(core.flow_chance) / s.bound)
 
@@ -335,6 +340,7 @@ def _draw(core: Core, rates: np.ndarray) -> None:
 def _candidate(core: Core, rates: np.ndarray) -> None:
     """Accept the candidate as one kind of event, or as none."""
     s = core.state[0]
+    _decay(core)
     intensities(core, rates)
     u = uniform(core.flow_chance) * s.bound
     s.next_ns = 0
@@ -356,10 +362,8 @@ def run(core: Core, until_ns: int) -> None:
         ticker_ns = s.ticker_ns + TICKER_NS if _top_changed(core) else until_ns + 1
         to_ns = min(s.next_ns, s.slice_ns, s.diff_ns, s.mark_ns, max(ticker_ns, s.t_ns))
         if to_ns > until_ns:
-            _decay(core, (until_ns - s.t_ns) / 1e9)
             s.t_ns = until_ns
             return
-        _decay(core, (to_ns - s.t_ns) / 1e9)
         s.t_ns = to_ns
         if to_ns == s.slice_ns:
             _slice(core)
