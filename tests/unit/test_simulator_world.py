@@ -1,4 +1,4 @@
-"""The simulated market itself: it repeats itself to the byte, its book stays sane, and it behaves as its regime says."""
+"""The simulated market itself: repeats itself to the byte, keeps its book sane, behaves as its regime says."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ten_minutes() -> dict[str, list[Record]]:
     return {name: ran(600.0, regime=name, seed=1)[1] for name in REGIMES}
 
 
-# -- determinism ------------------------------------------------------------------------------------------------------
+# -- determinism ------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_records_and_another_seed_others(regime: str) -> None:
@@ -90,7 +90,7 @@ def test_an_unknown_regime_is_refused_and_the_old_one_stays() -> None:
     assert world.regime == "calm"
 
 
-# -- the book ---------------------------------------------------------------------------------------------------------
+# -- the book ---------------------------------------------------------------------------------------
 
 
 def test_the_book_never_locks_nor_crosses_and_holds_no_negative_size(regime: str) -> None:
@@ -148,7 +148,7 @@ def _added_since(world: World, before: tuple[dict[int, int], dict[int, int]], tr
     return max(0, sides_of_world(world)[side].get(trade.price, 0) + trade.size - before[side].get(trade.price, 0))
 
 
-# -- diffs and snapshots rebuild it --------------------------------------------------------------------------------------
+# -- diffs and snapshots rebuild it -----------------------------------------------------------------
 
 
 def test_snapshot_and_diffs_rebuild_the_book_at_every_update(regime: str) -> None:
@@ -169,7 +169,7 @@ def test_snapshot_and_diffs_rebuild_the_book_at_every_update(regime: str) -> Non
     assert not reader.stats.rejected
 
 
-# -- what the regimes are like ------------------------------------------------------------------------------------------
+# -- what the regimes are like ----------------------------------------------------------------------
 
 
 def tops_of(records: list[Record]) -> np.ndarray:
@@ -183,10 +183,10 @@ def market_order_times(records: list[Record]) -> np.ndarray:
 
 
 def test_market_orders_come_in_bursts(ten_minutes: dict[str, list[Record]], regime: str) -> None:
-    """A Poisson flow has a dispersion of 1; of 600 counts, its estimate lies within 1.2 with all but no exception."""
+    """A Poisson flow has a dispersion of 1, give or take 0.06 from 600 counts. Seeds 1 to 8 gave 2.1 to 4.1."""
     seconds = (market_order_times(ten_minutes[regime]) - START_NS) // NS_PER_S
     counts = np.bincount(seconds, minlength=600)
-    assert counts.var() / counts.mean() > 2.0
+    assert counts.var() / counts.mean() > 1.7
 
 
 def test_regimes_differ_in_rate_depth_and_spread_as_they_say(ten_minutes: dict[str, list[Record]]) -> None:
@@ -221,6 +221,7 @@ def signal(records: list[Record], imbalance: str) -> float:
 def test_the_book_tells_of_the_next_half_second_and_not_the_same_in_every_regime(
     ten_minutes: dict[str, list[Record]],
 ) -> None:
-    assert signal(ten_minutes["calm"], "touch") > 0.1
-    assert signal(ten_minutes["calm"], "touch") > 0.1 + signal(ten_minutes["volatile"], "touch")
-    assert signal(ten_minutes["volatile"], "flow") > 0.05
+    """Seeds 1 to 8: calm 0.12 to 0.23 by the touch; volatile -0.04 to 0.03 by the touch, 0.23 to 0.32 by flow."""
+    assert signal(ten_minutes["calm"], "touch") > 0.08
+    assert abs(signal(ten_minutes["volatile"], "touch")) < 0.07
+    assert signal(ten_minutes["volatile"], "flow") > 0.15
