@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -83,38 +84,46 @@ def get(port: int, path: str) -> tuple[int, bytes]:
         return refused.code, refused.read()
 
 
+def stream_url(port: int, **query: object) -> str:
+    """The stamped stream of an exchange on loopback, as :mod:`market.feeds.simulator.exchange` documents it."""
+    said = {"streams": STREAMS, "stamp": 1, "snapshot": 1, **query}
+    return f"ws://127.0.0.1:{port}/stream?" + "&".join(f"{name}={value}" for name, value in said.items())
+
+
 class LockstepClient:
     """A client that the exchange stands still for between two calls of :meth:`step`.
 
     ``reports`` are the order objects of its user data, ``replies`` the answers to its requests, ``ended`` whether the
-    stream has said so.
+    stream has said so. At another ``pace`` a step is a message.
     """
 
     def __init__(self, port: int, **query: object) -> None:
-        said = {"streams": STREAMS, "stamp": 1, "snapshot": 1, "pace": "lockstep", **query}
-        self._url = f"ws://127.0.0.1:{port}/stream?" + "&".join(f"{name}={value}" for name, value in said.items())
+        self._url = stream_url(port, **{"pace": "lockstep", **query})
+        self._open = ExitStack()
         self._connection: ClientConnection | None = None
-        self._asked = True  # the first step comes unasked
+        self._ask = False  # the first step comes unasked
+        self._port = port
         self.reports: list[dict] = []
         self.replies: list[dict] = []
         self.ended = False
 
     def __enter__(self) -> Self:
-        self._connection = connect(self._url, compression=None, proxy=None, max_size=None, close_timeout=2)
+        self._connection = self._open.enter_context(
+            connect(self._url, compression=None, proxy=None, max_size=None, close_timeout=2)
+        )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._connection is not None
-        self._connection.close()
+        self._open.close()
 
     def step(self, *requests: bytes) -> list[Line]:
         """Send requests, let one step pass; its market frames."""
         assert self._connection is not None
-        if not self._asked or requests:
-            self._connection.send(b"\n".join([*requests, *([] if self._asked else [STEP])]), text=True)
-        self._asked = False
+        if self._ask or requests:
+            self._connection.send(b"\n".join([*requests, *([STEP] if self._ask else [])]), text=True)
+        self._ask = "pace=lockstep" in self._url
         lines: list[Line] = []
         for line in self._connection.recv(timeout=60, decode=False).split(b"\n"):
             stamp, _, payload = line.partition(b" ")
@@ -131,3 +140,24 @@ class LockstepClient:
     def steps(self, n: int) -> list[Line]:
         """Let ``n`` steps pass; their market frames."""
         return [line for _ in range(n) for line in self.step()]
+
+    def rest(self) -> list[Line]:
+        """Everything until the stream ends."""
+        lines: list[Line] = []
+        while not self.ended:
+            lines += self.step()
+        return lines
+
+    def get(self, path: str) -> bytes:
+        """The body of a GET, answered while the exchange stands still."""
+        status, body = get(self._port, path)
+        assert status == 200, body
+        return body
+
+    def depth(self) -> tuple[int, Sides]:
+        """Update id and levels of the exchange's book now."""
+        return sides_of_snapshot(self.get("/fapi/v1/depth?symbol=BTCUSDT&limit=1000"))
+
+    def time_ms(self) -> int:
+        """World time."""
+        return int(orjson.loads(self.get("/sim/state"))["time_ms"])

@@ -24,6 +24,7 @@ the step they were sent in, and are answered with replies and ``ORDER_TRADE_UPDA
 from __future__ import annotations
 
 import asyncio
+import errno
 import http
 import time
 from collections.abc import Callable
@@ -37,7 +38,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from market.clock import NS_PER_MS, NS_PER_S
-from market.errors import InputError, KeelError, PortInUseError
+from market.errors import InputError, KeelError, PortInUseError, SettingsError
 from market.feeds.simulator import frames
 from market.feeds.simulator.config import ExchangeConfig
 from market.feeds.simulator.desk import Desk
@@ -103,15 +104,22 @@ class Exchange:
 
         Raises:
             PortInUseError: the port is taken.
+            SettingsError: the system does not let us listen on it.
         """
         try:
             server = await serve(
-                self._talk, HOST, self._config.port, process_request=self._answer, compression=None, max_queue=256
+                self._talk,
+                HOST,
+                self._config.port,
+                process_request=self._answer,
+                compression=None,
+                max_queue=256,
             )
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise SettingsError(f"cannot listen on port {self._config.port}: {error.strerror}") from None
             raise PortInUseError(
-                f"port {self._config.port} is taken by another process ({error.strerror}); choose another one, or 0 "
-                "for a free one"
+                f"port {self._config.port} is taken by another process; choose another one, or 0 for a free one"
             ) from None
         self.port = next(iter(server.sockets)).getsockname()[1]
         return server
@@ -188,9 +196,14 @@ class Exchange:
                 return self._faults.stamped(lines), saw_diff
             lines += desk.execute_next()
 
-    def snapshot_line(self) -> Line:
-        """The whole book as a line of the stream."""
-        return self._faults.stamped([(self._world.stamp(), frames.snapshot_body(self._world.book(1000)))])[0]
+    def take_snapshot(self) -> tuple[int, bytes]:
+        """The whole book now, and the world time at which it may be sent."""
+        body = frames.snapshot_body(self._world.book(1000))
+        return self._world.now_ns + self._faults.take_snapshot_delay(), body
+
+    def line(self, payload: bytes) -> Line:
+        """Something that is sent now."""
+        return self._faults.stamped([(self._world.stamp(), payload)])[0]
 
     def step_line(self) -> Line:
         """The mark at the end of a message."""
@@ -229,6 +242,7 @@ class _Stream:
         self._desk = desk
         self._exchange = exchange
         self._snapshot_due_ns: int | None = exchange.now_ns if wanted.snapshot else None
+        self._snapshots: list[tuple[int, bytes]] = []  # taken, to be sent at a world time
         self._asked = asyncio.Semaphore(0)  # steps that the client has asked for, or its leaving
 
     async def listen(self) -> None:
@@ -276,8 +290,11 @@ class _Stream:
     def _step(self, until_ns: int) -> list[Line]:
         lines, saw_diff = self._exchange.lines_until(until_ns, self._desk, self._wanted)
         if self._snapshot_due_ns is not None and saw_diff and self._exchange.now_ns >= self._snapshot_due_ns:
-            lines.append(self._exchange.snapshot_line())
+            self._snapshots.append(self._exchange.take_snapshot())
             self._snapshot_due_ns += self._wanted.snapshot_every_ns
+        due = [body for at_ns, body in self._snapshots if at_ns <= self._exchange.now_ns]
+        self._snapshots = [each for each in self._snapshots if each[0] > self._exchange.now_ns]
+        lines += [self._exchange.line(body) for body in due]
         return lines
 
     async def _send(self, lines: list[Line]) -> None:
