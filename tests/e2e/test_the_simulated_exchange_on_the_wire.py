@@ -379,8 +379,11 @@ def test_a_connection_that_is_cut_is_opened_again_and_the_book_is_right(exchange
         ("/stream?streams=btcusdt@kline_1m", "unknown stream 'btcusdt@kline_1m'"),
         ("/stream?streams=btcusdt@trade&speed=2", "unknown parameters speed"),
         ("/stream?streams=btcusdt@trade&pace=fast", "pace: expected a number from 0 on, saw 'fast'"),
+        ("/stream?streams=btcusdt@trade&pace=0", "pace: expected max, lockstep or a multiple of real time above 0"),
+        ("/stream?streams=btcusdt@trade&pace=", "pace: expected a number from 0 on, saw ''"),
         ("/stream?streams=btcusdt@trade&pace=nan", "pace: expected a number"),
         ("/stream?streams=btcusdt@trade&seconds=-1", "seconds: expected a number from 0 on, saw '-1'"),
+        ("/stream?streams=btcusdt@trade&stamp=yes", "stamp: expected 0 or 1, saw 'yes'"),
         ("/sim/regime?name=wild", "unknown regime 'wild'; there are calm, volatile, thin"),
         ("/sim/regime", "unknown regime ''"),
         ("/sim/fault?kind=fire", "unknown fault 'fire'; there are trade_price, drop_diff, gap"),
@@ -494,6 +497,26 @@ def test_it_ends_cleanly_when_asked_to(how: signal.Signals) -> None:
     child.send_signal(how)
     assert child.wait(timeout=60) == 0
     child.communicate()
+
+
+def test_it_ends_although_a_client_has_stopped_reading() -> None:
+    with running_exchange(SimulateConfig()) as running:
+        silent = socket.create_connection(("127.0.0.1", running.port))
+        path = stream_url(running.port).partition(str(running.port))[2]
+        silent.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        assert silent.recv(12) == b"HTTP/1.1 101"
+        states = [get(running.port, "/sim/state")[1]]
+
+        def stands_still() -> bool:
+            states.append(get(running.port, "/sim/state")[1])
+            return len(states) > 9 and len(set(states[-9:])) == 1
+
+        until(stands_still)
+    silent.close()
+    assert len(set(states)) > 1, "it had been sending until nobody took it any more"
 
 
 def test_it_ends_when_its_parent_is_killed() -> None:

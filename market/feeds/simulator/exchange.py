@@ -50,6 +50,7 @@ from market.feeds.simulator.world import World
 HOST = "127.0.0.1"
 _CONTROLS = ("/sim/state", "/sim/regime", "/sim/fault")
 _STEPS_A_MESSAGE = 10  # of pace=max
+_CLOSE_S = 1.0  # a client that does not read is not waited for longer
 _KINDS = (frames.DEPTH_STREAM, frames.TICKER_STREAM, frames.TRADE_STREAM, frames.MARK_STREAM)
 
 
@@ -80,10 +81,10 @@ class Subscription:
         return cls(
             names=_stream_names(said.get("streams", ""), symbol),
             lockstep=pace == "lockstep",
-            pace=0.0 if pace in ("max", "lockstep") else _number(pace, "pace"),
+            pace=0.0 if pace in ("max", "lockstep") else _pace(pace),
             seconds=_number(said["seconds"], "seconds") if "seconds" in said else None,
-            stamped=said.get("stamp") == "1",
-            snapshot=said.get("snapshot") == "1",
+            stamped=_flag(said, "stamp"),
+            snapshot=_flag(said, "snapshot"),
             snapshot_every_ns=int(_number(said.get("snapshot_every", "60"), "snapshot_every") * NS_PER_S),
         )
 
@@ -114,6 +115,7 @@ class Exchange:
                 process_request=self._answer,
                 compression=None,
                 max_queue=256,
+                close_timeout=_CLOSE_S,
             )
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
@@ -129,7 +131,7 @@ class Exchange:
     def _answer(self, _connection: ServerConnection, request: Request) -> Response | None:
         """Answer a plain GET; None lets a WebSocket handshake go on."""
         parts = urlsplit(request.path)
-        query = parse_qs(parts.query)
+        query = parse_qs(parts.query, keep_blank_values=True)
         try:
             if parts.path == "/stream":
                 Subscription.of(query, self._config.instrument.symbol)
@@ -321,6 +323,20 @@ def _stream_names(text: str, symbol: str) -> dict[str, str]:
     if not names:
         raise InputError(f"no streams asked for; expected streams={symbol.lower()}@depth@100ms/...")
     return names
+
+
+def _flag(said: dict[str, str], name: str) -> bool:
+    text = said.get(name, "0")
+    if text not in ("0", "1"):
+        raise InputError(f"{name}: expected 0 or 1, saw {text!r}")
+    return text == "1"
+
+
+def _pace(text: str) -> float:
+    pace = _number(text, "pace")
+    if pace == 0:
+        raise InputError(f"pace: expected max, lockstep or a multiple of real time above 0, saw {text!r}")
+    return pace
 
 
 def _number(text: str, name: str) -> float:
