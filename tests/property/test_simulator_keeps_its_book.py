@@ -51,6 +51,17 @@ def ahead_by_level(world: World) -> dict[tuple[int, int], list[int]]:
     return levels
 
 
+def taken_from_others(world: World, order_id: int, records: list[Record]) -> int:
+    """What trades took from others on the level of one of our orders."""
+    [order] = [o for o in world._core.own if o["id"] == order_id]
+    ours = {r.x1 for r in records if r.kind == FILL}
+    return sum(
+        r.size
+        for r in records
+        if r.kind == TRADE and r.ident not in ours and (1 - r.side, r.price) == (order["side"], order["price"])
+    )
+
+
 @given(st.lists(ACTIONS, max_size=60))
 @settings(max_examples=150, deadline=None)
 def test_nothing_is_lost_or_created_and_the_queue_is_kept(actions: list[tuple]) -> None:
@@ -66,6 +77,8 @@ def test_nothing_is_lost_or_created_and_the_queue_is_kept(actions: list[tuple]) 
             assert left == was_left - filled > 0
             assert 0 <= ahead <= was_ahead
             assert not filled or ahead == 0
+            if action[0] == "market":
+                assert ahead == max(0, was_ahead - taken_from_others(world, order, records))
         for (side, price), queue in ahead_by_level(world).items():
             ours = sum(int(o["left"]) for o in world._core.own if (o["side"], o["price"]) == (side, price) and o["id"])
             assert queue == sorted(queue), "whoever came first has no more others ahead than who came later"

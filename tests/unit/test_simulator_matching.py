@@ -95,7 +95,9 @@ def test_our_orders_on_one_level_are_filled_in_the_order_they_came(world: World)
     world.cancel(gone)
     third = placed(world, price, 5)  # takes a freed slot, not a freed place
     assert world.resting() == {first: (10, ahead), second: (20, ahead + 7), third: (5, ahead + 7)}
-    assert fills(sell(world, ahead + 10 + 7 + 3)) == [(first, 10, 10), (second, 3, 3)]
+    assert fills(sell(world, ahead + 10 + 2)) == [(first, 10, 10)]
+    assert world.resting() == {second: (20, 5), third: (5, 5)}, "our own fill did not move the others ahead"
+    assert fills(sell(world, 5 + 3)) == [(second, 3, 3)]
     assert fills(sell(world, 20)) == [(second, 17, 20), (third, 3, 3)]
 
 

@@ -120,9 +120,7 @@ def cancel_others(core: Core, side: int, price: int, size: int) -> None:
     for k in range(len(core.own)):
         order = core.own[k]
         if order.id != 0 and order.side == side and order.price == price:
-            behind = others - order.ahead
-            gone = (size * order.ahead + others // 2) // others
-            order.ahead -= min(order.ahead, max(gone, size - behind))
+            order.ahead -= (size * order.ahead + others // 2) // others  # rounded: at most `ahead`, as size <= others
     set_size(core, side, price, size_at(core, side, price) - size)
 
 
