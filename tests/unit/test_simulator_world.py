@@ -11,7 +11,7 @@ from simulated_market import Reader, bytes_of_world, sides_of_world
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import SettingsError
 from market.events import ASK, BID
-from market.feeds.simulator import frames
+from market.feeds.simulator import chance, flow, frames, matching
 from market.feeds.simulator.config import REGIMES, ExchangeConfig
 from market.feeds.simulator.state import BIDS, DIFF, TICKER, TRADE
 from market.feeds.simulator.world import Record, World
@@ -88,6 +88,21 @@ def test_an_unknown_regime_is_refused_and_the_old_one_stays() -> None:
     with pytest.raises(SettingsError, match="unknown regime 'wild'; there are calm, volatile, thin"):
         world.set_regime("wild")
     assert world.regime == "calm"
+
+
+@pytest.mark.parametrize("module", [chance, matching, flow])
+def test_the_compiled_core_is_never_stale(module: object) -> None:
+    """numba's own cache does not see a change in another file: market.compiled says more."""
+    functions = [each for each in vars(module).values() if hasattr(each, "py_func")]
+    assert len(functions) >= 3
+    assert all(type(each._cache).__module__ == "market.compiled" for each in functions)
+
+
+def test_time_never_goes_back() -> None:
+    world, _ = ran(1.0)
+    before = bytes_of_world(world)
+    assert world.advance(world.now_ns - NS_PER_MS) == []
+    assert bytes_of_world(world) == before
 
 
 # -- the book ---------------------------------------------------------------------------------------

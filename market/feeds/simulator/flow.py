@@ -362,7 +362,7 @@ def run(core: Core, until_ns: int) -> None:
         ticker_ns = s.ticker_ns + TICKER_NS if _top_changed(core) else until_ns + 1
         to_ns = min(s.next_ns, s.slice_ns, s.diff_ns, s.mark_ns, max(ticker_ns, s.t_ns))
         if to_ns > until_ns:
-            s.t_ns = until_ns
+            s.t_ns = max(s.t_ns, until_ns)
             return
         s.t_ns = to_ns
         if to_ns == s.slice_ns:
