@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
@@ -147,6 +148,11 @@ class LockstepClient:
         while not self.ended:
             lines += self.step()
         return lines
+
+    def vanish(self) -> None:
+        """Leave without a closing handshake."""
+        assert self._connection is not None
+        self._connection.socket.shutdown(socket.SHUT_RDWR)
 
     def get(self, path: str) -> bytes:
         """The body of a GET, answered while the exchange stands still."""

@@ -199,6 +199,17 @@ def test_an_order_reaches_the_engine_two_milliseconds_after_its_step(exchange: E
     assert client.reports[0]["T"] == sent_ms + 2
 
 
+@pytest.mark.parametrize("goodbye", [True, False])
+def test_the_world_stands_still_when_its_client_has_left(exchange: Exchange, goodbye: bool) -> None:
+    with LockstepClient(exchange.port) as client:
+        client.steps(5)
+        left_ms = client.time_ms()
+        if not goodbye:
+            client.vanish()
+    until(lambda: get(exchange.port, "/stream?streams=btcusdt@trade")[0] != 409)
+    assert client.time_ms() == left_ms
+
+
 # -- faults -----------------------------------------------------------------------------------------------------------
 
 

@@ -246,6 +246,7 @@ class _Stream:
         self._snapshot_due_ns: int | None = exchange.now_ns if wanted.snapshot else None
         self._snapshots: list[tuple[int, bytes]] = []  # taken, to be sent at a world time
         self._asked = asyncio.Semaphore(0)  # steps that the client has asked for, or its leaving
+        self._left = False
 
     async def listen(self) -> None:
         """Take requests as they come."""
@@ -254,6 +255,7 @@ class _Stream:
                 for _ in range(self._desk.receive(message)):
                     self._asked.release()
         finally:
+            self._left = True
             self._asked.release()
 
     async def run(self) -> None:
@@ -269,6 +271,8 @@ class _Stream:
                 return
             if wanted.lockstep:
                 await self._asked.acquire()
+                if self._left:
+                    return  # nobody asked: the world stands still at the last step
             elif wanted.pace:
                 await asyncio.sleep(
                     (exchange.now_ns - started_ns) / NS_PER_S / wanted.pace - (time.monotonic() - began)
