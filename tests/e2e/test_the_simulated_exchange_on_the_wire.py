@@ -328,10 +328,11 @@ def test_a_clock_that_jumps_back_is_flagged_and_nothing_is_lost(exchange: Exchan
     with synced_client(exchange) as (client, reader):
         before_ns = reader.stats.last_ns
         exchange.inject_fault("clock_back", seconds=2)
-        lines = client.steps(5)
+        lines = client.steps(20)
         assert before_ns - 2 * NS_PER_S < lines[0][0] < before_ns - 1.8 * NS_PER_S
-        flagged = [bool((reader.feed(line)["flags"] & F_CLOCK_BACK).any()) for line in lines]
-        assert flagged == [True] + [False] * (len(lines) - 1)
+        first, *later = [reader.feed(line)["flags"] & F_CLOCK_BACK > 0 for line in lines]
+        assert first.all()
+        assert not any(flags.any() for flags in later)
         client.step(orders.place(INSTRUMENT, "a", side=BID, price=max(client.depth()[1][0]) - 1, size=9))
         assert_right(client, reader)
         assert (reader.stats.clock_back, reader.stats.gaps) == (1, 0)
