@@ -105,6 +105,7 @@ class LockstepClient:
         self._ask = False  # the first step comes unasked
         self._port = port
         self.reports: list[dict] = []
+        self.report_stamps: list[int] = []
         self.replies: list[dict] = []
         self.ended = False
 
@@ -130,6 +131,7 @@ class LockstepClient:
             stamp, _, payload = line.partition(b" ")
             if payload.startswith(USER_DATA_PREFIX):
                 self.reports.append(orjson.loads(payload)["data"]["o"])
+                self.report_stamps.append(int(stamp))
             elif payload.startswith(b'{"id":'):
                 self.replies.append(orjson.loads(payload))
             elif payload.startswith(b'{"stream":"keel@end"'):

@@ -334,6 +334,7 @@ def test_a_clock_that_jumps_back_is_flagged_and_nothing_is_lost(exchange: Exchan
         assert first.all()
         assert not any(flags.any() for flags in later)
         client.step(orders.place(INSTRUMENT, "a", side=BID, price=max(client.depth()[1][0]) - 1, size=9))
+        assert client.report_stamps[0] < before_ns, "order reports are stamped by the same clock"
         assert_right(client, reader)
         assert (reader.stats.clock_back, reader.stats.gaps) == (1, 0)
     with synced_client(exchange) as (_, healthy):
