@@ -126,7 +126,7 @@ def _sample(features: Real, probs: Real, truth: NDArray[np.int8], recv_ns: Ints,
 
 
 def _settled(rows: Served) -> Served:
-    """Without the first seconds of each session, while its windows were filling, and without moments that had no book."""
+    """Without the first seconds of each session, while its windows were filling, and without moments of no book."""
     keep = np.zeros(len(rows.recv_ns), dtype=np.bool_)
     for session in np.unique(rows.session):
         here = rows.session == session
