@@ -54,7 +54,7 @@ def register(config: RegisterConfig, *, workspace: Workspace) -> RegisterResult:
     """
     from training import runs
     from training.plan import read_plan
-    from training.registry import CHALLENGER, CHAMPION, Registry, read_manifest
+    from training.registry import CHALLENGER, Registry, read_manifest
 
     folder = runs.find(workspace.runs, config.run_id)
     bundle = folder / runs.BUNDLE
@@ -71,7 +71,7 @@ def register(config: RegisterConfig, *, workspace: Workspace) -> RegisterResult:
     }
     registry = Registry(workspace.tracking)
     made = registry.register(bundle, tags)
-    if registry.get_alias(made.name, CHAMPION) != made.version:
+    if not registry.version(made.name, made.version).aliases:  # a champion or its predecessor stays what it is
         registry.set_alias(made.name, CHALLENGER, made.version)
     return RegisterResult(
         model_name=made.name,
