@@ -197,6 +197,7 @@ def _add(state: State, order_id: int, side: int, price: int, size: int, seq: int
 def _change(state: State, row: int, price: int, size: int, seq: int) -> int:
     side, before = _place_of(state, row)
     lots = state.orders[row, _SIZE]
+    price = price if price > 0 else before
     moves = price != before
     code, queue = _set_lots(state, side, price, size if moves else size - lots, seq)
     if code != OK:
@@ -247,7 +248,7 @@ def _take_anonymous(state: State, side: int, price: int, size: int, seq: int) ->
 @compiled
 def _refusal(kind: int, side: int, price: int, size: int, order_id: int) -> int:
     """What no order event, and no DEPTH, may be, whatever the book holds."""
-    whole = kind in (ADD, CHANGE, DEPTH)  # says everything about what it sets
+    whole = kind in (ADD, DEPTH)  # says everything about what it sets
     if side not in (BID, ASK) and (side != 0 or whole):
         return E_SIDE
     if size < 0 or size > MAX_SIZE or (size == 0 and kind not in (REMOVE, DEPTH)):
@@ -344,7 +345,7 @@ def _sift(state: State, events: Any, out: Any, codes: NDArray[np.int8]) -> int:
             if kind not in (TRADE, TICKER, CLEAR):
                 _say_level(state, event, place, out[n])
                 n += 1
-            if kind == CHANGE and event["price"] != place[1]:
+            if kind == CHANGE and event["price"] not in (0, place[1]):
                 _say_level(state, event, (place[0], event["price"]), out[n])
                 n += 1
         if event["flags"] & F_LAST:

@@ -38,7 +38,7 @@ TICKER: Final = 3  # best bid or ask, faster than the depth stream; never writte
 # kinds of single orders (market.book_l3). The side is the resting order's. What a feed tells as an absolute stays an
 # absolute (CHANGE), what it tells as a difference stays a difference (REDUCE, EXECUTE): parsers need no memory.
 ADD: Final = 4  # a new order rests, behind all others of its price; size = its lots
-CHANGE: Final = 5  # its price and lots left are now these; it keeps its place only at the same price and no more lots
+CHANGE: Final = 5  # its price (0: as before) and lots left are now these; it keeps its place unless it moves or grows
 REDUCE: Final = 6  # so many of its lots were cancelled; it keeps its place
 REMOVE: Final = 7  # it is gone, cancelled or filled; size = what the feed says it had left (0: not said)
 EXECUTE: Final = 8  # so many of its lots were traded and are gone from the book; price = the trade's

@@ -77,13 +77,13 @@ class SlowOrders:
     def _judge(self, kind, side, price, size, order_id):
         if kind not in (DEPTH, TRADE, TICKER, ADD, CHANGE, REDUCE, REMOVE, EXECUTE, FILL):
             raise RefusedError("unknown_kind")
-        sided = kind in (DEPTH, TICKER, ADD, CHANGE)
+        sided = kind in (DEPTH, TICKER, ADD)
         if side not in (BID, ASK) and (sided or side != 0):
             raise RefusedError("bad_side")
         may_be_zero = kind in (DEPTH, TICKER, TRADE, REMOVE)
         if not (0 if may_be_zero else 1) <= size <= MAX_SIZE:
             raise RefusedError("bad_size")
-        free = kind in (REDUCE, REMOVE, EXECUTE, FILL) or (kind == TICKER and size == 0)
+        free = kind in (CHANGE, REDUCE, REMOVE, EXECUTE, FILL) or (kind == TICKER and size == 0)
         if not (0 if free else 1) <= price <= MAX_PRICE:
             raise RefusedError("bad_price")
         if kind in (ADD, CHANGE, REDUCE, REMOVE, EXECUTE) and order_id == 0:
@@ -107,6 +107,7 @@ class SlowOrders:
 
     def _change(self, place, entry, price, size):
         side, before = place
+        price = price or before
         self._check_level(side, price, size if price != before else size - entry[1])
         if price == before and size <= entry[1]:
             entry[1] = size

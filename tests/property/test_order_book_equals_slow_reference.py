@@ -41,8 +41,8 @@ def order_streams(draw, max_events=60):
     rows = []
     for seq in range(draw(st.integers(1, max_events))):
         kind = draw(st.sampled_from(KINDS))
-        side = draw(st.sampled_from([BID, ASK] if kind in (ADD, CHANGE, DEPTH) else [BID, ASK, 0]))
-        price = draw(st.integers(995, 1005))
+        side = draw(st.sampled_from([BID, ASK] if kind in (ADD, DEPTH) else [BID, ASK, 0]))
+        price = draw(st.integers(995, 1005) if kind in (ADD, DEPTH, TRADE) else st.just(0) | st.integers(995, 1005))
         flags = draw(st.sampled_from([0, F_LAST]))
         rows.append(
             order_record(kind, draw(st.integers(1, 9)), side, price, draw(st.integers(0, 9)), flags=flags, seq=seq)
