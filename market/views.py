@@ -7,6 +7,8 @@ is pushed out is already beyond the others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from market.events import ASK, BID, CLEAR, DEPTH, F_LAST, F_SNAPSHOT, Events
 from market.rows import Words, events_of, words
 
@@ -20,13 +22,22 @@ class View:
         self._seen = False
         self._sides: dict[int, Levels] = {BID: {}, ASK: {}}
 
-    def changes(self, head: tuple[int, int, int, int], flags: int, bids: Levels, asks: Levels) -> Events:
+    def changes(
+        self,
+        head: tuple[int, int, int, int],
+        flags: int,
+        bids: Levels,
+        asks: Levels,
+        *,
+        first: Sequence[Words] = (),
+    ) -> Events:
         """DEPTH events (n,) that make a book of the row before this row; the first row is a snapshot.
 
-        ``head`` is (exch_ns, recv_ns, seq, frame) of the events, ``flags`` what all of them carry. Often none.
+        ``head`` is (exch_ns, recv_ns, seq, frame) of the events, ``flags`` what all of them carry; ``first`` are events
+        of the same batch that go before, such as the trade that made the change. Often none.
         """
         common = flags if self._seen else flags | F_SNAPSHOT
-        said: list[Words] = [] if self._seen else [words(head, 0, (0, 0, 0), (CLEAR, common))]
+        said = list(first) if self._seen else [*first, words(head, 0, (0, 0, 0), (CLEAR, common))]
         gone: list[Words] = []
         for side, levels in ((BID, bids), (ASK, asks)):
             before = self._sides[side]
