@@ -328,6 +328,7 @@ def _say_level(state: State, event: Any, place: tuple[int, int], out: Any) -> No
 def _sift(state: State, events: Any, out: Any, codes: NDArray[np.int8]) -> int:
     """Apply what can be; writes what it does to the levels to ``out`` (3 n,) and answers how many that are."""
     n, begun = 0, 0  # events written, and where the batch in work began among them
+    traded = NONE  # the event before, if it was an EXECUTE that was applied
     for i in range(len(events)):
         event = events[i]
         kind = event["kind"]
@@ -335,7 +336,8 @@ def _sift(state: State, events: Any, out: Any, codes: NDArray[np.int8]) -> int:
         place = _place_of(state, row) if row != NONE else (int(event["side"]), event["price"])
         codes[i] = apply(state, event)
         if codes[i] == OK and kind != FILL:
-            if kind in (TRADE, TICKER, CLEAR, EXECUTE):
+            other_side = kind == EXECUTE and traded != NONE and events[traded]["seq"] == event["seq"]
+            if kind in (TRADE, TICKER, CLEAR, EXECUTE) and not other_side:
                 out[n] = event
                 out[n]["flags"] &= ~F_LAST
                 if kind == EXECUTE:
@@ -348,6 +350,7 @@ def _sift(state: State, events: Any, out: Any, codes: NDArray[np.int8]) -> int:
             if kind == CHANGE and event["price"] not in (0, place[1]):
                 _say_level(state, event, (place[0], event["price"]), out[n])
                 n += 1
+        traded = i if kind == EXECUTE and codes[i] == OK else NONE
         if event["flags"] & F_LAST:
             if codes[i] != OK:
                 l2.end_batch(state.levels)

@@ -41,7 +41,8 @@ ADD: Final = 4  # a new order rests, behind all others of its price; size = its 
 CHANGE: Final = 5  # its price (0: as before) and lots left are now these; it keeps its place unless it moves or grows
 REDUCE: Final = 6  # so many of its lots were cancelled; it keeps its place
 REMOVE: Final = 7  # it is gone, cancelled or filled; size = what the feed says it had left (0: not said)
-EXECUTE: Final = 8  # so many of its lots were traded and are gone from the book; price = the trade's
+EXECUTE: Final = 8  # so many of its lots were traded and are gone from the book; price = the trade's. In an auction
+# both orders rest: two in a row with one seq are the two sides of one trade
 FILL: Final = 9  # it took part in a trade; what that leaves of it comes as an event of its own
 CLEAR: Final = 10  # forget the book; a snapshot follows
 

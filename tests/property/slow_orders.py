@@ -139,7 +139,7 @@ class SlowOrders:
 
 def said_to_levels(book, events):
     """(kind, side, price, size, ends the batch) of what a book of levels must be told, and the reason of each event."""
-    out, reasons, begun = [], [], 0
+    out, reasons, begun, traded = [], [], 0, None
     for e in events:
         kind, side, price, size, order_id = (int(e[k]) for k in ("kind", "side", "price", "size", "order_id"))
         place = book.place(order_id) or (side, price)
@@ -148,12 +148,13 @@ def said_to_levels(book, events):
             reasons.append(None)
             if kind in (TRADE, TICKER, CLEAR):
                 out.append([kind, side, price, size, False])
-            if kind == EXECUTE:
+            if kind == EXECUTE and traded != e["seq"]:
                 out.append([TRADE, -place[0], price or place[1], size, False])
             lots = {place: sum(q for _, q in queue) for place, queue in book.queues.items()}
             out += [[DEPTH, *at, lots.get(at, 0), False] for at in changed]
         except RefusedError as refused:
             reasons.append(refused.args[0])
+        traded = e["seq"] if kind == EXECUTE and reasons[-1] is None else None
         if e["flags"] & F_LAST:
             if len(out) > begun:
                 out[-1][-1] = True

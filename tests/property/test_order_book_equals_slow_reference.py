@@ -45,7 +45,7 @@ def order_streams(draw, max_events=60):
         price = draw(st.integers(995, 1005) if kind in (ADD, DEPTH, TRADE) else st.just(0) | st.integers(995, 1005))
         flags = draw(st.sampled_from([0, F_LAST]))
         rows.append(
-            order_record(kind, draw(st.integers(1, 9)), side, price, draw(st.integers(0, 9)), flags=flags, seq=seq)
+            order_record(kind, draw(st.integers(1, 9)), side, price, draw(st.integers(0, 9)), flags=flags, seq=seq // 2)
         )
     return np.array(rows, dtype=EVENT)
 
