@@ -48,6 +48,8 @@ KNOWN: tuple[Instrument, ...] = (
     _row("sim-usdm", "BTCUSDT", "0.1", "0.001"),
     # order-level and few-level recordings
     _row("bitstamp", "BTCUSD", "0.01", "0.00000001"),
+    _row("cme", "ESH4", "0.25", "1"),
+    _row("cme", "ESM4", "0.25", "1"),
     _row("sse", "600519", "0.01", "1"),
     # US stocks rest on cents and trade between them
     *(_row("nasdaq", symbol, "0.0001", "1") for symbol in ("AAPL", "AMZN", "MSFT")),
