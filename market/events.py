@@ -58,6 +58,7 @@ F_CHECKPOINT: Final = 4  # book state written by us at the start of a lake batch
 F_CLOCK_BACK: Final = 8  # this receive time lies before the previous one of the same source
 F_NO_EXCH_TIME: Final = 16
 F_RESYNC: Final = 32  # first batch after a gap: windows over time must restart
+F_NO_SIZE: Final = 64  # the feed says no size of levels: 1 lot stands for "there are some"
 
 
 def empty(n: int) -> Events:

@@ -51,7 +51,15 @@ KNOWN: tuple[Instrument, ...] = (
     _row("cme", "ESH4", "0.25", "1"),
     _row("cme", "ESM4", "0.25", "1"),
     _row("sse", "600519", "0.01", "1"),
+    _row("cme", "GCM3", "0.1", "1"),
+    _row("cme", "ETHU3", "0.5", "1"),
+    _row("shfe", "rb2510", "1", "1"),
+    _row("b3", "PETR4", "0.01", "1"),
+    _row("b3", "VALE3", "0.01", "1"),
+    _row("sgx", "CN", "5", "1"),
     # US stocks rest on cents and trade between them
+    _row("us-nbbo", "BAC", "0.0001", "1"),
+    _row("us-nbbo", "IBM", "0.0001", "1"),
     *(_row("nasdaq", symbol, "0.0001", "1") for symbol in ("AAPL", "AMZN", "MSFT")),
 )
 
