@@ -52,7 +52,7 @@ KNOWN: tuple[Instrument, ...] = (
     _row("cme", "ESM4", "0.25", "1"),
     _row("sse", "600519", "0.01", "1"),
     _row("cme", "GCM3", "0.1", "1"),
-    _row("cme", "ETHU3", "0.5", "1"),
+    _row("cme", "XETU3", "0.5", "1"),
     _row("shfe", "rb2510", "1", "1"),
     _row("b3", "PETR4", "0.01", "1"),
     _row("b3", "VALE3", "0.01", "1"),

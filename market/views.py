@@ -7,10 +7,13 @@ is pushed out is already beyond the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from market.decimals import Unit
+from market.errors import FrameError
 from market.events import ASK, BID, CLEAR, DEPTH, F_LAST, F_SNAPSHOT, Events
-from market.rows import Words, events_of, words
+from market.rows import Words, events_of, positive, priced, words
 
 Levels = dict[int, int]  # ticks -> lots
 
@@ -54,3 +57,25 @@ class View:
         if said:
             events["flags"][-1] |= F_LAST
         return events
+
+
+def levels_of(row: Mapping[str, Any], names: Iterable[tuple[str, str]], tick: Unit, lot: Unit) -> Levels:
+    """Levels of one side from the named columns (price, size) of doubles; one without a price, or nothing, is empty.
+
+    Raises:
+        FrameError: ``bad_levels`` for a price without a size or the other way round, ``wrong_type``, or as
+            :meth:`Unit.of_float`, ``zero_size``, ``out_of_range``.
+    """
+    levels: Levels = {}
+    for price_name, size_name in names:
+        price, size = row.get(price_name), row.get(size_name)
+        if price is None and size is None:
+            continue
+        if price is None or size is None:
+            raise FrameError("bad_levels", f"{price_name} is {price!r} while {size_name} is {size!r}")
+        if not isinstance(price, float) or not isinstance(size, float):
+            raise FrameError(
+                "wrong_type", f"expected numbers, saw {price!r} in {price_name} and {size!r} in {size_name}"
+            )
+        levels[priced(tick.of_float(price))] = positive(lot.of_float(size))
+    return levels
