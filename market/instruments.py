@@ -57,6 +57,11 @@ KNOWN: tuple[Instrument, ...] = (
     _row("b3", "PETR4", "0.01", "1"),
     _row("b3", "VALE3", "0.01", "1"),
     _row("sgx", "CN", "5", "1"),
+    # options by the currency they are on and priced in
+    _row("deribit", "BTC", "0.0001", "0.1"),
+    _row("deribit", "ETH", "0.0001", "1"),
+    _row("deribit", "BTC-PERPETUAL", "0.5", "10"),
+    _row("deribit", "ETH-PERPETUAL", "0.05", "1"),
     # US stocks rest on cents and trade between them
     _row("us-nbbo", "BAC", "0.0001", "1"),
     _row("us-nbbo", "IBM", "0.0001", "1"),

@@ -75,6 +75,16 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
     ),
     # values known from ``recv_ns`` on; prices times 1e8
     "slow": _schema("str source", "i8 recv_ns exch_ns", "f8 funding_rate", "i8 mark_e8 index_e8 next_funding_ns"),
+    # summaries of options, known from ``recv_ns`` on; ``instrument`` is the currency, ``side`` 1 a call and -1 a put.
+    # Prices in the currency, strike and index in dollars, sizes in contracts: times 1e8. 0 where there is no bid or ask
+    "options": _schema(
+        "str source",
+        "i8 frame recv_ns exch_ns",
+        "str option",
+        "i1 side",
+        "i8 strike_e8 expiry_ns bid_e8 ask_e8 mark_e8 index_e8 open_interest_e8 volume_e8",
+        "f8 forward implied_volatility delta vega",
+    ),
     # one row a judged batch, with the figures it was judged by
     "batches": _schema(
         "str source",
@@ -128,6 +138,7 @@ _ORDER: Final = {
     "raw": ("source", "frame"),
     "ticks": ("source", "batch", "row"),
     "slow": ("source", "recv_ns"),
+    "options": ("source", "frame"),
     "batches": ("source", "batch"),
     "quarantine": ("source", "batch", "frame"),
     "features": ("source", "frame"),
@@ -304,6 +315,13 @@ def ticks_of(events: Events, *, source: str, instrument: Instrument, batch: int 
     batch = int(events["recv_ns"][0]) // BATCH_NS if batch is None else batch
     columns: dict[str, Any] = {name: events[name] for name in _EVENT_COLUMNS}
     return rows_of("ticks", instrument, {"source": source, "batch": batch, "row": np.arange(len(events)), **columns})
+
+
+def options_of(records: Sequence[Any], *, source: str, instrument: Instrument) -> pa.Table:
+    """Rows for ``options`` of summaries that have its columns as attributes."""
+    names = [name for name in SCHEMAS["options"].names if name not in (*PARTITIONS, "source")]
+    columns: dict[str, Any] = {name: [getattr(record, name) for record in records] for name in names}
+    return rows_of("options", instrument, {"source": source, **columns})
 
 
 def events_of(ticks: pa.Table) -> Events:
