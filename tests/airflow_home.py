@@ -1,4 +1,4 @@
-"""Airflow's embedded default in a folder: its database, the DAGs run one process each, and the page where people answer.
+"""Airflow's embedded default in a folder: its database, the DAGs run one process each, and the page for answers.
 
 Each DAG runs with ``dag.test()`` in a process of its own. It parks at a question until somebody answers; people do so
 through Airflow's own API server, signed in, as its approval screen does.
