@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import orjson
 
 from pipelines.workspace import Workspace
+
+PASSED: Final = "passed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class RegisterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterResult:
-    """The version and what it comes from."""
+    """The version and what it comes from. ``gate``: "passed", or why the gate of its evaluation said no."""
 
     model_name: str
     version: int
@@ -34,11 +36,12 @@ class RegisterResult:
     feature_set: str
     author: str
     alias: str
+    gate: str
 
     def line(self) -> str:
         return (
             f"{self.model_name} version {self.version} is {self.alias} (dataset {self.dataset_id}, DVC revision "
-            f"{self.dataset_revision[:12]}, feature set {self.feature_set}, by {self.author})"
+            f"{self.dataset_revision[:12]}, feature set {self.feature_set}, by {self.author}; gate {self.gate})"
         )
 
 
@@ -63,6 +66,7 @@ def register(config: RegisterConfig, *, workspace: Workspace) -> RegisterResult:
         "instrument": manifest.instrument,
         "author": manifest.author,
         "lake_versions": _lake_versions(Path(plan.dataset)),
+        "gate": "; ".join(runs.read_evaluation(folder).refusals or ()) or PASSED,
         "code": _code_revision(),
     }
     registry = Registry(workspace.tracking)
@@ -79,6 +83,7 @@ def register(config: RegisterConfig, *, workspace: Workspace) -> RegisterResult:
         feature_set=manifest.feature_set,
         author=manifest.author,
         alias=", ".join(registry.version(made.name, made.version).aliases),
+        gate=tags["gate"],
     )
 
 
