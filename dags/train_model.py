@@ -5,13 +5,16 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import Param, dag, task
 
+from pipelines.scheduling import TASK_DEFAULTS
+
 
 @dag(
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
-    params={"dataset_id": Param("", type="string", description="as build_features returned it")},
+    default_args=TASK_DEFAULTS,
+    params={"dataset_id": Param(type="string", minLength=1, description="as build_features returned it")},
     tags=["quotekeel"],
 )
 def train_model():

@@ -61,7 +61,7 @@ def _said_of_models(models: Sequence[Figures]) -> str:
         order = {"network better": "ahead of", "network worse": "behind"}.get(told(best), "not told apart from")
         parts.append(
             f"{title_of(model)} has a test log-loss of {mine['log_loss']:.4f}, {order} {display(best['model'])} "
-            f"({best['log_loss']:.4f})"
+            f"({best['log_loss']:.4f}){', and did not pass its gate' if refused(model) else ''}"
         )
     return f"Models: {'; '.join(parts)}." if parts else ""
 
@@ -111,6 +111,11 @@ def display(model: str) -> str:
 def title_of(model: Figures) -> str:
     """Version or, unregistered, run."""
     return f"Version {model['version']}" if model["version"] else f"Run {model['run_id'][:8]} (not registered)"
+
+
+def refused(model: Figures) -> str:
+    """Why the gate of the evaluation said no; empty where it said yes or was not asked."""
+    return "; ".join(model["evaluation"].get("refusals") or ())
 
 
 def ranking(evaluation: Figures) -> list[Figures]:
