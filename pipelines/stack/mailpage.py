@@ -71,7 +71,9 @@ def application(folder: Path) -> Starlette:
         for each in _read(folder, request.path_params["key"]).walk():
             if each["Content-ID"] == wanted and each.get_content_maintype() == "image":
                 content = each.get_payload(decode=True)
-                return Response(content, media_type=each.get_content_type(), headers={"Content-Security-Policy": _LOCKED})
+                return Response(
+                    content, media_type=each.get_content_type(), headers={"Content-Security-Policy": _LOCKED}
+                )
         raise HTTPException(404, f"this mail has no picture {wanted}")
 
     routes = [

@@ -40,7 +40,7 @@ class Server:
     page: str = ""
     stop_signal: str = "TERM"
     stop_seconds: int = 15
-    start_seconds: float = 90.0
+    start_seconds: float = 240.0  # a cold machine compiles, migrates and reads from a slow disk
 
 
 def get(url: str, **options: Any) -> httpx.Response:

@@ -10,6 +10,7 @@ import time
 import xmlrpc.client
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -63,13 +64,7 @@ class Supervisor:
                 f"{self._socket} is longer than the {_SOCKET_PATH_MAX} characters a socket's path may have; put the "
                 "stack elsewhere with KEEL_STACK=FOLDER"
             )
-        conf = self._site.render(
-            "local/supervisord.conf.j2",
-            servers=servers,
-            root=os.geteuid() == 0,
-            command=lambda server: _plain(shlex.join(server.command)),
-            environment=_environment,
-        )
+        conf = self._write(servers)
         self._socket.unlink(missing_ok=True)
         self._pid_file.unlink(missing_ok=True)
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -87,6 +82,18 @@ class Supervisor:
                 said = " ".join((done.stderr + done.stdout).split())[-400:]
                 raise ServiceError(f"supervisord did not start: {said or self._site.log('supervisord')}")
             time.sleep(_POLL_S)
+
+    def learn(self, servers: Iterable[Server]) -> None:
+        """Tell a supervisor that is up what is new since it was started; what runs is left as it is."""
+        self._write(servers)
+        added, changed, _removed = self._rpc().reloadConfig()[0]
+        running = {name for name, state in self.states().items() if not state.given_up}
+        for name in changed:
+            if name not in running:
+                self._rpc().removeProcessGroup(name)
+                added.append(name)
+        for name in added:
+            self._rpc().addProcessGroup(name)
 
     def is_up(self) -> bool:
         try:
@@ -137,7 +144,18 @@ class Supervisor:
         except psutil.NoSuchProcess:
             pass
         except psutil.TimeoutExpired:
-            raise ServiceError(f"supervisord (process {pid}) did not end; see {self._site.log('supervisord')}") from None
+            raise ServiceError(
+                f"supervisord (process {pid}) did not end; see {self._site.log('supervisord')}"
+            ) from None
+
+    def _write(self, servers: Iterable[Server]) -> Path:
+        return self._site.render(
+            "local/supervisord.conf.j2",
+            servers=servers,
+            root=os.geteuid() == 0,
+            command=lambda server: _plain(shlex.join(server.command)),
+            environment=_environment,
+        )
 
     def _rpc(self) -> Any:
         from supervisor.xmlrpc import SupervisorTransport

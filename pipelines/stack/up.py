@@ -100,7 +100,9 @@ def _up(config: UpConfig, folder: Path, tell: Tell) -> UpResult:
     absent = [server for server in servers if server.name not in there]
     require_free_ports(site, absent)
     write_environment(site)
-    if not running:
+    if running:
+        supervisor.learn(servers)
+    else:
         supervisor.start(servers)
     _bring_up(site, supervisor, servers, tell)
     return UpResult(
