@@ -70,7 +70,7 @@ def hold_server(
     *,
     announce: Callable[[str], None],
     wait: Callable[[], None],
-    ports: TritonPorts = TritonPorts(),  # noqa: B008  # frozen
+    ports: TritonPorts = TritonPorts(),  # frozen
 ) -> None:
     """Keep a server up with everything that is in service, until ``wait`` returns (or Ctrl-C).
 

@@ -35,7 +35,7 @@ VARIABLES: Mapping[str, str] = {
     "KEEL_MAIL": "host:port of the mail server",
     "KEEL_TRITON_HOME": "where the Triton server is installed (default: .serving beside the code)",
     "KEEL_STACK": "folder of the local stack (default: stack under KEEL_HOME)",
-    "KEEL_FEAST_REGISTRY": "SQLAlchemy address of Feast's registry when it is not a file under KEEL_HOME; with the next",
+    "KEEL_FEAST_REGISTRY": "SQLAlchemy address of Feast's registry when not a file under KEEL_HOME; with the next",
     "KEEL_FEAST_ONLINE": "Redis connection string of Feast's online store: host:port,password=...",
     "KEEL_KAFKA_HOME": "where the Kafka broker is installed (default: .kafka beside the code)",
     "KEEL_KAFKA_SERVERS": "host:port of one or more brokers of the Kafka cluster, with commas between them",

@@ -52,8 +52,9 @@ class Workspace:
     """The folder and the servers a run works with.
 
     ``lake_uri`` and ``tracking_uri`` default to files under ``home``; the real stack sets them to S3 and to an MLflow
-    server. ``mail`` None means: mails are written under ``home`` and not sent, and the stage says so. ``feast_registry``
-    (an SQLAlchemy address) and ``feast_online`` (a Redis connection string) go together; they may hold a password.
+    server. ``mail`` None means: mails are written under ``home`` and not sent, and the stage says so.
+    ``feast_registry`` (an SQLAlchemy address) and ``feast_online`` (a Redis connection string) go together; they may
+    hold a password.
     """
 
     home: Path

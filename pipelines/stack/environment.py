@@ -9,7 +9,7 @@ from pipelines.stack.site import HOST, Site, write_private
 
 
 def variables(site: Site) -> Mapping[str, str]:
-    """What a shell, or a task of Airflow, sets. Servers that were left out are not named: their embedded form is used."""
+    """What a shell, or a task of Airflow, sets. A server that was left out is not named: its embedded form is used."""
     up = site.has
     found = {"KEEL_HOME": str(site.home), "KEEL_STACK": str(site.folder)}
     if up("mlflow"):

@@ -1,7 +1,7 @@
 """``python -m pipelines.stack.mailpage MAILDIR PORT``: a page on loopback that shows the mail of a Maildir.
 
-A mail is what a stranger wrote: its HTML is shown in a frame without scripts, forms or a way out, and pictures come from
-the mail itself only.
+A mail is what a stranger wrote: its HTML is shown in a frame without scripts, forms or a way out, and pictures come
+from the mail itself only.
 """
 
 from __future__ import annotations

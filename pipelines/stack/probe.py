@@ -1,4 +1,4 @@
-"""``python -m pipelines.stack.probe FOLDER``: what ``keel status`` finds, as metrics, looked at anew at every scrape."""
+"""``python -m pipelines.stack.probe FOLDER``: what ``keel status`` finds, as metrics, looked at anew at each scrape."""
 
 from __future__ import annotations
 

@@ -74,9 +74,10 @@ def _share(process: psutil.Process) -> int:
 
 def _mark_of(process: psutil.Process) -> str | None:
     try:
-        return process.environ().get(MARK)
+        mark: str | None = process.environ().get(MARK)
     except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
         return None
+    return mark
 
 
 def _is_free(port: int) -> bool:

@@ -79,7 +79,7 @@ class Site:
     """A stack's folder with what was chosen and made for it."""
 
     SITE_FILE: ClassVar[str] = "site.json"
-    PASSWORDS_FILE: ClassVar[str] = "passwords.json"  # noqa: S105  # a file's name
+    PASSWORDS_FILE: ClassVar[str] = "passwords.json"  # a file's name
     ENVIRONMENT_FILE: ClassVar[str] = "stack.env"
 
     folder: Path

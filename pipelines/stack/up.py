@@ -31,8 +31,8 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class UpConfig:
-    """``first_port``: the servers take the ports from here on (None: as the last time, else 21000). ``without``: servers
-    to leave out (None: as the last time, else none)."""
+    """``first_port``: the servers take the ports from here on (None: as the last time, else 21000). ``without``:
+    servers to leave out (None: as the last time, else none)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 

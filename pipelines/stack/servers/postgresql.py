@@ -109,7 +109,7 @@ def _require_way(folder: Path, user: int, group: int) -> None:
 
 
 def _forget_dead_owner(data: Path) -> None:
-    """After a kill -9 the lock file names a process id that another program may have by now: PostgreSQL would refuse."""
+    """After a kill -9 the lock file names a process id that another program may have now: PostgreSQL would refuse."""
     import psutil
 
     lock = data / "postmaster.pid"
