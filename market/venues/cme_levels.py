@@ -68,6 +68,8 @@ class Parser:
         """
         row = row_of(payload)
         exch_ns = field(row, _TIME, int)
+        if not 0 <= exch_ns < 2**63:
+            raise FrameError("bad_time", f"expected a time in ns since 1970, saw {exch_ns}")
         head = (exch_ns, recv_ns, frame, frame)
         if "side" in row:
             side = field(row, "side", str)

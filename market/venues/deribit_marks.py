@@ -21,7 +21,7 @@ from market.clock import NS_PER_MS
 from market.decimals import Unit
 from market.errors import FrameError
 from market.instruments import Instrument
-from market.rows import decimal_float, fields_of, integer, numbered, priced
+from market.rows import decimal_float, fields_of, instant, numbered, priced
 from market.venues.binance import Parsed, Slow
 
 VENUE: Final = "deribit"
@@ -58,7 +58,7 @@ def received(row: bytes) -> int:
         FrameError: it has no readable time.
     """
     count, _, at, _ = _form(row)
-    return integer(fields_of(row, count)[at], "a time in ms") * NS_PER_MS
+    return instant(fields_of(row, count)[at], "a time in ms", NS_PER_MS)
 
 
 def _form(row: bytes) -> tuple[int, int, int, int]:

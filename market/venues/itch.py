@@ -17,6 +17,7 @@ Reasons: ``not_text``, ``wrong_columns``, ``wrong_symbol``, ``unknown_frame``, `
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from market.archives import lines
+from market.decimals import Unit
 from market.errors import FrameError
 from market.events import ADD, ASK, BID, EXECUTE, F_LAST, REDUCE, REMOVE
 from market.instruments import Instrument
@@ -60,6 +62,7 @@ COLUMNS: Final = [
 _AT: Final = {name: i for i, name in enumerate(COLUMNS)}
 _KINDS: Final = {"A": ADD, "F": ADD, "E": EXECUTE, "C": EXECUTE, "X": REDUCE, "D": REMOVE, "U": ADD}
 _SIDES: Final = {"1": BID, "-1": ASK}
+_ID: Final = Unit(Decimal(1), limit=2**53, off_step="bad_number")
 
 
 def recognise(path: Path) -> str | None:
@@ -118,7 +121,9 @@ class Parser:
         event = words(head, order_id, place, (_KINDS[form], F_LAST))
         if form != "U":
             return [event]
-        old_id = int(decimal_float(row[_AT["old_order_id"]], "the replaced order's id"))  # a double in the file
+        old_id = _ID.of_float(
+            decimal_float(row[_AT["old_order_id"]], "the replaced order's id")
+        )  # a double in the file
         old = (side, self._tick.of(row[_AT["old_price"]]), self._lot.of(row[_AT["old_size"]]))
         return [words(head, old_id, old, (REMOVE, 0)), event]
 
