@@ -71,6 +71,11 @@ KNOWN: tuple[Instrument, ...] = (
 _BY_KEY = {i.key: i for i in KNOWN}
 
 
+def is_known(key: str) -> bool:
+    """Whether the steps of ``venue.SYMBOL`` are in the table."""
+    return key in _BY_KEY
+
+
 def find(key: str) -> Instrument:
     """The instrument of ``venue.SYMBOL``.
 
@@ -82,5 +87,6 @@ def find(key: str) -> Instrument:
     except KeyError:
         known = ", ".join(sorted(_BY_KEY))
         raise InputError(
-            f"unknown instrument {key!r}; known are {known}. Add it to market/instruments.py with its tick and lot."
+            f"unknown instrument {key!r}; known are {known}. "
+            "Add it to market/instruments.py with its tick and lot, or ingest a recording of it"
         ) from None

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from market.clock import NS_PER_S
 from market.errors import LakeError
 from market.events import EVENT, Events
 from market.features import catalog
-from market.instruments import Instrument
+from market.instruments import Instrument, find, is_known
 from market.labels import HORIZON_NAMES
 
 Where = Mapping[str, "str | int | Collection[str | int]"]
@@ -85,6 +86,8 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         "i8 strike_e8 expiry_ns bid_e8 ask_e8 mark_e8 index_e8 open_interest_e8 volume_e8",
         "f8 forward implied_volatility delta vega",
     ),
+    # the steps of instruments that the code does not know; ``origin`` is who said so
+    "instruments": _schema("str source", "i8 recv_ns", "str tick lot origin"),
     # one row a judged batch, with the figures it was judged by
     "batches": _schema(
         "str source",
@@ -139,6 +142,7 @@ _ORDER: Final = {
     "ticks": ("source", "batch", "row"),
     "slow": ("source", "recv_ns"),
     "options": ("source", "frame"),
+    "instruments": ("source", "recv_ns"),
     "batches": ("source", "batch"),
     "quarantine": ("source", "batch", "frame"),
     "features": ("source", "frame"),
@@ -259,6 +263,21 @@ class Lake:
 
     def exists(self, table: str) -> bool:
         return self._open(table) is not None
+
+    def instrument(self, key: str) -> Instrument:
+        """The instrument of ``venue.SYMBOL``: known to the code, or with the steps that were landed first.
+
+        Raises:
+            InputError: neither.
+        """
+        if is_known(key):
+            return find(key)
+        rows = self.read("instruments", instrument=key, columns=["tick", "lot", "recv_ns"])
+        if not rows.num_rows:
+            return find(key)  # says what to do
+        first = min(rows.to_pylist(), key=lambda row: int(row["recv_ns"]))
+        venue, _, symbol = key.partition(".")
+        return Instrument(venue=venue, symbol=symbol, tick=Decimal(first["tick"]), lot=Decimal(first["lot"]))
 
     def _path(self, table: str) -> str:
         _known(table)

@@ -88,7 +88,7 @@ def validate(config: ValidateConfig, *, workspace: Workspace) -> ValidateResult:
         usual = _usual_size(judged)
         for (batch, found), why in zip(judged, verdicts, strict=True):
             verdict = _Verdict(source=source, batch=batch, figures=found, usual_size=usual, reasons=why)
-            rows += _settle(lake, instruments.find(key), verdict)
+            rows += _settle(lake, lake.instrument(key), verdict)
             reasons.update(why)
             held += [f"{source}/{batch}"] if why else []
             passed += not why

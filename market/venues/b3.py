@@ -26,7 +26,7 @@ from market.errors import FrameError
 from market.events import ASK, BID, F_LAST, F_NO_EXCH_TIME, F_NO_SIZE, NO_SIDE, TRADE
 from market.instruments import Instrument
 from market.rows import decimal_float, events_of, fields_of, integer, numbered, positive, priced, units, words
-from market.venues.binance import Parsed
+from market.venues.protocol import Parsed
 from market.views import View
 
 VENUE: Final = "b3"

@@ -36,16 +36,14 @@ from market.events import (
     TICKER,
     TRADE,
     Events,
-    empty,
 )
+from market.feeds.replay import frames, recognised_key
 from market.instruments import Instrument
+from market.venues.protocol import Parsed, Slow, Venue, listed
 
 T = TypeVar("T")
 
 Market = Literal["spot", "futures"]
-Kind = Literal["diff", "snapshot", "ticker", "trade", "slow", "other"]
-
-NO_EVENTS: Final = empty(0)
 
 _SNAPSHOTS: Final = {
     "binance-spot": "https://api.binance.com/api/v3/depth",
@@ -58,35 +56,6 @@ _US_RANGE: Final = (10**15, 10**16)
 _WORDS: Final = EVENT.itemsize // 8  # an event as int64 words: six times and numbers, price at 5, size at 6, then
 _SINGLE, _PAIR = struct.Struct("<8q").pack, struct.Struct("<16q").pack  # the fastest way to one or two events
 _PRICE, _SIZE, _TAIL = 5, 6, 7  # kind, side, flags and instrument together in the last
-
-
-class Slow(msgspec.Struct, frozen=True, gc=False):
-    """A mark price record, known from ``recv_ns`` on: ``funding_rate`` a fraction, prices times 1e8 (0: not given)."""
-
-    frame: int
-    recv_ns: int
-    exch_ns: int
-    funding_rate: float
-    mark_e8: int
-    index_e8: int
-    next_funding_ns: int
-
-
-class Parsed(msgspec.Struct, frozen=True, gc=False):
-    """One frame; ``exch_ns`` is that of its events.
-
-    ``first``, ``last`` and ``previous`` are the ids ``U``, ``u`` and ``pu`` of a diff (0 where absent). ``last`` of a
-    snapshot is its ``lastUpdateId``; its events are CLEAR and DEPTH, all with F_SNAPSHOT. ``other`` is a well-formed
-    frame that no market participant made, such as an insurance fund's trade: it has no events.
-    """
-
-    kind: Kind
-    events: Events = NO_EVENTS
-    first: int = 0
-    last: int = 0
-    previous: int = 0
-    slow: Slow | None = None
-    exch_ns: int = 0
 
 
 def market_of(instrument: Instrument) -> Market:
@@ -456,3 +425,17 @@ def _wrong_form(payload: bytes, error: msgspec.ValidationError) -> FrameError:
     if inner in _KNOWN_KINDS or label.lastUpdateId is not None or str(label.stream).endswith("@bookTicker"):
         return FrameError("wrong_type", f"a field is not of its type: {error}")
     return FrameError("unknown_frame", f"expected one of {', '.join(_KNOWN_KINDS)}; saw {payload[:80]!r}")
+
+
+VENUE: Final = Venue(
+    name="binance",
+    parser=Parser,
+    reasons=listed(
+        "not_json unknown_frame missing_field wrong_type wrong_symbol bad_number negative off_tick off_lot "
+        "out_of_range bad_levels"
+    ),
+    rule=market_of,
+    frames=frames,
+    recognise=recognised_key,
+    live=("binance-spot", "binance-usdm", "binance-coinm", "sim-usdm"),
+)

@@ -36,7 +36,7 @@ from market.errors import FrameError
 from market.events import ADD, ASK, BID, CHANGE, CLEAR, F_LAST, F_NO_EXCH_TIME, F_SNAPSHOT, REMOVE, TRADE
 from market.instruments import Instrument
 from market.rows import decimal_float, events_of, fields_of, instant, integer, numbered, positive, priced, units, words
-from market.venues.binance import Parsed
+from market.venues.protocol import Parsed
 
 KEY: Final = "bitstamp.BTCUSD"
 _ORDER_ROW: Final = b"id,timestamp,exchange_timestamp,price,volume,action,direction"

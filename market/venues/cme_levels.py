@@ -24,7 +24,7 @@ from market.events import ASK, BID, F_LAST, TRADE
 from market.instruments import Instrument
 from market.rows import events_of, positive, priced, units, words
 from market.tables import columns, field, payload_of, row_of, rows
-from market.venues.binance import Parsed
+from market.venues.protocol import Parsed
 from market.views import View, levels_of
 
 VENUE: Final = "cme"

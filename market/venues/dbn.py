@@ -38,7 +38,7 @@ from market.events import (
 )
 from market.instruments import Instrument
 from market.rows import Words, events_of, positive, priced, steps_of_scaled, units, words
-from market.venues.binance import Parsed
+from market.venues.protocol import Parsed
 from market.views import Levels, View
 
 _START, _ZSTD_START = b"DBN", b"\x28\xb5\x2f\xfd"

@@ -22,7 +22,7 @@ from market.decimals import Unit
 from market.errors import FrameError
 from market.instruments import Instrument
 from market.rows import decimal_float, fields_of, instant, numbered, priced
-from market.venues.binance import Parsed, Slow
+from market.venues.protocol import Parsed, Slow
 
 VENUE: Final = "deribit"
 

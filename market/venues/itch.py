@@ -44,7 +44,7 @@ from market.rows import (
     within_a_day,
     words,
 )
-from market.venues.binance import Parsed
+from market.venues.protocol import Parsed
 from market.views import Levels, View
 
 VENUE: Final = "nasdaq"

@@ -21,7 +21,7 @@ from market.clock import NS_PER_S
 from market.errors import FrameError
 from market.instruments import Instrument
 from market.rows import decimal_float, fields_of, integer, numbered, positive, priced, units
-from market.venues.binance import Parsed
+from market.venues.protocol import Parsed
 from market.views import Levels, View
 
 KEY: Final = "sgx.CN"

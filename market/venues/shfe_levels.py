@@ -26,7 +26,7 @@ from market.errors import FrameError
 from market.instruments import Instrument
 from market.rows import midnight_ns, units
 from market.tables import columns, field, payload_of, row_of, rows
-from market.venues.binance import Parsed
+from market.venues.protocol import Parsed
 from market.views import View, levels_of
 
 VENUE: Final = "shfe"

@@ -45,7 +45,7 @@ from market.rows import (
     within_a_day,
     words,
 )
-from market.venues.binance import Parsed
+from market.venues.protocol import Parsed
 from market.views import Levels
 
 VENUE: Final = "sse"
