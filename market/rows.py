@@ -17,8 +17,7 @@ from market.decimals import Unit
 from market.errors import FrameError
 from market.events import EVENT, Events
 from market.instruments import Instrument
-
-NO_STAMP: Final = -1  # receive time of a row whose time cannot be read
+from market.venues.protocol import NO_STAMP
 
 Words = tuple[int, int, int, int, int, int, int, int]  # one event
 

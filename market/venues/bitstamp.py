@@ -31,12 +31,13 @@ from typing import Final, Literal
 import msgspec
 
 from market.archives import lines
+from market.book_l3 import OrderBook
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import FrameError
 from market.events import ADD, ASK, BID, CHANGE, CLEAR, F_LAST, F_NO_EXCH_TIME, F_SNAPSHOT, REMOVE, TRADE
 from market.instruments import Instrument
 from market.rows import decimal_float, events_of, fields_of, instant, integer, numbered, positive, priced, units, words
-from market.venues.protocol import Parsed
+from market.venues.protocol import Parsed, Venue, always, listed
 
 KEY: Final = "bitstamp.BTCUSD"
 _ORDER_ROW: Final = b"id,timestamp,exchange_timestamp,price,volume,action,direction"
@@ -203,3 +204,17 @@ def _id(value: int) -> int:
     if not 0 < value < 2**63:
         raise FrameError("out_of_range", f"expected an id, saw {value}")
     return value
+
+
+VENUE: Final = Venue(
+    name="bitstamp",
+    parser=Parser,
+    reasons=listed(
+        "bad_number bad_side bad_time missing_field negative not_text off_lot off_tick out_of_range "
+        "unknown_frame wrong_columns wrong_type zero_size"
+    ),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+    book=OrderBook,
+)

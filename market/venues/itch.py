@@ -25,6 +25,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from market.archives import lines
+from market.book_l3 import OrderBook
 from market.decimals import Unit
 from market.errors import FrameError
 from market.events import ADD, ASK, BID, EXECUTE, F_LAST, REDUCE, REMOVE
@@ -44,10 +45,10 @@ from market.rows import (
     within_a_day,
     words,
 )
-from market.venues.protocol import Parsed
+from market.venues.protocol import Parsed, Venue, always, listed
 from market.views import Levels, View
 
-VENUE: Final = "nasdaq"
+EXCHANGE: Final = "nasdaq"
 ZONE: Final = ZoneInfo("America/New_York")
 LEVELS: Final = 10
 
@@ -70,7 +71,7 @@ def recognise(path: Path) -> str | None:
     first = [line for _, line in islice(lines(path), 2)]
     if len(first) < 2 or first[0] != ",".join(COLUMNS).encode():
         return None
-    return f"{VENUE}.{fields_of(first[1], len(COLUMNS))[_AT['stock']]}"
+    return f"{EXCHANGE}.{fields_of(first[1], len(COLUMNS))[_AT['stock']]}"
 
 
 def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -134,3 +135,17 @@ class Parser:
             if price or size:
                 levels[priced(self._tick.of(price))] = positive(self._lot.of(size))
         return levels
+
+
+VENUE: Final = Venue(
+    name="itch",
+    parser=Parser,
+    reasons=listed(
+        "bad_number bad_side bad_time negative not_text off_lot off_tick out_of_range unknown_frame "
+        "wrong_columns wrong_symbol zero_size"
+    ),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+    book=OrderBook,
+)
