@@ -1,4 +1,4 @@
-"""Airflow's embedded default in a folder: its database, the DAGs run one process each, and the page for answers.
+"""Airflow's embedded default in a folder: its database, the DAGs run one process each, and where people answer.
 
 Each DAG runs with ``dag.test()`` in a process of its own. It parks at a question until somebody answers; people do so
 through Airflow's own API server, signed in, as its approval screen does.
@@ -91,6 +91,7 @@ class DagProcess:
 
     def close(self) -> None:
         self._process.communicate()
+        print("".join(self.log))  # pytest shows it with a failure
 
     def _read_to(self, mark: str) -> str:
         assert self._process.stdout is not None
