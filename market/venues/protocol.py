@@ -31,7 +31,9 @@ Rule = Literal["spot", "futures", "sequence", "previous", "snapshots", "open"]
 """
 
 Frame = tuple[int, int, bytes]  # number from 1, receive ns or NO_STAMP, payload
-Route = Callable[[bytes], str | None]  # a frame's symbol; None: of the connection, or unreadable
+# a frame's symbol; None: of the connection, or unreadable. An attribute ``missed`` that is true after a call says that
+# frames of the connection are missing before that frame
+Route = Callable[[bytes], str | None]
 
 NO_EVENTS: Final = empty(0)
 NO_STAMP: Final = -1  # receive time of a frame whose time cannot be read
