@@ -83,6 +83,6 @@ def _sentences(path: Path) -> Iterator[None]:
     except _DAMAGE as error:
         raise CaptureError(f"{path.name}: damaged or truncated, it cannot be read further ({error})") from None
     except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror or error}; give the path of a recorded capture"
-        ) from None
+        if error.errno is None:  # bzip2 says it so
+            raise CaptureError(f"{path.name}: damaged or truncated, it cannot be read further ({error})") from None
+        raise InputError(f"cannot read {path}: {error.strerror}; give the path of a recorded capture") from None

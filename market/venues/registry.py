@@ -6,11 +6,37 @@ from typing import Final
 
 from market.errors import InputError
 from market.instruments import Instrument
-from market.venues import binance
+from market.venues import (
+    b3,
+    binance,
+    bitstamp,
+    cme_levels,
+    dbn,
+    deribit_marks,
+    itch,
+    lobster,
+    nbbo,
+    sgx,
+    shfe_levels,
+    sse,
+)
 from market.venues.protocol import Venue
 
 # in the order in which a recording is shown to them
-VENUES: Final[tuple[Venue, ...]] = (binance.VENUE,)
+VENUES: Final[tuple[Venue, ...]] = (
+    dbn.VENUE,
+    cme_levels.VENUE,
+    shfe_levels.VENUE,
+    bitstamp.VENUE,
+    lobster.VENUE,
+    itch.VENUE,
+    sse.VENUE,
+    nbbo.VENUE,
+    b3.VENUE,
+    sgx.VENUE,
+    deribit_marks.VENUE,
+    binance.VENUE,
+)
 
 _BY_NAME: Final = {venue.name: venue for venue in VENUES}
 _LIVE: Final = {name: venue for venue in VENUES for name in venue.live}
