@@ -1,8 +1,8 @@
 """Recordings as the program cryptofeed writes them: what came over each connection of an exchange, a file each.
 
-``EXCHANGE.ws.<n>.<m>`` holds a WebSocket's lines ``<seconds>: <message>``, and what was opened and sent
-(``<address> <-> <seconds>``, ``<address> <- <seconds>: <message>``). ``EXCHANGE.http.<n>.<m>`` and ``EXCHANGE.<m>`` hold
-REST answers, ``<address> -> <seconds>: <body>``. Both kinds of an exchange are one recording, merged by their times; the
+``EXCHANGE.ws.<n>.<m>`` holds a WebSocket's lines ``<seconds>: <message>``, and what was opened and sent (``<address>
+<-> <seconds>``, ``<address> <- <seconds>: <message>``). ``EXCHANGE.http.<n>.<m>`` and ``EXCHANGE.<m>`` hold REST
+answers, ``<address> -> <seconds>: <body>``. Both kinds of an exchange are one recording, merged by their times; the
 first WebSocket of an exchange takes the REST answers.
 
 A message's payload is the message; that of every other line is the whole line.
@@ -42,9 +42,9 @@ def recorded(  # noqa: PLR0913 one row of the table of venues, by name
 ) -> Venue:
     """A venue that cryptofeed recorded.
 
-    ``addresses`` are beginnings of WebSocket addresses and the venue name of their instruments' keys. ``unpack`` turns a
-    message into JSON. ``answer`` turns a REST answer (address, body) into a frame that ``parser`` and ``route`` read, or
-    into None where it is none of its business.
+    ``addresses`` are beginnings of WebSocket addresses and the venue name of their instruments' keys. ``unpack`` turns
+    a message into JSON. ``answer`` turns a REST answer (address, body) into a frame that ``parser`` and ``route`` read,
+    or into None where it is none of its business.
     """
     opened = _Opened(unpack=unpack, answer=answer)
 

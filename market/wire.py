@@ -99,7 +99,7 @@ def ns_of_ms(time: Number) -> int:
     Raises:
         FrameError: ``bad_time``.
     """
-    ms = int(time) if isinstance(time, int) or (time.isascii() and time.isdigit() and len(time) < 20) else 0  # noqa: PLR2004
+    ms = int(time) if isinstance(time, int) or (time.isascii() and time.isdigit() and len(time) < 20) else 0
     if not _MS_RANGE[0] <= ms < _MS_RANGE[1]:
         raise FrameError("bad_time", f"expected a time in ms since 1970, saw {str(time)[:40]!r}")
     return ms * NS_PER_MS
@@ -142,7 +142,9 @@ def ns_of_iso(text: str) -> int:
             raise ValueError
         whole = int(time.timestamp() // 1)
     except (ValueError, OverflowError):
-        raise FrameError("bad_time", f"expected a UTC time such as 2021-04-17T16:43:37.079420Z, saw {text[:40]!r}") from None
+        raise FrameError(
+            "bad_time", f"expected a UTC time such as 2021-04-17T16:43:37.079420Z, saw {text[:40]!r}"
+        ) from None
     return ns_of_ms(whole * 1000) + time.microsecond * 1000
 
 
@@ -204,9 +206,7 @@ class Maker:
         clear = words(head, 0, (0, 0, 0), (CLEAR, flags | F_SNAPSHOT))
         return self._batch(times, frame, levels, begin=(clear,))
 
-    def _batch(
-        self, times: tuple[int, int], frame: int, levels: Iterable[Level], begin: tuple[Words, ...]
-    ) -> Events:
+    def _batch(self, times: tuple[int, int], frame: int, levels: Iterable[Level], begin: tuple[Words, ...]) -> Events:
         head, flags = _head(times, frame)
         if begin:
             flags |= F_SNAPSHOT

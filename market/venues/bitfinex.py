@@ -24,7 +24,6 @@ from market.instruments import Instrument
 from market.venues.protocol import Parsed
 from market.wire import REASONS, Level, Maker, Number, checked_symbol, decoded, formed, id_of, ns_of_ms, unknown
 
-_ONE_ROW = tuple[Number, int, Number]
 _EXECUTED, _HEARTBEATS = "te", ("hb", "tu", "cs")
 
 
@@ -32,6 +31,12 @@ class _Subscribed(msgspec.Struct):
     channel: str
     chanId: int  # noqa: N815 the wire's name
     symbol: str
+
+
+class _Row(msgspec.Struct, array_like=True):
+    price: Number
+    orders: int
+    amount: Number
 
 
 class _Trade(msgspec.Struct, array_like=True):
@@ -67,7 +72,9 @@ class Parser:
             raise unknown(payload, "an event or a channel's message")
         channel = value[0]
         if channel not in self._channels:
-            raise FrameError("unknown_channel", f"channel {channel} was never subscribed to {self._make.instrument.symbol}")
+            raise FrameError(
+                "unknown_channel", f"channel {channel} was never subscribed to {self._make.instrument.symbol}"
+            )
         kind = self._channels[channel]
         if value[1] in _HEARTBEATS or kind == "ticker":
             return Parsed("other")
@@ -82,11 +89,11 @@ class Parser:
         if whole != (channel not in self._begun):
             raise FrameError("wrong_type", f"expected a {'row' if whole else 'snapshot'} of channel {channel}")
         if whole:
-            levels = [_level(row) for row in formed(rows, list[_ONE_ROW])]
+            levels = [_level(row) for row in formed(rows, list[_Row])]
             events = self._make.snapshot((0, recv_ns), frame, levels)
             self._begun.add(channel)
             return Parsed("snapshot", events)
-        return Parsed("diff", self._make.levels((0, recv_ns), frame, [_level(formed(rows, _ONE_ROW))]))
+        return Parsed("diff", self._make.levels((0, recv_ns), frame, [_level(formed(rows, _Row))]))
 
     def _trade(self, value: list[Any], recv_ns: int, frame: int) -> Parsed:
         if value[1] != _EXECUTED:
@@ -106,10 +113,9 @@ def _signed(amount: Number) -> tuple[int, str]:
     return (ASK, text[1:]) if text.startswith("-") else (BID, text)
 
 
-def _level(row: tuple[Number, int, Number]) -> Level:
-    price, orders, amount = row
-    side, size = _signed(amount)
-    return side, price, size if orders else 0
+def _level(row: _Row) -> Level:
+    side, size = _signed(row.amount)
+    return side, row.price, size if row.orders else 0
 
 
 class Route:

@@ -94,7 +94,9 @@ def _symbol(channel: str) -> str:
 def snapshot_frame(address: str, body: bytes) -> bytes | None:
     """A REST order book as a frame of the channel it belongs to; None for an answer to another question."""
     pair = _BOOK.fullmatch(address)
-    return b'{"event":"data","channel":"%s%s","data":%s}' % (_SNAPSHOT.encode(), pair[1].encode(), body) if pair else None
+    return (
+        b'{"event":"data","channel":"%s%s","data":%s}' % (_SNAPSHOT.encode(), pair[1].encode(), body) if pair else None
+    )
 
 
 def route() -> Route:
@@ -108,8 +110,9 @@ def _symbol_of(payload: bytes) -> str | None:
     except FrameError:
         return None
     channel = value.get("channel") if isinstance(value, dict) else None
-    known = isinstance(channel, str) and channel.startswith((_DIFF, _SNAPSHOT, _TRADES))
-    return _symbol(channel) if known else None
+    if not (isinstance(channel, str) and channel.startswith((_DIFF, _SNAPSHOT, _TRADES))):
+        return None
+    return _symbol(channel) or None
 
 
 VENUE: Final = recorded(

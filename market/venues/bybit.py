@@ -90,8 +90,12 @@ class Parser:
     def _book(self, book: _Book, recv_ns: int, frame: int) -> Parsed:
         exch_ns = ns_of_us(book.timestamp_e6)
         if book.type == "snapshot":
-            rows = formed(book.data, list[_Row]) if isinstance(book.data, list) else formed(book.data, _Whole).order_book
-            return Parsed("snapshot", self._make.snapshot((exch_ns, recv_ns), frame, self._levels(rows)), exch_ns=exch_ns)
+            rows = (
+                formed(book.data, list[_Row]) if isinstance(book.data, list) else formed(book.data, _Whole).order_book
+            )
+            return Parsed(
+                "snapshot", self._make.snapshot((exch_ns, recv_ns), frame, self._levels(rows)), exch_ns=exch_ns
+            )
         changes = formed(book.data, _Changes)
         gone = [(side, price, 0) for side, price, _ in self._levels(changes.delete)]
         levels = [*gone, *self._levels(changes.update), *self._levels(changes.insert)]

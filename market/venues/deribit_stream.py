@@ -115,16 +115,20 @@ class Parser:
         times = (exch_ns, recv_ns)
         bid = (ticker.best_bid_price or 0, ticker.best_bid_amount)
         ask = (ticker.best_ask_price or 0, ticker.best_ask_amount)
-        slow = slow_of(
-            times, frame, mark=ticker.mark_price, index=ticker.index_price, funding=ticker.current_funding
-        )
+        slow = slow_of(times, frame, mark=ticker.mark_price, index=ticker.index_price, funding=ticker.current_funding)
         return Parsed("ticker", self._make.ticker(times, frame, bid, ask), slow=slow, exch_ns=exch_ns)
 
     def _trades(self, rows: list[_Trade], recv_ns: int, frame: int) -> Parsed:
         for row in rows:
             checked_symbol(row.instrument_name, self._make.instrument)
         trades = [
-            (ns_of_ms(row.timestamp), id_of(row.trade_seq, "a trade number"), _SIDES[row.direction], row.price, row.amount)
+            (
+                ns_of_ms(row.timestamp),
+                id_of(row.trade_seq, "a trade number"),
+                _SIDES[row.direction],
+                row.price,
+                row.amount,
+            )
             for row in rows
         ]
         exch_ns = trades[-1][0] if trades else 0

@@ -20,7 +20,7 @@ from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
 from market.venues.protocol import Parsed
-from market.wire import REASONS, Level, Maker, Number, checked_symbol, decoded, formed, id_of, ns_of_iso, unknown
+from market.wire import REASONS, Level, Maker, checked_symbol, decoded, formed, id_of, ns_of_iso, unknown
 
 _SIDES: Final = {"BUY": BID, "SELL": ASK}
 
@@ -97,9 +97,7 @@ class Parser:
     def _changes(self, changes: _Changes, recv_ns: int, frame: int) -> Parsed:
         offset = id_of(changes.offset, "an offset")
         rows = [(BID, *row) for row in changes.bids] + [(ASK, *row) for row in changes.asks]
-        newer: list[Level] = [
-            row for row in rows if self._offsets.get((row[0], self._make.ticks(row[1])), -1) < offset
-        ]
+        newer: list[Level] = [row for row in rows if self._offsets.get((row[0], self._make.ticks(row[1])), -1) < offset]
         events = self._make.levels((0, recv_ns), frame, newer)
         self._offsets |= {(side, self._make.ticks(price)): offset for side, price, _ in newer}
         return Parsed("diff", events)

@@ -111,8 +111,7 @@ class Parser:
         for each in told:
             checked_symbol(each.instId, self._make.instrument)
         rows = [
-            (ns_of_ms(each.ts), id_of(each.tradeId, "a trade id"), _SIDES[each.side], each.px, each.sz)
-            for each in told
+            (ns_of_ms(each.ts), id_of(each.tradeId, "a trade id"), _SIDES[each.side], each.px, each.sz) for each in told
         ]
         if not rows:
             return Parsed("other")
