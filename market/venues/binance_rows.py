@@ -3,8 +3,8 @@
 A diff is as many rows as it has levels, which repeat its times and ids; so is a snapshot. A frame is the consecutive
 rows of one message, as a JSON array of objects of text by column. Market and symbol are in the name of the file.
 
-* Rows belong to one message where their receive time or their update id is that of the row before. Where they then do
-  not agree in all that a message says once, nobody knows what it said: ``mixed_rows``.
+* Rows belong to one message where their last update id is that of the row before, or their receive time and one more of
+  what a message says once. Where they then do not agree in all of that, nobody knows what it said: ``mixed_rows``.
 * A merged file begins with ``FINAL_DEPTH_SNAPSHOT`` rows, the levels of the day before with the diff each came from.
 * Lines that begin with ``#`` are the processor's reports about the file, no rows of it. Its receive times are in ms or
   us.
@@ -33,7 +33,9 @@ from market.wire import REASONS, Level, Maker, checked_symbol, decoded, formed, 
 
 _NAME: Final = re.compile(r"_(spot|usd_m_futures|coin_m_futures)_([a-z0-9]+(?:_perp)?)_\d\d-\d\d-\d{4}")
 _MARKETS: Final = {"spot": "binance-spot", "usd_m_futures": "binance-usdm", "coin_m_futures": "binance-coinm"}
-_COLUMN: Final = b"TimestampOfReceive"
+_COLUMN: Final = "TimestampOfReceive"
+_OWN: Final = ("IsAsk", "Price", "Quantity", "IsLast", "ServiceId")  # columns in which rows of a message differ
+_SAID_ONCE: Final = (_COLUMN, "EventTime", "FirstUpdateId", "FinalUpdateId", "LastUpdateId")
 _LOOKED_AT: Final = 200  # lines before the header
 _SIDES: Final = {"0": BID, "1": ASK}
 _AGGRESSORS: Final = {"0": BID, "1": ASK}  # by whether the buyer was the maker: then a seller came
@@ -47,7 +49,7 @@ def recognise(path: Path) -> str | None:
     """The key in the name of a file with the processor's columns, else None."""
     name = _NAME.search(path.name)
     header = next((line for _, line in islice(lines(path), _LOOKED_AT) if not line.startswith(b"#")), b"")
-    return f"{_MARKETS[name[1]]}.{name[2].upper()}" if name and header.startswith(_COLUMN) else None
+    return f"{_MARKETS[name[1]]}.{name[2].upper()}" if name and header.startswith(_COLUMN.encode()) else None
 
 
 def frames(path: Path) -> Iterator[Frame]:
@@ -80,9 +82,10 @@ def _messages(rows: Iterable[Row]) -> Iterator[list[Row]]:
 def _together(before: Row, row: Row) -> bool:
     if row.get("IsAsk", "") == "" or row.get("StreamType") != before.get("StreamType"):
         return False
-    ids = [name for name in ("FinalUpdateId", "LastUpdateId") if row.get(name)]
-    same_id = any(row[name] == before.get(name) for name in ids)
-    return same_id or row["TimestampOfReceive"] == before["TimestampOfReceive"]
+    same = {name for name in _SAID_ONCE if row.get(name) and row[name] == before.get(name)}
+    if row.get("StreamType") == _FINAL:
+        return _COLUMN in same
+    return bool(same & {"FinalUpdateId", "LastUpdateId"}) or (_COLUMN in same and len(same) > 1)
 
 
 def rows_of(payload: bytes) -> int:
@@ -123,7 +126,7 @@ class Parser:
         return self._diff(rows, recv_ns, frame)
 
     def _diff(self, rows: list[Row], recv_ns: int, frame: int) -> Parsed:
-        self._agree(rows, ("IsAsk", "Price", "Quantity", "IsLast"))
+        self._agree(rows, _OWN)
         row = rows[0]
         checked_symbol(_given(row, "Symbol"), self._make.instrument)
         first, last = (id_of(_given(row, name), name) for name in ("FirstUpdateId", "FinalUpdateId"))
@@ -137,7 +140,7 @@ class Parser:
         return Parsed("diff", events, first, last, previous, exch_ns=exch_ns)
 
     def _snapshot(self, rows: list[Row], recv_ns: int, frame: int) -> Parsed:
-        self._agree(rows, ("IsAsk", "Price", "Quantity", "IsLast"))
+        self._agree(rows, _OWN)
         last = id_of(_given(rows[0], "LastUpdateId"), "LastUpdateId")
         events = self._make.snapshot((0, recv_ns), frame, self._levels(rows))
         events["seq"] = last
@@ -156,14 +159,13 @@ class Parser:
         if len(rows) != 1:
             raise FrameError("mixed_rows", f"expected one row a trade, saw {len(rows)}")
         checked_symbol(_given(row, "Symbol"), self._make.instrument)
+        if row.get("XUnknownParameter", "MARKET") not in ("MARKET", None):
+            return Parsed("other")  # no market participant made it
         exch_ns = _time(row.get("TransactionTime") or _given(row, "EventTime"))
         _time(_given(row, "EventTime"))
         side = side_of(_given(row, "IsBuyerMarketMaker"), _AGGRESSORS)
         trade = (exch_ns, id_of(row["TradeId"], "a trade id"), side, _given(row, "Price"), _given(row, "Quantity"))
-        events = self._make.trades(recv_ns, frame, [trade])
-        if row.get("XUnknownParameter") not in (None, "", "MARKET"):
-            return Parsed("other")  # no market participant made it
-        return Parsed("trade", events, exch_ns=exch_ns)
+        return Parsed("trade", self._make.trades(recv_ns, frame, [trade]), exch_ns=exch_ns)
 
     def _levels(self, rows: list[Row]) -> list[Level]:
         return [(side_of(_given(row, "IsAsk"), _SIDES), _given(row, "Price"), _given(row, "Quantity")) for row in rows]

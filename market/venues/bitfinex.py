@@ -88,11 +88,10 @@ class Parser:
         whole = isinstance(rows, list) and (not rows or isinstance(rows[0], list))
         if whole != (channel not in self._begun):
             raise FrameError("wrong_type", f"expected a {'row' if whole else 'snapshot'} of channel {channel}")
+        self._begun.add(channel)
         if whole:
             levels = [_level(row) for row in formed(rows, list[_Row])]
-            events = self._make.snapshot((0, recv_ns), frame, levels)
-            self._begun.add(channel)
-            return Parsed("snapshot", events)
+            return Parsed("snapshot", self._make.snapshot((0, recv_ns), frame, levels))
         return Parsed("diff", self._make.levels((0, recv_ns), frame, [_level(formed(rows, _Row))]))
 
     def _trade(self, value: list[Any], recv_ns: int, frame: int) -> Parsed:

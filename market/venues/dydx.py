@@ -1,9 +1,9 @@
 """dYdX's API (v3): order book with offsets, and trades.
 
 * ``subscribed`` brings the snapshot, each level with the offset it was last changed at; an update has one offset for
-  its levels and may come after a newer one: a level keeps what has the larger offset.
-* Every message of a connection carries ``message_id``, one more than the one before it, whatever its market: the route
-  sees a missing one, and every book of the connection is then lost.
+  its levels. Messages overtake each other, updates also their snapshot: a level keeps what has the larger offset.
+* Every message of a connection carries ``message_id``, one more than the one made before it, whatever its market: the
+  route sees when one has not come within the next hundred, and every book of the connection is then lost.
 * The exchange matches apart from its book: the book may be crossed for a while.
 
 Reasons: :data:`market.wire.REASONS`.
@@ -23,6 +23,12 @@ from market.venues.protocol import Parsed
 from market.wire import REASONS, Level, Maker, checked_symbol, decoded, formed, id_of, ns_of_iso, unknown
 
 _SIDES: Final = {"BUY": BID, "SELL": ASK}
+_LATE: Final = 100  # messages by which another may be late
+_NONE: Final[tuple[int, Level]] = (-1, (BID, "", ""))
+
+
+def _offset(told: tuple[int, Level]) -> int:
+    return told[0]
 
 
 class _Frame(msgspec.Struct):
@@ -61,11 +67,12 @@ class _Trades(msgspec.Struct):
 
 
 class Parser:
-    """Reads the channels of one market; remembers the offset of every level."""
+    """Reads the channels of one market; remembers the offset of every level, and updates that came too early."""
 
     def __init__(self, instrument: Instrument) -> None:
         self._make = Maker(instrument)
-        self._offsets: dict[tuple[int, int], int] = {}
+        self._offsets: dict[tuple[int, int], int] | None = None
+        self._early: dict[tuple[int, int], tuple[int, Level]] = {}
 
     def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         """Read one frame.
@@ -87,19 +94,33 @@ class Parser:
         return self._changes(formed(said.contents, _Changes), recv_ns, frame)
 
     def _whole(self, book: _Whole, recv_ns: int, frame: int) -> Parsed:
-        rows = [(BID, row) for row in book.bids] + [(ASK, row) for row in book.asks]
-        offsets = {(side, self._make.ticks(row.price)): id_of(row.offset, "an offset") for side, row in rows}
-        there = [(side, row.price, row.size) for side, row in rows if self._make.lots(row.size)]
+        levels: dict[tuple[int, int], tuple[int, Level]] = {}
+        for side, row in [*((BID, each) for each in book.bids), *((ASK, each) for each in book.asks)]:
+            key, told = (
+                (side, self._make.ticks(row.price)),
+                (id_of(row.offset, "an offset"), (side, row.price, row.size)),
+            )
+            levels[key] = max(told, self._early.get(key, _NONE), key=_offset)
+        levels = self._early | levels
+        there = [level for _, level in levels.values() if self._make.lots(level[2])]
         events = self._make.snapshot((0, recv_ns), frame, there)
-        self._offsets = offsets
+        self._offsets = {key: offset for key, (offset, _) in levels.items()}
+        self._early = {}
         return Parsed("snapshot", events)
 
     def _changes(self, changes: _Changes, recv_ns: int, frame: int) -> Parsed:
         offset = id_of(changes.offset, "an offset")
         rows = [(BID, *row) for row in changes.bids] + [(ASK, *row) for row in changes.asks]
-        newer: list[Level] = [row for row in rows if self._offsets.get((row[0], self._make.ticks(row[1])), -1) < offset]
+        keys = [(side, self._make.ticks(price)) for side, price, _ in rows]
+        if self._offsets is None:
+            for key, row in zip(keys, rows, strict=True):
+                self._make.lots(row[2])
+                self._early[key] = max((offset, row), self._early.get(key, _NONE), key=_offset)
+            return Parsed("diff")
+        known = self._offsets
+        newer: list[Level] = [row for key, row in zip(keys, rows, strict=True) if known.get(key, -1) < offset]
         events = self._make.levels((0, recv_ns), frame, newer)
-        self._offsets |= {(side, self._make.ticks(price)): offset for side, price, _ in newer}
+        known.update((key, max(offset, known.get(key, -1))) for key in keys)
         return Parsed("diff", events)
 
     def _trades(self, told: _Trades, kind: str, recv_ns: int, frame: int) -> Parsed:
@@ -119,7 +140,8 @@ class Route:
     """Tells the market of a message, and whether messages of the connection are missing before it."""
 
     def __init__(self) -> None:
-        self._last: int | None = None
+        self._first: int | None = None  # of those that have not come
+        self._later: set[int] = set()  # came already
         self.missed = False
 
     def __call__(self, payload: bytes) -> str | None:
@@ -128,8 +150,16 @@ class Route:
             said = formed(decoded(payload), _Numbered)
         except FrameError:
             return None
-        self.missed = self._last is not None and said.message_id != self._last + 1
-        self._last = said.message_id
+        if self._first is None:
+            self._first = said.message_id
+        if said.message_id >= self._first:
+            self._later.add(said.message_id)
+        while self._first in self._later:
+            self._later.remove(self._first)
+            self._first += 1
+        if len(self._later) > _LATE:
+            self.missed = True
+            self._first, self._later = max(self._later) + 1, set()
         return said.id
 
 

@@ -39,7 +39,11 @@ class _Trade(msgspec.Struct, array_like=True):
     side: Literal["b", "s"]
 
 
-_Row = tuple[str, str, str] | tuple[str, str, str, Literal["r"]]
+class _Row(msgspec.Struct, array_like=True):
+    price: str
+    size: str
+    time: str
+    republished: Literal["r"] | None = None
 
 
 class _Book(msgspec.Struct):
@@ -88,9 +92,9 @@ class Parser:
             return Parsed("other")
         book, self._book = self._book, None  # lost, unless all of this goes well
         rows = [(side, row) for each in books for side, rows in ((ASK, each.a), (BID, each.b)) for row in rows]
-        levels: list[Level] = [(side, row[0], row[1]) for side, row in rows]
+        levels: list[Level] = [(side, row.price, row.size) for side, row in rows]
         levels += book.changed(levels, depth)
-        exch_ns = max((ns_of_seconds(row[2]) for _, row in rows), default=0)
+        exch_ns = max((ns_of_seconds(row.time) for _, row in rows), default=0)
         events = self._make.levels((exch_ns, recv_ns), frame, levels)
         given = next((each.c for each in books if each.c is not None), None)
         if given is not None:
@@ -101,7 +105,7 @@ class Parser:
     def _snapshot(self, books: list[_Book], recv_ns: int, frame: int) -> Parsed:
         rows = [(ASK, row) for each in books for row in each.as_ or ()]
         rows += [(BID, row) for each in books for row in each.bs or ()]
-        levels: list[Level] = [(side, row[0], row[1]) for side, row in rows]
+        levels: list[Level] = [(side, row.price, row.size) for side, row in rows]
         events = self._make.snapshot((0, recv_ns), frame, levels)
         self._book = Proven(self._make)
         self._book.changed(levels)
