@@ -129,7 +129,7 @@ class Normaliser:
         self._parse = venue.parser(instrument).parse
         self._rows = venue.rows
         self._sequence = Sequence(rule)
-        self._unnumbered = rule == "snapshots"
+        self._unnumbered = rule in ("snapshots", "stamped")
         self._book: Book = venue.book(depth_limit)
         self._trim_above = int(depth_limit * _FULL)
         self._trim_to = int(depth_limit * _KEPT)
@@ -206,7 +206,11 @@ class Normaliser:
     def _missed(self, error: FrameError, frame: int, recv_ns: int) -> Events:
         """What a frame that was refused does to the book: none, or a lone CLEAR where something may be missing now."""
         wrong = isinstance(error, ChecksumError) or (self._unnumbered and error.reason not in _HARMLESS)
-        if not (wrong and self.synced):
+        return self.lost(frame, recv_ns) if wrong else NO_EVENTS
+
+    def lost(self, frame: int, recv_ns: int) -> Events:
+        """Frames are missing before this one: the book waits for a snapshot; a lone CLEAR where it was in order."""
+        if not self.synced:
             return NO_EVENTS
         self._sequence.lose()
         self.stats.gaps += 1
@@ -237,7 +241,7 @@ class Normaliser:
         self.stats.proved += snapshot.proved
         self.stats.resyncs += self._broken
         self.stats.diffs += len(joined)
-        batch: Events = np.concatenate([snapshot.events, *(diff.events for diff in joined)])
+        batch: Events = np.concatenate([self._near(snapshot.events), *(diff.events for diff in joined)])
         first = snapshot.events[0]
         batch["frame"], batch["recv_ns"] = first["frame"], first["recv_ns"]
         batch["flags"] &= ~np.uint16(F_LAST)
@@ -284,6 +288,19 @@ class Normaliser:
         lone["frame"], lone["recv_ns"], lone["seq"] = frame, recv_ns, seq
         lone["kind"], lone["flags"] = CLEAR, F_LAST | F_NO_EXCH_TIME
         return lone
+
+    def _near(self, snapshot: Events) -> Events:
+        """The snapshot without the levels that are too far away to keep."""
+        if len(snapshot) <= self._trim_above or isinstance(self._book, OrderBook):
+            return snapshot
+        keep = np.ones(len(snapshot), dtype=bool)
+        for side in (BID, ASK):
+            mine = np.flatnonzero((snapshot["kind"] == DEPTH) & (snapshot["side"] == side))
+            if len(mine) > self._trim_above:
+                order = np.argsort(-side * snapshot["price"][mine], kind="stable")
+                keep[mine[order[self._trim_to :]]] = False
+        self.stats.trimmed += int((~keep).sum())
+        return snapshot[keep]
 
     def _trimmed(self, events: Events) -> Events:
         """``events`` and the removal of what is too far away to keep."""
