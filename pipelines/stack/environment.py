@@ -25,6 +25,8 @@ def variables(site: Site) -> Mapping[str, str]:
         }
     if up("mail"):
         found["KEEL_MAIL"] = f"{HOST}:{site.port('mail')}"
+    if up("kafka"):
+        found["KEEL_KAFKA_SERVERS"] = str(site.address("kafka"))
     if up("triton"):
         found["KEEL_TRITON_GRPC"] = str(site.address("triton-grpc"))
     return found
