@@ -154,6 +154,7 @@ class Outbox:
                 "delivery.timeout.ms": int(_DELIVER_S * 1000),
                 "delivery.report.only.error": True,
                 "on_delivery": self._on_failure,
+                "error_cb": self._on_error,
             }
         )
 
@@ -200,6 +201,11 @@ class Outbox:
     def _on_failure(self, error: KafkaError | None, _message: Message | None) -> None:
         self._problem = self._problem or error
 
+    def _on_error(self, error: KafkaError) -> None:
+        """What is not fatal the library mends by itself; a message that was given up tells more than the guarantee."""
+        if error.fatal() and error.code() != KafkaError._GAPLESS_GUARANTEE:
+            self._problem = self._problem or error
+
     def _check(self) -> None:
         if self._problem is not None:
             self.failed = True
@@ -207,7 +213,7 @@ class Outbox:
 
     def _left(self, count: int) -> ServiceError:
         self.failed = True
-        where = self.topic.cluster.servers
+        where, name = self.topic.cluster.servers, self.topic.name
         return ServiceError(f"no Kafka broker at {where} took {count:,} messages for topic {name!r} in time; is it up?")
 
 
