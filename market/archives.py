@@ -23,6 +23,16 @@ _TAR_AT, _TAR = 257, b"ustar"
 _DAMAGE: Final = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile)
 
 
+def first_bytes(path: Path, count: int) -> bytes:
+    """The first bytes of a file as it lies there, packed or not.
+
+    Raises:
+        InputError: the file is missing or may not be read.
+    """
+    with _sentences(path), path.open("rb") as file:
+        return file.read(count)
+
+
 def lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """``(member, line)`` for every line that is not blank, without its line end; a single file's member is its name.
 
@@ -83,6 +93,6 @@ def _sentences(path: Path) -> Iterator[None]:
     except _DAMAGE as error:
         raise CaptureError(f"{path.name}: damaged or truncated, it cannot be read further ({error})") from None
     except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror or error}; give the path of a recorded capture"
-        ) from None
+        if error.errno is None:  # bzip2 says it so
+            raise CaptureError(f"{path.name}: damaged or truncated, it cannot be read further ({error})") from None
+        raise InputError(f"cannot read {path}: {error.strerror}; give the path of a recorded capture") from None

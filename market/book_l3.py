@@ -481,12 +481,12 @@ class OrderBook(Book):
         out = np.zeros((1 + int(self.state.queues[row, _COUNT]), 2), dtype=np.int64)
         return out[: _queue_rows(self.state, row, out)]
 
-    def snapshot_events(
+    def order_events(
         self, template: np.void, *, flags: int = F_SNAPSHOT | F_CHECKPOINT, limit: int = l2.CAPACITY
     ) -> Events:
         """All queues of the best ``limit`` levels as a CLEAR, DEPTH (anonymous lots) and ADD events that rebuild them.
 
-        ``template`` gives times, frame and instrument; ``seq`` is the last applied update id.
+        As :meth:`snapshot_events`, which rebuilds the levels alone, for a book of levels.
         """
         levels = [(BID, int(price)) for price in self.bids(limit)[:, 0]]
         levels += [(ASK, int(price)) for price in self.asks(limit)[:, 0]]

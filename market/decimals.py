@@ -91,9 +91,10 @@ class Unit:
         if value < 0:
             raise FrameError("negative", f"expected a number that is not negative, saw {value}")
         scale = int(10**self._decimals)
-        steps = round(value * scale / self._factor)
-        if steps > self._limit or ulp(value) * _CLEARER > self._factor / scale:
+        about = value * scale / self._factor
+        if about > self._limit or ulp(value) * _CLEARER > self._factor / scale:
             raise FrameError("out_of_range", f"{value} is larger than any price or size")
+        steps = round(about)
         if abs(steps * self._factor / scale - value) > _ULPS * ulp(value):  # the division of integers rounds once
             raise FrameError(self.off_step, f"{value!r} is not a multiple of the step {self.step}")
         return steps

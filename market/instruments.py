@@ -46,6 +46,7 @@ KNOWN: tuple[Instrument, ...] = (
     _row("binance-coinm", "BTCUSD_PERP", "0.1", "1"),
     _row("binance-coinm", "ETHUSD_PERP", "0.01", "1"),
     _row("sim-usdm", "BTCUSDT", "0.1", "0.001"),
+    _row("coinbase", "BTC-USD", "0.01", "0.00000001"),
     # order-level and few-level recordings
     _row("bitstamp", "BTCUSD", "0.01", "0.00000001"),
     _row("cme", "ESH4", "0.25", "1"),

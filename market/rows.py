@@ -17,8 +17,7 @@ from market.decimals import Unit
 from market.errors import FrameError
 from market.events import EVENT, Events
 from market.instruments import Instrument
-
-NO_STAMP: Final = -1  # receive time of a row whose time cannot be read
+from market.venues.protocol import NO_STAMP
 
 Words = tuple[int, int, int, int, int, int, int, int]  # one event
 
@@ -26,6 +25,7 @@ _DAY_NS: Final = 86_400 * NS_PER_S
 _SHOWN: Final = 80
 _DAY: Final = re.compile(r"(?<!\d)((?:19|20)\d\d)-?([01]\d)-?([0-3]\d)(?!\d)")
 _MAX_ID: Final = 2**63
+_MAX_DIGITS: Final = 19
 
 
 def units(instrument: Instrument) -> tuple[Unit, Unit]:
@@ -72,10 +72,20 @@ def integer(text: str, what: str) -> int:
     """
     if not (text.isascii() and text.isdigit()):
         raise FrameError("bad_number", f"expected {what} in digits, saw {text[:_SHOWN]!r}")
-    value = int(text)
-    if value >= _MAX_ID:
+    if len(text) > _MAX_DIGITS or int(text) >= _MAX_ID:
         raise FrameError("out_of_range", f"{what} {text[:_SHOWN]} does not fit 64 bits")
-    return value
+    return int(text)
+
+
+def instant(text: str, what: str, unit_ns: int) -> int:
+    """A time since the epoch in ns, of a count of units.
+
+    Raises:
+        FrameError: ``bad_time``.
+    """
+    if not (text.isascii() and text.isdigit()) or len(text) > _MAX_DIGITS or int(text) * unit_ns >= _MAX_ID:
+        raise FrameError("bad_time", f"expected {what}, saw {text[:_SHOWN]!r}")
+    return int(text) * unit_ns
 
 
 def decimal_float(text: str, what: str) -> float:

@@ -1,4 +1,4 @@
-"""Airflow's embedded default in a folder: its database, the DAGs run one process each, and the page for answers.
+"""Airflow's embedded default in a folder: its database, the DAGs run one process each, and where people answer.
 
 Each DAG runs with ``dag.test()`` in a process of its own. It parks at a question until somebody answers; people do so
 through Airflow's own API server, signed in, as its approval screen does.
@@ -89,8 +89,12 @@ class DagProcess:
     def said(self, words: str) -> bool:
         return any(words in line for line in self.log)
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def close(self) -> None:
         self._process.communicate()
+        print("".join(self.log))  # pytest shows it with a failure
 
     def _read_to(self, mark: str) -> str:
         assert self._process.stdout is not None
@@ -113,6 +117,9 @@ class AirflowHome:
         process = DagProcess(dag_id, {**self.environment, **variables})
         try:
             yield process
+        except BaseException:
+            process.kill()  # it may be waiting for an answer that nobody gives any more
+            raise
         finally:
             process.close()
 
@@ -172,7 +179,7 @@ def make_airflow_home(folder: Path, **variables: str) -> AirflowHome:
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{who}:viewer" for who in PEOPLE),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{who}:user" for who in PEOPLE),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API_AUTH__JWT_SECRET": "a secret that is as long as the longest of its hashes wants it to be",

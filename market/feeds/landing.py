@@ -126,6 +126,13 @@ class Lander:
         self.normaliser.reject(frame, recv_ns, reason, detail, payload)
         self._keep(frame, recv_ns, payload)
 
+    def lost(self, frame: int, recv_ns: int) -> None:
+        """Land that frames of the connection are missing before this one: the book is forgotten."""
+        events = self.normaliser.lost(frame, recv_ns)
+        if len(events):
+            self._buffers.ticks.append(events)
+            self._last_frame = frame
+
     def note(self, reason: str, detail: str) -> None:
         """Put on record, in quarantine, that something after the last frame is missing. No frame is counted."""
         self._last_frame += 1

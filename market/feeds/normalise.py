@@ -9,6 +9,8 @@ What comes out is safe to apply in order, frame by frame:
 * A gap, also one that the venue's checksum tells of, comes out as a lone CLEAR at once, so that nobody looks at a book
   that missed something; the batch of the next snapshot carries F_RESYNC. A recording may hold no further snapshot: then
   the book stays unsynced, and says so.
+* Of order-level frames come out the levels that their orders make up, and their trades. An order event that cannot be
+  (an unknown order) goes to quarantine by itself.
 * A frame that cannot be read gives no event and a :class:`Rejected` entry.
 """
 
@@ -21,6 +23,7 @@ from typing import Final
 import numpy as np
 
 from market.book import CAPACITY, CROSSED, LOCKED, Book
+from market.book_l3 import REASONS, OrderBook, refusal
 from market.errors import BookError, ChecksumError, FrameError
 from market.events import (
     ASK,
@@ -126,7 +129,7 @@ class Normaliser:
         self._parse = venue.parser(instrument).parse
         self._rows = venue.rows
         self._sequence = Sequence(rule)
-        self._unnumbered = rule == "snapshots"
+        self._unnumbered = rule in ("snapshots", "stamped")
         self._book: Book = venue.book(depth_limit)
         self._trim_above = int(depth_limit * _FULL)
         self._trim_to = int(depth_limit * _KEPT)
@@ -203,7 +206,11 @@ class Normaliser:
     def _missed(self, error: FrameError, frame: int, recv_ns: int) -> Events:
         """What a frame that was refused does to the book: none, or a lone CLEAR where something may be missing now."""
         wrong = isinstance(error, ChecksumError) or (self._unnumbered and error.reason not in _HARMLESS)
-        if not (wrong and self.synced):
+        return self.lost(frame, recv_ns) if wrong else NO_EVENTS
+
+    def lost(self, frame: int, recv_ns: int) -> Events:
+        """Frames are missing before this one: the book waits for a snapshot; a lone CLEAR where it was in order."""
+        if not self.synced:
             return NO_EVENTS
         self._sequence.lose()
         self.stats.gaps += 1
@@ -214,9 +221,10 @@ class Normaliser:
         if verdict == "apply":
             self.stats.diffs += 1
             self.stats.proved += diff.proved
+            events = self._trimmed(self._applied(diff.events, payload)) if len(diff.events) else diff.events
             if self._sequence.in_stream:  # such a frame may hold trades beside levels
-                self.stats.trades += int(np.count_nonzero(diff.events["kind"] == TRADE))
-            return self._trimmed(self._applied(diff.events, payload)) if len(diff.events) else diff.events
+                self.stats.trades += int(np.count_nonzero(events["kind"] == TRADE))
+            return events
         if verdict == "gap":
             self.stats.gaps += 1
             return self._forgotten(frame, self.stats.last_ns, diff.last)
@@ -233,7 +241,7 @@ class Normaliser:
         self.stats.proved += snapshot.proved
         self.stats.resyncs += self._broken
         self.stats.diffs += len(joined)
-        batch: Events = np.concatenate([snapshot.events, *(diff.events for diff in joined)])
+        batch: Events = np.concatenate([self._near(snapshot.events), *(diff.events for diff in joined)])
         first = snapshot.events[0]
         batch["frame"], batch["recv_ns"] = first["frame"], first["recv_ns"]
         batch["flags"] &= ~np.uint16(F_LAST)
@@ -244,6 +252,8 @@ class Normaliser:
 
     def _applied(self, events: Events, payload: bytes) -> Events:
         """The events after our own book took them; a lone CLEAR where it refuses one."""
+        if isinstance(self._book, OrderBook):
+            return self._sifted(self._book, events, payload)
         try:
             self._book.apply_batch(events)
         except BookError as error:
@@ -251,11 +261,24 @@ class Normaliser:
             frame, recv_ns, seq = (int(events[name][0]) for name in ("frame", "recv_ns", "seq"))
             self._reject(frame, recv_ns, ("book_refused", str(error)), payload)
             return self._forgotten(frame, recv_ns, seq)
+        self._count_status()
+        return events
+
+    def _sifted(self, book: OrderBook, events: Events, payload: bytes) -> Events:
+        """What orders did to the levels. One that cannot be is kept with its frame, and the book goes on without it."""
+        said, codes = book.sift(events)
+        for i in np.flatnonzero(codes):
+            code, event = int(codes[i]), events[i]
+            why = (REASONS[code], str(refusal(code, event)))
+            self._reject(int(event["frame"]), int(event["recv_ns"]), why, payload)
+        self._count_status()
+        return said
+
+    def _count_status(self) -> None:
         status = self._book.status
         if status:
             self.stats.crossed += bool(status & CROSSED)
             self.stats.locked += bool(status & LOCKED)
-        return events
 
     def _forgotten(self, frame: int, recv_ns: int, seq: int) -> Events:
         """Forget our book, and say so to everybody else who has one: a lone CLEAR."""
@@ -266,10 +289,23 @@ class Normaliser:
         lone["kind"], lone["flags"] = CLEAR, F_LAST | F_NO_EXCH_TIME
         return lone
 
+    def _near(self, snapshot: Events) -> Events:
+        """The snapshot without the levels that are too far away to keep."""
+        if len(snapshot) <= self._trim_above or isinstance(self._book, OrderBook):
+            return snapshot
+        keep = np.ones(len(snapshot), dtype=bool)
+        for side in (BID, ASK):
+            mine = np.flatnonzero((snapshot["kind"] == DEPTH) & (snapshot["side"] == side))
+            if len(mine) > self._trim_above:
+                order = np.argsort(-side * snapshot["price"][mine], kind="stable")
+                keep[mine[order[self._trim_to :]]] = False
+        self.stats.trimmed += int((~keep).sum())
+        return snapshot[keep]
+
     def _trimmed(self, events: Events) -> Events:
         """``events`` and the removal of what is too far away to keep."""
         bids, asks = self._book.counts()
-        if max(bids, asks) <= self._trim_above:
+        if max(bids, asks) <= self._trim_above or isinstance(self._book, OrderBook):  # orders are not ours to forget
             return events
         far = [(BID, row) for row in self._book.bids(bids)[self._trim_to :]]
         far += [(ASK, row) for row in self._book.asks(asks)[self._trim_to :]]

@@ -25,17 +25,21 @@ BUFFERED: Final = 4096  # diffs kept while there is no snapshot: two minutes of 
 
 def is_stale(market: Rule, diff: Parsed, snapshot_id: int) -> bool:
     """Whether the snapshot already holds everything in the diff."""
-    return diff.last <= snapshot_id if market == "spot" else diff.last < snapshot_id
+    return diff.last < snapshot_id if market == "futures" else diff.last <= snapshot_id
 
 
 def bridges(market: Rule, diff: Parsed, snapshot_id: int) -> bool:
     """Whether the diff may be the first one after the snapshot."""
+    if market == "stamped":
+        return diff.last > snapshot_id
     reached = snapshot_id + 1 if market == "spot" else snapshot_id
     return diff.first <= reached <= diff.last
 
 
 def follows(market: Rule, diff: Parsed, applied: int) -> bool:
     """Whether nothing is missing between the update ``applied`` and the diff."""
+    if market == "stamped":
+        return diff.last > applied
     return diff.first == applied + 1 if market in ("spot", "sequence") else diff.previous == applied
 
 
@@ -83,6 +87,8 @@ class Sequence:
         """
         if self.synced and not self.in_stream:
             return None
+        if self._market == "stamped" and self._waiting and self._waiting[0].last > snapshot.last:
+            return None  # what lies between the snapshot and the first diff is not known
         joined = [diff for diff in self._waiting if not is_stale(self._market, diff, snapshot.last)]
         if joined and not bridges(self._market, joined[0], snapshot.last):
             return None

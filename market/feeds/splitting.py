@@ -1,8 +1,8 @@
 """A recording of several instruments, landed: each of them a source of its own, each frame in exactly one of them.
 
 A frame that speaks of no instrument (an answer to a subscription, a heartbeat, what cannot be read) belongs to the
-connection and is landed under the symbol SESSION. Frames keep their number in the recording, so that numbers of a
-source rise but are not consecutive.
+connection and is landed under the symbol SESSION. Where frames of the connection are missing, every book is lost.
+Frames keep their number in the recording, so that numbers of a source rise but are not consecutive.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Splitter:
         """
         number, recv_ns, payload = frame
         symbol = self._route(payload) or SESSION
+        if getattr(self._route, "missed", False):
+            for each in self.landers.values():
+                each.lost(number, recv_ns)
         lander = self.landers.get(symbol)
         if lander is None:
             lander = Lander(

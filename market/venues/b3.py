@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +26,10 @@ from market.errors import FrameError
 from market.events import ASK, BID, F_LAST, F_NO_EXCH_TIME, F_NO_SIZE, NO_SIDE, TRADE
 from market.instruments import Instrument
 from market.rows import decimal_float, events_of, fields_of, integer, numbered, positive, priced, units, words
-from market.venues.protocol import Parsed
+from market.venues.protocol import SEVERAL, Parsed, Route, Venue, always, listed
 from market.views import View
 
-VENUE: Final = "b3"
+EXCHANGE: Final = "b3"
 
 _HEADER: Final = (
     b"symbol,rpt_seq,network_received_time,event_type,md_entry_px,md_entry_size,aggressor,en_s_px_1,en_b_px_1"
@@ -42,9 +42,17 @@ _DAY_NS: Final = 86_400 * NS_PER_S
 
 
 def recognise(path: Path) -> str | None:
-    """``b3.SYMBOL`` of the first row under this header, else None; see :func:`symbols` for the others."""
-    first = [line for _, line in islice(lines(path), 2)]
-    return f"{VENUE}.{_symbol(first[1])}" if len(first) == 2 and first[0] == _HEADER else None
+    """``b3.SYMBOL`` of a recording under this header, ``b3.*`` of one with several symbols, else None."""
+    first = next(lines(path), None)
+    if first is None or first[1] != _HEADER:
+        return None
+    found = symbols(path)
+    return f"{EXCHANGE}.{found[0] if len(found) == 1 else SEVERAL}" if found else None
+
+
+def route() -> Route:
+    """What tells the symbol of a row."""
+    return _symbol
 
 
 def symbols(path: Path) -> list[str]:
@@ -119,3 +127,17 @@ class Parser:
 
     def _price(self, text: str) -> int:
         return priced(self._tick.of_float(decimal_float(text, "a price")))
+
+
+VENUE: Final = Venue(
+    name="b3",
+    parser=Parser,
+    reasons=listed(
+        "bad_number bad_side bad_time negative not_text off_lot off_tick out_of_range unknown_frame "
+        "wrong_columns wrong_symbol zero_size"
+    ),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+    route=route,
+)

@@ -126,8 +126,9 @@ class _Label(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Frame).decode
 _decode_label = msgspec.json.Decoder(_Label).decode
+_decode_number = msgspec.json.Decoder(int).decode
 _decode_text = msgspec.json.Decoder(str).decode
-_KNOWN_KINDS: Final = ("depthUpdate", "bookTicker", "trade", "markPriceUpdate")
+_KNOWN_KINDS: Final = ("depthUpdate", "bookTicker", "trade", "markPriceUpdate", "aggTrade")
 
 
 class Parser:
@@ -164,6 +165,8 @@ class Parser:
             return self._diff(data, recv_ns, frame, payload.count(b"["))
         if kind == "markPriceUpdate":
             return self._slow(data, recv_ns, frame)
+        if kind == "aggTrade":
+            return self._fills(data, recv_ns, frame)
         if outer.snapshot_id is not None and outer.data is None:
             return self._snapshot(outer, recv_ns, frame, payload.count(b"["))
         raise FrameError("unknown_frame", f"expected one of {', '.join(_KNOWN_KINDS)}; saw {payload[:80]!r}")
@@ -235,6 +238,15 @@ class Parser:
         tail = _tail(TRADE, ASK if maker_bought else BID, flags | F_LAST)
         memory = bytearray(_SINGLE(exch_ns, recv_ns, trade_id, frame, 0, ticks, lots, tail))
         return Parsed("trade", np.ndarray(1, EVENT, memory), trade_id, trade_id, exch_ns=exch_ns)
+
+    def _fills(self, data: _Data, recv_ns: int, frame: int) -> Parsed:
+        """Fills of one order at one price, told as one trade."""
+        try:
+            number = _decode_number(_given(data.a, "a"))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise FrameError("wrong_type", f"expected a trade id in a, saw {bytes(data.a)[:40]!r}") from None
+        data.t = number
+        return self._trade(data, recv_ns, frame)
 
     def _slow(self, data: _Data, recv_ns: int, frame: int) -> Parsed:
         self._check_symbol(data.symbol)

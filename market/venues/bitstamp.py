@@ -31,12 +31,13 @@ from typing import Final, Literal
 import msgspec
 
 from market.archives import lines
+from market.book_l3 import OrderBook
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import FrameError
 from market.events import ADD, ASK, BID, CHANGE, CLEAR, F_LAST, F_NO_EXCH_TIME, F_SNAPSHOT, REMOVE, TRADE
 from market.instruments import Instrument
-from market.rows import decimal_float, events_of, fields_of, integer, numbered, positive, priced, units, words
-from market.venues.protocol import Parsed
+from market.rows import decimal_float, events_of, fields_of, instant, integer, numbered, positive, priced, units, words
+from market.venues.protocol import Parsed, Venue, always, listed
 
 KEY: Final = "bitstamp.BTCUSD"
 _ORDER_ROW: Final = b"id,timestamp,exchange_timestamp,price,volume,action,direction"
@@ -101,7 +102,7 @@ def received(row: bytes) -> int:
         FrameError: it has no readable time.
     """
     stamp = row.split(b" ", 1)[0] if b" " in row else [*row.split(b",", 2), b"", b""][1]
-    return integer(stamp.decode("ascii", "replace"), "a local time in ms") * NS_PER_MS
+    return instant(stamp.decode("ascii", "replace"), "a local time in ms", NS_PER_MS)
 
 
 class Parser:
@@ -134,7 +135,7 @@ class Parser:
         except msgspec.ValidationError as error:
             reason = "missing_field" if "missing required" in str(error) else "wrong_type"
             raise FrameError(reason, f"{event}: {error}") from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FrameError("not_text", f"expected JSON: {error}; saw {payload[:_SHOWN]!r}") from None
         if isinstance(data, _Levels):
             return self._order_book(data)
@@ -144,7 +145,7 @@ class Parser:
 
     def _log_order(self, order: _Order, kind: int, recv_ns: int, frame: int) -> Parsed:
         ticks, lots = priced(self._tick.of(order.price)), self._lot.of(order.amount)
-        created_ns = integer(order.datetime, "a creation time in s") * NS_PER_S
+        created_ns = instant(order.datetime, "a creation time in s", NS_PER_S)
         exch_ns, flags = (created_ns, F_LAST) if kind == ADD else (0, F_LAST | F_NO_EXCH_TIME)
         side = BID if order.order_type == 0 else ASK
         place = (side, ticks, lots if kind == REMOVE else positive(lots))
@@ -169,7 +170,7 @@ class Parser:
         kind, side = _KINDS[action], _side(direction)
         stamps = (local, exchange)
         self._first = self._first or stamps
-        exch_ns = integer(exchange, "an exchange time in ms") * NS_PER_MS
+        exch_ns = instant(exchange, "an exchange time in ms", NS_PER_MS)
         ticks = priced(self._tick.of_float(decimal_float(price, "a price")))
         lots = self._lot.of_float(decimal_float(volume, "a volume"))
         if kind == REMOVE and local == exchange:
@@ -184,7 +185,7 @@ class Parser:
     def _trade_row(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         trade_id, _, exchange, price, amount, bought, sold, aggressor = fields_of(payload, _TRADE_FIELDS)
         side = _side(aggressor)
-        exch_ns = integer(exchange, "an exchange time in ms") * NS_PER_MS
+        exch_ns = instant(exchange, "an exchange time in ms", NS_PER_MS)
         head = (exch_ns, recv_ns, integer(trade_id, "a trade id"), frame)
         resting = integer(sold if side == BID else bought, "an order id")
         ticks = priced(self._tick.of_float(decimal_float(price, "a price")))
@@ -203,3 +204,17 @@ def _id(value: int) -> int:
     if not 0 < value < 2**63:
         raise FrameError("out_of_range", f"expected an id, saw {value}")
     return value
+
+
+VENUE: Final = Venue(
+    name="bitstamp",
+    parser=Parser,
+    reasons=listed(
+        "bad_number bad_side bad_time missing_field negative not_text off_lot off_tick out_of_range "
+        "unknown_frame wrong_columns wrong_type zero_size"
+    ),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+    book=OrderBook,
+)

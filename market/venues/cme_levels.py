@@ -24,10 +24,10 @@ from market.events import ASK, BID, F_LAST, TRADE
 from market.instruments import Instrument
 from market.rows import events_of, positive, priced, units, words
 from market.tables import columns, field, payload_of, row_of, rows
-from market.venues.protocol import Parsed
+from market.venues.protocol import Parsed, Venue, always, listed
 from market.views import View, levels_of
 
-VENUE: Final = "cme"
+EXCHANGE: Final = "cme"
 LEVELS: Final = 5
 
 _BIDS: Final = [(f"bid_price_{level}", f"bid_quantity_{level}") for level in range(LEVELS)]
@@ -44,7 +44,7 @@ def recognise(path: Path) -> str | None:
     names = set(columns(path) or ())
     symbol = _CONTRACTS.get(path.name.partition("_")[0])
     known = _TIME in names and (names >= _QUOTES or names >= _TRADES)
-    return f"{VENUE}.{symbol}" if known and symbol else None
+    return f"{EXCHANGE}.{symbol}" if known and symbol else None
 
 
 def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -68,6 +68,8 @@ class Parser:
         """
         row = row_of(payload)
         exch_ns = field(row, _TIME, int)
+        if not 0 <= exch_ns < 2**63:
+            raise FrameError("bad_time", f"expected a time in ns since 1970, saw {exch_ns}")
         head = (exch_ns, recv_ns, frame, frame)
         if "side" in row:
             side = field(row, "side", str)
@@ -80,3 +82,16 @@ class Parser:
             )
         bids, asks = (levels_of(row, names, self._tick, self._lot) for names in (_BIDS, _OFFERS))
         return Parsed("diff", self._view.changes(head, 0, bids, asks), exch_ns=exch_ns)
+
+
+VENUE: Final = Venue(
+    name="cme-levels",
+    parser=Parser,
+    reasons=listed(
+        "bad_levels bad_number bad_side bad_time missing_field negative not_text off_lot off_tick "
+        "out_of_range wrong_type zero_size"
+    ),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+)

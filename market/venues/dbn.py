@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import databento_dbn as dbn
-
+from market.archives import first_bytes
+from market.book_l3 import OrderBook
 from market.errors import CaptureError, FrameError, InputError
 from market.events import (
     ADD,
@@ -38,7 +38,7 @@ from market.events import (
 )
 from market.instruments import Instrument
 from market.rows import Words, events_of, positive, priced, steps_of_scaled, units, words
-from market.venues.protocol import Parsed
+from market.venues.protocol import Parsed, Venue, always, listed
 from market.views import Levels, View
 
 _START, _ZSTD_START = b"DBN", b"\x28\xb5\x2f\xfd"
@@ -47,20 +47,23 @@ _KINDS: Final = {"A": ADD, "C": REDUCE, "M": CHANGE, "R": CLEAR, "T": TRADE, "F"
 _SIDES: Final = {"B": BID, "A": ASK, "N": NO_SIDE}
 _DECIMALS: Final = 9
 _CHUNK: Final = 1 << 16
+# of the format: flags, and what stands for no price and for no time
+_LAST, _SNAPSHOT = 128, 32
+_NO_PRICE: Final = 2**63 - 1
+_NO_TIME: Final = 2**64 - 1
 
 
 def recognise(path: Path) -> str | None:
     """``venue.SYMBOL`` of the file's metadata; None where it is no DBN file.
 
     Raises:
+        InputError: the file may not be read, or the library is not installed.
         CaptureError: it holds more than one instrument, or is damaged.
     """
-    with path.open("rb") as file:
-        head = file.read(4)
-    if not head.startswith((_START, _ZSTD_START)):
+    if not first_bytes(path, len(_ZSTD_START)).startswith((_START, _ZSTD_START)):
         return None
     first = next(_decoded(path), None)
-    if not isinstance(first, dbn.Metadata):
+    if not isinstance(first, _library().Metadata):
         return None
     symbols = list(first.mappings)
     if len(symbols) != 1:
@@ -72,16 +75,29 @@ def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """Frame number, receive ns, record.
 
     Raises:
-        InputError: the file may not be read.
+        InputError: the file may not be read, or the library is not installed.
         CaptureError: after the last readable record, where it is damaged or truncated.
     """
-    records = (record for record in _decoded(path) if not isinstance(record, dbn.Metadata))
+    metadata = _library().Metadata
+    records = (record for record in _decoded(path) if not isinstance(record, metadata))
     for frame, record in enumerate(records, 1):
         yield frame, _time(getattr(record, "ts_recv", record.ts_event)), bytes(record)
 
 
+def _library() -> Any:
+    """Databento's own library: imported by whoever reads this format."""
+    try:
+        import databento_dbn
+    except ModuleNotFoundError:
+        raise InputError(
+            "DBN recordings are read by databento-dbn, which is not installed; run `make install`"
+        ) from None
+    return databento_dbn
+
+
 def _decoded(path: Path) -> Iterator[Any]:
     """Metadata, then records."""
+    dbn = _library()
     try:
         with path.open("rb") as file:
             zipped = file.read(4) == _ZSTD_START
@@ -104,9 +120,12 @@ class Parser:
     """Reads the records of one instrument; remembers whether the book was cleared, and the levels of MBP records."""
 
     def __init__(self, instrument: Instrument) -> None:
+        dbn = _library()
         self._tick, self._lot = units(instrument)
         self._view = View()
         self._begun = False
+        self._orders, self._trades = dbn.MBOMsg, dbn.TradeMsg
+        self._known = (dbn.MBOMsg, dbn.MBP1Msg, dbn.MBP10Msg, dbn.TradeMsg)
 
     def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         """Read one record.
@@ -115,16 +134,16 @@ class Parser:
             FrameError: see the module.
         """
         record = _record(payload)
-        if not isinstance(record, dbn.MBOMsg | dbn.MBP1Msg | dbn.MBP10Msg | dbn.TradeMsg):
+        if not isinstance(record, self._known):
             return Parsed("other")
         exch_ns = _time(record.ts_event)
         head = (exch_ns, recv_ns, record.sequence, frame)
-        flags = (F_LAST if record.flags & dbn.F_LAST else 0) | (0 if exch_ns else F_NO_EXCH_TIME)
-        flags |= F_SNAPSHOT if record.flags & dbn.F_SNAPSHOT else 0
-        if isinstance(record, dbn.MBOMsg):
+        flags = (F_LAST if record.flags & _LAST else 0) | (0 if exch_ns else F_NO_EXCH_TIME)
+        flags |= F_SNAPSHOT if record.flags & _SNAPSHOT else 0
+        if isinstance(record, self._orders):
             return self._order(record, head, flags)
         traded = [self._event(record, head, flags & ~F_LAST)] if str(record.action) == "T" else []
-        if isinstance(record, dbn.TradeMsg):
+        if isinstance(record, self._trades):
             return Parsed("trade", events_of(self._event(record, head, flags | F_LAST)), exch_ns=exch_ns)
         bids, asks = self._levels(record.levels, "bid"), self._levels(record.levels, "ask")
         events = self._view.changes(head, flags & ~F_LAST, bids, asks, first=traded)
@@ -157,9 +176,7 @@ class Parser:
 
     def _levels(self, levels: list[Any], side: str) -> Levels:
         shown = [(getattr(level, f"{side}_px"), getattr(level, f"{side}_sz")) for level in levels]
-        return {
-            self._price(price): positive(self._lot.of(str(size))) for price, size in shown if price != dbn.UNDEF_PRICE
-        }
+        return {self._price(price): positive(self._lot.of(str(size))) for price, size in shown if price != _NO_PRICE}
 
     def _price(self, price: int) -> int:
         return priced(steps_of_scaled(self._tick, str(price), _DECIMALS))
@@ -167,6 +184,7 @@ class Parser:
 
 def _record(payload: bytes) -> Any:
     """The one record in a frame."""
+    dbn = _library()
     decoder = dbn.DBNDecoder(has_metadata=False)
     try:
         decoder.write(payload)
@@ -180,10 +198,21 @@ def _record(payload: bytes) -> Any:
 
 def _time(ns: int) -> int:
     """A time, 0 where the record has none."""
-    return ns if ns < dbn.UNDEF_TIMESTAMP else 0
+    return ns if ns < _NO_TIME else 0
 
 
 def _order_id(record: Any) -> int:
     if not 0 < record.order_id < 2**63:
         raise FrameError("out_of_range", f"expected an order id of 63 bits, saw {record.order_id}")
     return int(record.order_id)
+
+
+VENUE: Final = Venue(
+    name="dbn",
+    parser=Parser,
+    reasons=listed("bad_number bad_side negative not_dbn off_lot off_tick out_of_range unknown_frame zero_size"),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+    book=OrderBook,
+)

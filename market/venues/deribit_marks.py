@@ -21,10 +21,10 @@ from market.clock import NS_PER_MS
 from market.decimals import Unit
 from market.errors import FrameError
 from market.instruments import Instrument
-from market.rows import decimal_float, fields_of, integer, numbered, priced
-from market.venues.protocol import Parsed, Slow
+from market.rows import decimal_float, fields_of, instant, numbered, priced
+from market.venues.protocol import SEVERAL, Parsed, Route, Slow, Venue, always, listed
 
-VENUE: Final = "deribit"
+EXCHANGE: Final = "deribit"
 
 _STARTS: Final = (b"snapshot_file,snapshot_timestamp_ms,", b"timestamp,currency,futures_instrument_name,")
 # columns of each form: how many, the future's name, the snapshot's ms, the mark price
@@ -34,10 +34,17 @@ _E8: Final = Unit(Decimal("1e-8"), limit=10**17, off_step="bad_number")
 
 
 def recognise(path: Path) -> str | None:
-    """``deribit.FUTURE`` of the first row under either header, else None; see :func:`futures` for the others."""
-    first = [line for _, line in islice(lines(path), 2)]
-    known = len(first) == 2 and first[0].startswith(_STARTS)
-    return f"{VENUE}.{_future(first[1])}" if known else None
+    """``deribit.FUTURE`` of a recording under either header, ``deribit.*`` of one with several futures, else None."""
+    first = next(lines(path), None)
+    if first is None or not first[1].startswith(_STARTS):
+        return None
+    found = futures(path)
+    return f"{EXCHANGE}.{found[0] if len(found) == 1 else SEVERAL}" if found else None
+
+
+def route() -> Route:
+    """What tells the future of a row."""
+    return _future
 
 
 def futures(path: Path) -> list[str]:
@@ -58,7 +65,7 @@ def received(row: bytes) -> int:
         FrameError: it has no readable time.
     """
     count, _, at, _ = _form(row)
-    return integer(fields_of(row, count)[at], "a time in ms") * NS_PER_MS
+    return instant(fields_of(row, count)[at], "a time in ms", NS_PER_MS)
 
 
 def _form(row: bytes) -> tuple[int, int, int, int]:
@@ -98,3 +105,14 @@ class Parser:
             next_funding_ns=0,
         )
         return Parsed("slow", slow=slow)
+
+
+VENUE: Final = Venue(
+    name="deribit-marks",
+    parser=Parser,
+    reasons=listed("bad_number bad_time negative not_text out_of_range wrong_columns wrong_symbol"),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+    route=route,
+)

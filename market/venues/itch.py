@@ -17,6 +17,7 @@ Reasons: ``not_text``, ``wrong_columns``, ``wrong_symbol``, ``unknown_frame``, `
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,8 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from market.archives import lines
+from market.book_l3 import OrderBook
+from market.decimals import Unit
 from market.errors import FrameError
 from market.events import ADD, ASK, BID, EXECUTE, F_LAST, REDUCE, REMOVE
 from market.instruments import Instrument
@@ -42,10 +45,10 @@ from market.rows import (
     within_a_day,
     words,
 )
-from market.venues.protocol import Parsed
+from market.venues.protocol import Parsed, Venue, always, listed
 from market.views import Levels, View
 
-VENUE: Final = "nasdaq"
+EXCHANGE: Final = "nasdaq"
 ZONE: Final = ZoneInfo("America/New_York")
 LEVELS: Final = 10
 
@@ -60,6 +63,7 @@ COLUMNS: Final = [
 _AT: Final = {name: i for i, name in enumerate(COLUMNS)}
 _KINDS: Final = {"A": ADD, "F": ADD, "E": EXECUTE, "C": EXECUTE, "X": REDUCE, "D": REMOVE, "U": ADD}
 _SIDES: Final = {"1": BID, "-1": ASK}
+_ID: Final = Unit(Decimal(1), limit=2**53, off_step="bad_number")
 
 
 def recognise(path: Path) -> str | None:
@@ -67,7 +71,7 @@ def recognise(path: Path) -> str | None:
     first = [line for _, line in islice(lines(path), 2)]
     if len(first) < 2 or first[0] != ",".join(COLUMNS).encode():
         return None
-    return f"{VENUE}.{fields_of(first[1], len(COLUMNS))[_AT['stock']]}"
+    return f"{EXCHANGE}.{fields_of(first[1], len(COLUMNS))[_AT['stock']]}"
 
 
 def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -118,7 +122,9 @@ class Parser:
         event = words(head, order_id, place, (_KINDS[form], F_LAST))
         if form != "U":
             return [event]
-        old_id = int(decimal_float(row[_AT["old_order_id"]], "the replaced order's id"))  # a double in the file
+        old_id = _ID.of_float(
+            decimal_float(row[_AT["old_order_id"]], "the replaced order's id")
+        )  # a double in the file
         old = (side, self._tick.of(row[_AT["old_price"]]), self._lot.of(row[_AT["old_size"]]))
         return [words(head, old_id, old, (REMOVE, 0)), event]
 
@@ -129,3 +135,17 @@ class Parser:
             if price or size:
                 levels[priced(self._tick.of(price))] = positive(self._lot.of(size))
         return levels
+
+
+VENUE: Final = Venue(
+    name="itch",
+    parser=Parser,
+    reasons=listed(
+        "bad_number bad_side bad_time negative not_text off_lot off_tick out_of_range unknown_frame "
+        "wrong_columns wrong_symbol zero_size"
+    ),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+    book=OrderBook,
+)

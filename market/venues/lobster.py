@@ -28,6 +28,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from market.archives import lines
+from market.book_l3 import OrderBook
 from market.clock import NS_PER_S
 from market.errors import CaptureError, FrameError
 from market.events import ADD, ASK, BID, EXECUTE, F_LAST, REDUCE, REMOVE, TRADE
@@ -47,10 +48,10 @@ from market.rows import (
     within_a_day,
     words,
 )
-from market.venues.protocol import Parsed
+from market.venues.protocol import Parsed, Venue, always, listed
 from market.views import Levels, View
 
-VENUE: Final = "nasdaq"
+EXCHANGE: Final = "nasdaq"
 ZONE: Final = ZoneInfo("America/New_York")
 DECIMALS: Final = 4  # of prices in the feed
 
@@ -71,7 +72,7 @@ def recognise(path: Path) -> str | None:
     symbol = _SYMBOL.match(path.name)
     for _, line in islice(lines(path), 1):
         if symbol and _LINE.fullmatch(line):
-            return f"{VENUE}.{symbol[1]}"
+            return f"{EXCHANGE}.{symbol[1]}"
     return None
 
 
@@ -81,9 +82,15 @@ def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
     Raises:
         CaptureError: the two files have different numbers of lines.
     """
-    book = path.with_name(path.name.replace("_message_", "_orderbook_"))
-    rows = _paired(path, book) if book != path and book.exists() else (line for _, line in lines(path))
+    _, *book = parts(path)
+    rows = _paired(path, book[0]) if book else (line for _, line in lines(path))
     return numbered(rows, partial(_received, midnight_ns(day_in(path.name), ZONE)))
+
+
+def parts(path: Path) -> tuple[Path, ...]:
+    """The message file and its book file, where there is one."""
+    book = path.with_name(path.name.replace("_message_", "_orderbook_"))
+    return (path, book) if book != path and book.exists() else (path,)
 
 
 def _paired(messages: Path, book: Path) -> Iterator[bytes]:
@@ -174,3 +181,18 @@ def _trades(head: tuple[int, int, int, int], order: Order | None) -> list[Words]
         return []
     kind, order_id, (side, price, size) = order
     return [words(head, order_id, (-side if kind == EXECUTE else side, price, size), (TRADE, 0))]
+
+
+VENUE: Final = Venue(
+    name="lobster",
+    parser=Parser,
+    reasons=listed(
+        "bad_levels bad_number bad_side bad_time negative not_text off_lot off_tick out_of_range "
+        "unknown_frame wrong_columns zero_size"
+    ),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+    book=OrderBook,
+    parts=parts,
+)

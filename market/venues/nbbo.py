@@ -42,10 +42,10 @@ from market.rows import (
     within_a_day,
     words,
 )
-from market.venues.protocol import Parsed
+from market.venues.protocol import Parsed, Venue, always, listed
 from market.views import Levels, View
 
-VENUE: Final = "us-nbbo"
+EXCHANGE: Final = "us-nbbo"
 ZONE: Final = ZoneInfo("America/New_York")
 DECIMALS: Final = 4
 
@@ -59,7 +59,7 @@ def recognise(path: Path) -> str | None:
     for name, line in islice(lines(path), 1):
         symbol = _NAME.search(name)
         if symbol and _LINE.fullmatch(line):
-            return f"{VENUE}.{symbol[1].upper()}"
+            return f"{EXCHANGE}.{symbol[1].upper()}"
     return None
 
 
@@ -109,3 +109,16 @@ class Parser:
 
     def _price(self, text: str) -> int:
         return steps_of_scaled(self._tick, text, DECIMALS)
+
+
+VENUE: Final = Venue(
+    name="nbbo",
+    parser=Parser,
+    reasons=listed(
+        "bad_number bad_time both_sides negative not_text off_lot off_tick out_of_range suspicious "
+        "wrong_columns zero_size"
+    ),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+)

@@ -18,11 +18,12 @@ from market.events import Events, empty
 from market.instruments import Instrument
 
 Kind = Literal["diff", "snapshot", "ticker", "trade", "slow", "other"]
-Rule = Literal["spot", "futures", "sequence", "previous", "snapshots", "open"]
+Rule = Literal["spot", "futures", "stamped", "sequence", "previous", "snapshots", "open"]
 """Which diffs may be applied to a book.
 
 * ``spot``, ``futures``: the snapshot comes from beside the stream and is joined to it by ids; see
   :mod:`market.feeds.resync`.
+* ``stamped``: so too, by exchange times in ``last``; diffs have no numbers.
 * ``sequence``: a snapshot in the stream, then each diff's ``first`` is the ``last`` before plus one.
 * ``previous``: a snapshot in the stream, then each diff's ``previous`` is the ``last`` before.
 * ``snapshots``: a snapshot in the stream and no numbers. A frame of the book that cannot be read loses the book. Where
@@ -31,7 +32,9 @@ Rule = Literal["spot", "futures", "sequence", "previous", "snapshots", "open"]
 """
 
 Frame = tuple[int, int, bytes]  # number from 1, receive ns or NO_STAMP, payload
-Route = Callable[[bytes], str | None]  # a frame's symbol; None: of the connection, or unreadable
+# a frame's symbol; None: of the connection, or unreadable. An attribute ``missed`` that is true after a call says that
+# frames of the connection are missing before that frame
+Route = Callable[[bytes], str | None]
 
 NO_EVENTS: Final = empty(0)
 NO_STAMP: Final = -1  # receive time of a frame whose time cannot be read

@@ -21,7 +21,7 @@ from market.clock import NS_PER_S
 from market.errors import FrameError
 from market.instruments import Instrument
 from market.rows import decimal_float, fields_of, integer, numbered, positive, priced, units
-from market.venues.protocol import Parsed
+from market.venues.protocol import Parsed, Venue, always, listed
 from market.views import Levels, View
 
 KEY: Final = "sgx.CN"
@@ -104,3 +104,15 @@ class Parser:
 
     def _size(self, text: str) -> int:
         return positive(self._lot.of_float(decimal_float(text, "a quantity")))
+
+
+VENUE: Final = Venue(
+    name="sgx",
+    parser=Parser,
+    reasons=listed(
+        "bad_levels bad_number bad_time negative not_text off_lot off_tick out_of_range wrong_columns zero_size"
+    ),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+)

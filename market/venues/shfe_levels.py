@@ -26,10 +26,10 @@ from market.errors import FrameError
 from market.instruments import Instrument
 from market.rows import midnight_ns, units
 from market.tables import columns, field, payload_of, row_of, rows
-from market.venues.protocol import Parsed
+from market.venues.protocol import Parsed, Venue, always, listed
 from market.views import View, levels_of
 
-VENUE: Final = "shfe"
+EXCHANGE: Final = "shfe"
 ZONE: Final = ZoneInfo("Asia/Shanghai")
 LEVELS: Final = 5
 BREAK_NS: Final = 60 * NS_PER_S
@@ -47,7 +47,7 @@ def recognise(path: Path) -> str | None:
     if not names >= {_LOCAL, _EXCHANGE, _SYMBOL, *(name for pair in _BIDS + _ASKS for name in pair)}:
         return None
     first = next(rows(path, [_SYMBOL]), None)
-    return f"{VENUE}.{first[_SYMBOL]}" if first else None
+    return f"{EXCHANGE}.{first[_SYMBOL]}" if first else None
 
 
 def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -95,3 +95,16 @@ def _exchange_ns(text: str, recv_ns: int) -> int:
     day = datetime.fromtimestamp(recv_ns // NS_PER_S, tz=UTC).astimezone(ZONE).date()
     near = [midnight_ns(day + timedelta(days=shift), ZONE) + since_ns for shift in (-1, 0, 1)]
     return min(near, key=lambda ns: abs(ns - recv_ns))
+
+
+VENUE: Final = Venue(
+    name="shfe-levels",
+    parser=Parser,
+    reasons=listed(
+        "bad_levels bad_number bad_time missing_field negative not_text off_lot off_tick out_of_range "
+        "wrong_symbol wrong_type zero_size"
+    ),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+)

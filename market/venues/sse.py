@@ -26,12 +26,12 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from market.archives import lines
+from market.book_l3 import OrderBook
 from market.clock import NS_PER_S
 from market.errors import FrameError
 from market.events import ADD, ASK, BID, EXECUTE, F_LAST, REMOVE
 from market.instruments import Instrument
 from market.rows import (
-    NO_STAMP,
     Words,
     day_in,
     events_of,
@@ -45,10 +45,10 @@ from market.rows import (
     within_a_day,
     words,
 )
-from market.venues.protocol import Parsed
+from market.venues.protocol import NO_STAMP, Parsed, Venue, always, listed
 from market.views import Levels
 
-VENUE: Final = "sse"
+EXCHANGE: Final = "sse"
 ZONE: Final = ZoneInfo("Asia/Shanghai")
 DECIMALS: Final = 3  # of prices and sizes
 LEVELS: Final = 10
@@ -67,7 +67,7 @@ def recognise(path: Path) -> str | None:
     for _, line in islice(lines(path), 1):
         code = _fields(line).get("SecurityID") if line.startswith(_START) else None
         if code:
-            return f"{VENUE}.{code}"
+            return f"{EXCHANGE}.{code}"
     return None
 
 
@@ -190,3 +190,17 @@ class Parser:
 
 def _order_id(fields: Mapping[str, str], name: str) -> int:
     return integer(_field(fields, name), f"an order number in {name}")
+
+
+VENUE: Final = Venue(
+    name="sse",
+    parser=Parser,
+    reasons=listed(
+        "bad_number bad_side bad_time missing_field negative not_text off_lot off_tick out_of_range "
+        "unknown_frame wrong_symbol zero_size"
+    ),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+    book=OrderBook,
+)

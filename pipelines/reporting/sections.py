@@ -44,7 +44,8 @@ def _said_of_data(figures: Figures) -> str:
     if "absent" in data:
         return str(data["absent"]).capitalize() + "."
     what = "a simulated exchange" if figures["kind"] == "simulated" else "recordings of a real market"
-    frames = sum(s.get("frames", 0) for s in data["sources"]) + sum(s.get("frames", 0) for s in data["sessions"])
+    fed = data["sources"] if figures["kind"] == "recorded" else [*data["sources"], *data["sessions"]]  # else replayed
+    frames = sum(s.get("frames", 0) for s in fed)
     held = data["minutes_judged"] - data["minutes_passed"]
     why = f" ({', '.join(data['reasons'])})" if data["reasons"] else ""
     gate = f"{data['minutes_judged']} minutes of ticks judged, {held} quarantined{why}"
@@ -71,7 +72,8 @@ def _said_of_drift(figures: Figures) -> str:
     if not figures["drift"]:
         return "Drift: was not looked for in this run."
     if not found:
-        return f"Drift: none in {len(figures['drift'])} looks."
+        looks = len(figures["drift"])
+        return f"Drift: none in {looks} look{'s' if looks > 1 else ''}."
     last = found[-1]
     mailed = any(m.get("sent") for m in figures["mails"])
     first = f", first of all {last['top'][0]['name']} {last['top'][0]['direction']}" if last["top"] else ""

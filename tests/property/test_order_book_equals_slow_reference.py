@@ -121,11 +121,13 @@ def test_what_is_sifted_is_what_a_book_of_levels_needs(events):
 @given(order_streams())
 @settings(max_examples=60, deadline=None)
 def test_a_checkpoint_rebuilds_every_queue(events):
-    book, again = OrderBook(), OrderBook()
+    book, again, levels = OrderBook(), OrderBook(), Book()
     book.sift(events)
-    again.apply_batch(book.snapshot_events(events[-1]))
+    again.apply_batch(book.order_events(events[-1]))
     assert state_of(again) == state_of(book)
     assert again.seq == book.seq
+    levels.apply_batch(book.snapshot_events(events[-1]))
+    assert (levels.bids(9).tolist(), levels.asks(9).tolist()) == (book.bids(9).tolist(), book.asks(9).tolist())
 
 
 def test_thousands_of_orders_come_and_go():

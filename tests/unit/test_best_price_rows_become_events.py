@@ -144,6 +144,7 @@ def test_several_stocks_and_days_come_one_after_the_other(tmp_path):
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     assert b3.symbols(path) == ["PETR4", "VALE3"]
+    assert b3.recognise(path) == "b3.*"
     assert [row.split(b",")[1] for _, _, row in b3.frames(path, "PETR4")] == [b"2", b"1"]
     assert [row.split(b",")[1] for _, _, row in b3.frames(path)] == [b"2", b"1", b"3"]
 
@@ -199,7 +200,7 @@ def test_trades_of_the_tape_are_all_read():
 def test_the_days_of_petr4_and_vale3_are_all_read():
     name = "b3_l1/petr4_vale3_2025.tar.xz"
     path = capture(name)
-    assert b3.recognise(path) == "b3.VALE3"
+    assert b3.recognise(path) == "b3.*"
     rows = Counter()
     for symbol in b3.symbols(path):
         parser = b3.Parser(find(f"b3.{symbol}"))

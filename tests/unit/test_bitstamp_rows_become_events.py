@@ -104,7 +104,7 @@ def test_a_trade_row_names_the_resting_order():
         (b"1,1777689383201,1777689380521,78318.0,1e400,created,bid", "bad_number"),
         (b"1,1777689383201,1777689380521,78318.005,1.5,created,bid", "off_tick"),
         (b"1,1777689383201,1777689380521,1e30,1.5,created,bid", "out_of_range"),
-        (b"1,1777689383201,-5,78318.0,1.5,created,bid", "bad_number"),
+        (b"1,1777689383201,-5,78318.0,1.5,created,bid", "bad_time"),
         (b"9" * 30 + b",1777689383201,1777689380521,78318.0,1.5,created,bid", "out_of_range"),
     ],
 )
