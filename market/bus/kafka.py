@@ -255,7 +255,8 @@ class KafkaSubscriber:
 
     ``positions`` tells where a partition is to be read from, as :attr:`positions` of this class once told and as the
     lake keeps it; None is the oldest message there is. See :class:`market.bus.protocol.Subscriber`; ``lost`` counts
-    records that the topic had dropped before they were read.
+    records that the topic had dropped before they were read, but of what was dropped while nobody read only messages:
+    it is then too low, never 0.
     """
 
     def __init__(
@@ -268,6 +269,7 @@ class KafkaSubscriber:
         self._schema = schema_of(dtype)
         self._asked = positions
         self._waiting: deque[tuple[int, int, Records]] = deque()  # partition, position of its first record, records
+        self._begins: dict[int, int] = {}  # offset by partition of which no message has come since it was assigned
         self._next: dict[bytes, int] = {}
         self._running: dict[bytes, bool] = {}
         self._consumer = Consumer(reader_settings(topic.cluster, group))
@@ -309,8 +311,10 @@ class KafkaSubscriber:
         if error is not None:
             fail(error, self._topic.cluster, self._topic.name)
         partition, offset = place_of(message)
+        self.lost += max(0, offset - self._begins.pop(partition, offset))
         key, value, headers = message.key() or b"", message.value() or b"", headers_of(message)
         if headers.get(SCHEMA) == STOP:
+            self._count_lost(_bytes(key), int(headers[_FIRST]), 0)
             self._running[_bytes(key)] = False
             self._waiting.append((partition, offset * _PLACES, np.empty(0, self.dtype)))
             return
@@ -336,7 +340,7 @@ class KafkaSubscriber:
             position = self._asked(each.partition)
             if position is not None:
                 self.positions[each.partition] = position
-                each.offset = position // _PLACES
+                each.offset = self._begins[each.partition] = position // _PLACES
             else:
                 each.offset = -2  # the oldest
         consumer.assign(partitions)
@@ -346,6 +350,9 @@ class KafkaSubscriber:
         self._waiting = deque(each for each in self._waiting if each[0] not in gone)
         for partition in gone:
             self.positions.pop(partition, None)
+            self._begins.pop(partition, None)
+        for key in [key for key in self._next if self._topic.partition_of(key) in gone]:  # another reads on there
+            del self._next[key], self._running[key]
 
 
 def reader_settings(cluster: Cluster, group: str) -> dict[str, Any]:

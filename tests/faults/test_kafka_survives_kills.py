@@ -1,6 +1,6 @@
 """kill -9 of the broker and of whoever sends or lands: the topic and the lake end as if nothing had happened.
 
-KAFKA_KILLS says how many kills each test makes (a handful unless told), KAFKA_SEED when.
+KAFKA_KILLS says how many kills each test makes (two unless told), KAFKA_SEED when.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -28,7 +27,7 @@ __all__ = ["broker", "cluster", "new_topic"]
 
 pytestmark = [pytest.mark.heavy, needs_kafka, pytest.mark.timeout(3600)]
 
-KILLS = int(os.environ.get("KAFKA_KILLS", "4"))
+KILLS = int(os.environ.get("KAFKA_KILLS", "2"))
 SEED = int(os.environ.get("KAFKA_SEED", "7"))
 KEY = "binance-usdm.BTCUSDT"
 
@@ -70,10 +69,10 @@ def without_source(found):
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory) -> Path:
-    """Twelve minutes with two frames that cannot be read."""
-    lines = list(stamped(ToyExchange(seed=3).session(seconds=720, rate=30)))
-    lines[5000] = lines[5000][:60]
-    lines[15_000] = lines[15_000].replace(b'"e"', b'"f"')
+    """Four minutes with two frames that cannot be read."""
+    lines = list(stamped(ToyExchange(seed=3).session(seconds=240, rate=30)))
+    lines[2000] = lines[2000][:60]
+    lines[5000] = lines[5000].replace(b'"e"', b'"f"')
     return write_lines(tmp_path_factory.mktemp("recording") / "toy.txt", lines)
 
 
@@ -87,14 +86,14 @@ def straight(recording, tmp_path_factory):
 
 def test_a_broker_killed_while_it_is_sent_to_stores_every_frame_once_and_in_order(broker, new_topic, tmp_path):
     chance = random.Random(SEED)
-    lines = list(stamped(ToyExchange(seed=4).session(seconds=200 * KILLS)))
+    lines = list(stamped(ToyExchange(seed=4).session(seconds=150 * KILLS)))
     topic = new_topic()
     with StampedServer(lines, messages_a_second=800) as server:
         child = start(tmp_path, "forward", url=server.url, to=url_of(topic), instrument=KEY)
         for _ in range(KILLS):
-            time.sleep(chance.uniform(0.5, 4))
+            time.sleep(chance.uniform(0.3, 2.5))
             broker.kill()
-            time.sleep(chance.uniform(0, 2))
+            time.sleep(chance.uniform(0, 1))
             broker.start()
         out, _ = child.communicate(timeout=600)
     assert (out, child.returncode) == (b"done\n", 0)
@@ -144,13 +143,12 @@ def test_a_broker_killed_while_frames_are_landed_as_they_come(broker, new_topic,
     with StampedServer(lines, messages_a_second=1200) as server:
         sender = start(tmp_path / "sender", "forward", url=server.url, to=url_of(topic), instrument=KEY)
         lander = start(tmp_path / "lander", "ingest", url=url_of(topic), instrument=KEY)
-        time.sleep(chance.uniform(2, 5))
+        time.sleep(chance.uniform(1, 3))
         broker.kill()
-        restart = threading.Timer(chance.uniform(0, 2), broker.start)
-        restart.start()
+        time.sleep(chance.uniform(0, 1))
         lander.kill()
         lander.communicate()
-        restart.join()
+        broker.start()
         lander = start(tmp_path / "lander", "ingest", url=url_of(topic), instrument=KEY)
         out, _ = sender.communicate(timeout=600)
     assert (out, sender.returncode) == (b"done\n", 0)
