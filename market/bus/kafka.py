@@ -10,6 +10,7 @@ that position: exactly once without Kafka's transactions. The group's own offset
 
 from __future__ import annotations
 
+import sys
 import time
 import zlib
 from collections import deque
@@ -154,7 +155,6 @@ class Outbox:
                 "delivery.timeout.ms": int(_DELIVER_S * 1000),
                 "delivery.report.only.error": True,
                 "on_delivery": self._on_failure,
-                "error_cb": self._on_error,
             }
         )
 
@@ -174,11 +174,11 @@ class Outbox:
                 deadline = deadline or time.monotonic() + _DELIVER_S
                 if time.monotonic() > deadline:
                     raise self._left(len(self._producer)) from None
-                self._producer.poll(0.1)
+                self._serve(lambda: self._producer.poll(0.1))
             except KafkaException as error:
                 self._on_failure(error.args[0], None)
             else:
-                self._producer.poll(0)
+                self._serve(lambda: self._producer.poll(0))
                 return
 
     def flush(self) -> None:
@@ -188,7 +188,7 @@ class Outbox:
             InputError: the broker found a message larger than it allows.
             ServiceError: the broker does not take it within a minute.
         """
-        left = self._producer.flush(_DELIVER_S + 5)
+        left = self._serve(lambda: self._producer.flush(_DELIVER_S + 5))
         self._check()
         if left:
             raise self._left(left)
@@ -196,15 +196,31 @@ class Outbox:
     def drop(self) -> None:
         """Forget what is still queued."""
         self._producer.purge()
-        self._producer.flush(1)
+        self._serve(lambda: self._producer.flush(1))
+
+    def _serve(self, work: Callable[[], int]) -> int:
+        """Run the library's callbacks by ``work``; its answer.
+
+        When a message is given up the library (2.16) raises in the midst of them, in changing forms, one of which is
+        no exception. Run once more, they tell what became of the message.
+        """
+        try:
+            return work()
+        except KeyboardInterrupt:
+            raise
+        except:  # noqa: E722 see above
+            raised: object = sys.exc_info()[1]
+            found = raised.args[0] if isinstance(raised, KafkaException) else raised
+            if isinstance(found, KafkaError):
+                self._on_failure(found, None)
+            elif self._problem is None:
+                raise
+        return work()
 
     def _on_failure(self, error: KafkaError | None, _message: Message | None) -> None:
-        self._problem = self._problem or error
-
-    def _on_error(self, error: KafkaError) -> None:
-        """What is not fatal the library mends by itself; a message that was given up tells more than the guarantee."""
-        if error.fatal() and error.code() != KafkaError._GAPLESS_GUARANTEE:
-            self._problem = self._problem or error
+        """Keep the first; but a message that was given up tells more than that none may be sent after it."""
+        if self._problem is None or self._problem.code() == KafkaError._GAPLESS_GUARANTEE:
+            self._problem = error
 
     def _check(self) -> None:
         if self._problem is not None:
@@ -256,7 +272,8 @@ class KafkaSubscriber:
     ``positions`` tells where a partition is to be read from, as :attr:`positions` of this class once told and as the
     lake keeps it; None is the oldest message there is. See :class:`market.bus.protocol.Subscriber`; ``lost`` counts
     records that the topic had dropped before they were read, but of what was dropped while nobody read only messages:
-    it is then too low, never 0.
+    it is then too low, never 0. A member that is given a partition back goes on where it stood, unless the lake stands
+    further by then.
     """
 
     def __init__(
@@ -270,6 +287,7 @@ class KafkaSubscriber:
         self._asked = positions
         self._waiting: deque[tuple[int, int, Records]] = deque()  # partition, position of its first record, records
         self._begins: dict[int, int] = {}  # offset by partition of which no message has come since it was assigned
+        self._left: dict[int, int] = {}  # where it stood in partitions that it gave up
         self._next: dict[bytes, int] = {}
         self._running: dict[bytes, bool] = {}
         self._consumer = Consumer(reader_settings(topic.cluster, group))
@@ -297,6 +315,11 @@ class KafkaSubscriber:
             else:
                 self.positions[partition] = (position // _PLACES + 1) * _PLACES
         return np.concatenate(parts)
+
+    @property
+    def assigned(self) -> frozenset[int]:
+        """Partitions that are this member's now; they change only in :meth:`poll`."""
+        return frozenset(each.partition for each in self._consumer.assignment())
 
     @property
     def stopped(self) -> bool:
@@ -337,8 +360,8 @@ class KafkaSubscriber:
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         for each in partitions:
-            position = self._asked(each.partition)
-            if position is not None:
+            position = max(self._asked(each.partition) or 0, self._left.pop(each.partition, 0))
+            if position:
                 self.positions[each.partition] = position
                 each.offset = self._begins[each.partition] = position // _PLACES
             else:
@@ -349,7 +372,7 @@ class KafkaSubscriber:
         gone = {each.partition for each in partitions}
         self._waiting = deque(each for each in self._waiting if each[0] not in gone)
         for partition in gone:
-            self.positions.pop(partition, None)
+            self._left[partition] = self.positions.pop(partition, 0)
             self._begins.pop(partition, None)
         for key in [key for key in self._next if self._topic.partition_of(key) in gone]:  # another reads on there
             del self._next[key], self._running[key]
