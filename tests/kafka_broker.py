@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,7 +16,8 @@ from pipelines.kafka_node import KafkaConfig, KafkaNode, default_install
 _NUMBERS = itertools.count(1)
 
 needs_kafka = pytest.mark.skipif(
-    not (default_install() / "installed").is_file(), reason="no Kafka broker here; run infra/kafka/install.sh"
+    not (default_install() / "installed").is_file() or shutil.which("java") is None,
+    reason="no Kafka broker here; `bash infra/kafka/install.sh` fetches one, or says what it lacks",
 )
 
 

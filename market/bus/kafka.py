@@ -15,6 +15,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -79,10 +80,9 @@ def find_topic(cluster: Cluster, name: str) -> Topic:
         InputError: there is none of this name.
         ServiceError: the cluster is away or refuses us.
     """
-    admin = AdminClient(cluster.client())
+    wanted = TopicCollection([topic_named(name)])
     try:
-        asked = admin.describe_topics(TopicCollection([topic_named(name)]), request_timeout=_ASK_S)
-        found = asked[name].result(_ASK_S + 5)
+        found = _answer(cluster, lambda admin: admin.describe_topics(wanted, request_timeout=_ASK_S)[name])
     except KafkaException as error:
         fail(error.args[0], cluster, name)
     identity = format(zlib.crc32(str(found.topic_id).encode()), "08x")
@@ -91,11 +91,10 @@ def find_topic(cluster: Cluster, name: str) -> Topic:
 
 def make_topic(cluster: Cluster, name: str, *, partitions: int = 1, copies: int = -1) -> Topic:
     """As :func:`find_topic`, but a topic that is missing is made; ``copies`` -1 is the cluster's default."""
-    admin = AdminClient(cluster.client())
     settings = {"max.message.bytes": str(MAX_MESSAGE)}
     wanted = NewTopic(topic_named(name), partitions, copies, config=settings)
     try:
-        admin.create_topics([wanted], request_timeout=_ASK_S)[name].result(_ASK_S + 5)
+        _answer(cluster, lambda admin: admin.create_topics([wanted], request_timeout=_ASK_S)[name])
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             fail(error.args[0], cluster, name)
@@ -107,6 +106,20 @@ def make_topic(cluster: Cluster, name: str, *, partitions: int = 1, copies: int 
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+def _answer(cluster: Cluster, ask: Callable[[AdminClient], Future[Any]]) -> Any:
+    """The answer to one question. A refusal is told at once: the question itself would only ever time out."""
+    refused: list[KafkaError] = []
+    settings: dict[str, Any] = {**cluster.client(), "error_cb": refused.append}
+    admin = AdminClient(settings)
+    answer = ask(admin)
+    while not answer.done():
+        admin.poll(0.05)
+        for error in refused:
+            if error.code() in _REFUSED:
+                raise KafkaException(error)
+    return answer.result()
 
 
 def fail(error: KafkaError, cluster: Cluster, topic: str) -> NoReturn:

@@ -138,7 +138,8 @@ class FrameReader:
             ServiceError: the broker stays away, or refuses us.
         """
         while until is None or self._next < until:
-            batch = self._consumer.consume(_POLLED, timeout=0.5)
+            wanted = _POLLED if until is None else min(_POLLED, until - self._next)
+            batch = self._consumer.consume(wanted, timeout=0.5)
             self._check_up(bool(batch))
             for message in batch:
                 error = message.error()
