@@ -116,10 +116,14 @@ def _answer(cluster: Cluster, ask: Callable[[AdminClient], Future[Any]]) -> Any:
     answer = ask(admin)
     while not answer.done():
         admin.poll(0.05)
-        for error in refused:
-            if error.code() in _REFUSED:
-                raise KafkaException(error)
+        for error in filter(is_refusal, refused):
+            raise KafkaException(error)
     return answer.result()
+
+
+def is_refusal(error: KafkaError) -> bool:
+    """We are not wanted. A connection that is lost while we present ourselves has the same code, and mends itself."""
+    return error.code() in _REFUSED and "Broker transport failure" not in error.str()
 
 
 def fail(error: KafkaError, cluster: Cluster, topic: str) -> NoReturn:

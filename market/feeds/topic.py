@@ -117,6 +117,7 @@ class FrameReader:
         self._topic = topic
         self._key = instrument.encode()
         self._down_since: float | None = None
+        self._refusal: KafkaError | None = None
         self._consumer = Consumer({**kafka.reader_settings(topic.cluster, group), "error_cb": self._on_error})
         self.partition = topic.partition_of(self._key)
         try:
@@ -161,20 +162,21 @@ class FrameReader:
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._down_since = self._down_since or time.monotonic()
-        elif error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL):
-            kafka.fail(error, self._topic.cluster, self._topic.name)
+        elif kafka.is_refusal(error):
+            self._down_since = self._down_since or time.monotonic()
+            self._refusal = error
 
     def _check_up(self, worked: bool) -> None:
         if worked:
-            self._down_since = None
+            self._down_since = self._refusal = None
         if self._down_since is None or time.monotonic() - self._down_since < _PATIENCE_S:
             return
         try:
             self._consumer.list_topics(self._topic.name, timeout=_ASK_S)
         except KafkaException as error:
             self._consumer.close()
-            kafka.fail(error.args[0], self._topic.cluster, self._topic.name)
-        self._down_since = None
+            kafka.fail(self._refusal or error.args[0], self._topic.cluster, self._topic.name)
+        self._down_since = self._refusal = None
 
     def __enter__(self) -> Self:
         return self
