@@ -50,7 +50,7 @@ def values(topic: Topic, partition: int = 0) -> list[bytes]:
     consumer.assign([place])
     found: list[bytes] = []
     while len(found) < end:
-        batch = consumer.consume(10_000, timeout=30)
+        batch = consumer.consume(min(10_000, end - len(found)), timeout=30)
         assert batch, f"{len(found)} of {end} messages came"
         assert all(message.error() is None for message in batch)
         found += [message.value() or b"" for message in batch]
