@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import features, frames, hotpath, training
+from bench import features, frames, hotpath, kafka, training
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
-PARTS = {"frames": frames, "features": features, "hotpath": hotpath, "training": training}
+PARTS = {"frames": frames, "features": features, "hotpath": hotpath, "kafka": kafka, "training": training}
 
 
 def main(names: list[str]) -> None:

@@ -57,7 +57,7 @@ def _print(result: Any, as_json: bool) -> None:
 @app.command()
 def ingest(
     files: Annotated[list[Path] | None, typer.Argument(help="Recordings; the venue is recognised.")] = None,
-    url: Annotated[str | None, typer.Option(help="A WebSocket stream instead of recordings.")] = None,
+    url: Annotated[str | None, typer.Option(help="A WebSocket stream, or a kafka:// topic.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Stop after this much market time.")] = None,
     instrument: Annotated[str | None, typer.Option(help="Whose frames they are; needed with a URL.")] = None,
     venue: Annotated[str | None, typer.Option(help="The format of the recordings, else recognised.")] = None,
@@ -74,6 +74,26 @@ def ingest(
     given = [str(path) for path in files] if files else None
     named = {"venue": venue, "lake": lake, "tick": tick, "lot": lot}
     _run("ingest", as_json, set_, files=given, url=url, seconds=seconds, instrument=instrument, **named)
+
+
+@app.command()
+def forward(
+    to: Annotated[str, typer.Option(help="The topic, kafka://host:port/topic.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="Recordings of one instrument each.")] = None,
+    url: Annotated[str | None, typer.Option(help="A WebSocket stream instead of recordings.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Stop after this much market time.")] = None,
+    instrument: Annotated[str | None, typer.Option(help="Whose frames they are; needed with a URL.")] = None,
+    partitions: Annotated[int, typer.Option(help="Make a missing topic with so many; 0 does not.")] = 0,
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Put raw frames into a Kafka topic, from where `keel ingest --url kafka://...` lands them.
+
+    Example: `keel forward usdm_btcusdt_20240808.gz --to kafka://127.0.0.1:9092/frames --partitions 1`
+    """
+    given = [str(path) for path in files] if files else None
+    named = {"seconds": seconds, "instrument": instrument, "partitions": partitions}
+    _run("forward", as_json, set_, to=to, files=given, url=url, **named)
 
 
 @app.command()

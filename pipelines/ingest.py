@@ -26,6 +26,7 @@ from market.lake import Lake
 from market.venues import registry
 from market.venues.binance import snapshot_url
 from market.venues.protocol import NO_STAMP, SESSION, Frame, Venue
+from pipelines import settings
 from pipelines.workspace import Progress, Workspace, tracked
 
 TRUNCATED = "truncated"
@@ -42,6 +43,7 @@ class IngestConfig:
     ``instrument`` is a key ``venue.SYMBOL``: needed with a URL; recordings are recognised, unless it is given.
     ``venue`` is the name of the recordings' format, else recognised. ``tick`` and ``lot`` are decimals, for an
     instrument that is not known; else they are inferred from the data. ``lake`` is another lake than the workspace's.
+    A ``kafka://host:port/topic`` is followed until Ctrl-C, or with ``drain`` up to what lies there now.
     ``seconds``: stop the stream after this much market time. ``snapshot_url``: where depth snapshots are fetched;
     empty: Binance's own address for Binance's streams, otherwise the stream is expected to carry them.
     """
@@ -51,6 +53,7 @@ class IngestConfig:
     files: tuple[str, ...] = ()
     url: str | None = None
     seconds: float | None = None
+    drain: bool = False
     instrument: str | None = None
     venue: str | None = None
     tick: str | None = None
@@ -153,7 +156,9 @@ def ingest(config: IngestConfig, *, workspace: Workspace) -> IngestResult:
         )
     lake = Lake(config.lake or workspace.lake)
     recovered = landing.recover_all(lake)
-    if config.url:
+    if config.url and config.url.startswith("kafka://"):
+        landed = _land_topic(config, config.url, lake, workspace.progress)
+    elif config.url:
         landed = [asyncio.run(_land_stream(config, config.url, lake, workspace))]
     else:
         landed = _land_recordings(config, lake, workspace.progress)
@@ -298,12 +303,27 @@ def _first_time(job: _Job) -> int:
     return next((recv_ns for _, recv_ns, _ in _readable(job)), 0)
 
 
-async def _land_stream(config: IngestConfig, url: str, lake: Lake, workspace: Workspace) -> Landed:
+def _land_topic(config: IngestConfig, url: str, lake: Lake, progress: Progress) -> list[Landed]:
+    from pipelines.topics import LandTopic, land_topic
+
+    cluster, name = settings.kafka_topic(url)
+    instrument = _instrument(config, lake)
+    asked = LandTopic(cluster=cluster, topic=name, instrument=instrument, seconds=config.seconds, drain=config.drain)
+    with tracked(progress, f"landing {url}"):
+        landers = land_topic(asked, lake, lambda: progress.advance(_PROGRESS_EVERY), _PROGRESS_EVERY)
+    return [_landed(lander, url, registry.live(instrument), "known") for lander in landers]
+
+
+def _instrument(config: IngestConfig, lake: Lake) -> Instrument:
     if config.instrument is None:
         raise SettingsError(
             "expected the instrument of the stream: --set instrument=binance-usdm.BTCUSDT, for instance"
         )
-    instrument = lake.instrument(config.instrument)
+    return lake.instrument(config.instrument)
+
+
+async def _land_stream(config: IngestConfig, url: str, lake: Lake, workspace: Workspace) -> Landed:
+    instrument = _instrument(config, lake)
     connection = websocket.ConnectionConfig(snapshot_url=config.snapshot_url or snapshot_url(instrument, url))
     source = live_source(url, workspace.clock)
     until_ns: int | None = None

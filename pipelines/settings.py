@@ -7,6 +7,7 @@ knows is refused, so that a typing mistake cannot pass for a setting.
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import os
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from market.bus.cluster import Cluster, topic_named
 from market.clock import Clock, SystemClock
 from market.errors import SettingsError
 from pipelines.workspace import Address, Progress, Silent, Workspace
@@ -39,6 +41,14 @@ VARIABLES: Mapping[str, str] = {
     "KEEL_FEAST_ONLINE": "Redis connection string of Feast's online store: host:port,password=...",
     "KEEL_KAFKA_HOME": "where the Kafka broker is installed (default: .kafka beside the code)",
     "KEEL_KAFKA_SERVERS": "host:port of one or more brokers of the Kafka cluster, with commas between them",
+    "KEEL_KAFKA_SECURITY": "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL; needed for a cluster that is not on loopback",
+    "KEEL_KAFKA_CA_FILE": "certificates (PEM) that the brokers are checked by (default: the system's)",
+    "KEEL_KAFKA_CERTIFICATE_FILE": "our own certificate (PEM), where the brokers ask for one",
+    "KEEL_KAFKA_KEY_FILE": "its private key (PEM)",
+    "KEEL_KAFKA_KEY_PASSWORD": "the password of that key",
+    "KEEL_KAFKA_SASL_MECHANISM": "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+    "KEEL_KAFKA_SASL_USER": "the user at the Kafka cluster",
+    "KEEL_KAFKA_SASL_PASSWORD": "that user's password",
     "KEEL_FEAST_HOME": "set by quotekeel itself for Feast's configuration",
 }
 
@@ -72,6 +82,22 @@ def workspace(*, clock: Clock | None = None, progress: Progress | None = None) -
         feast_online=os.environ.get("KEEL_FEAST_ONLINE", ""),
         stack_folder=Path(os.environ["KEEL_STACK"]).absolute() if os.environ.get("KEEL_STACK") else None,
     )
+
+
+def kafka_topic(url: str) -> tuple[Cluster, str]:
+    """The cluster and the topic of ``kafka://host:port/topic``; without servers in it KEEL_KAFKA_SERVERS says which.
+
+    Raises:
+        SettingsError: not of this form, or the cluster's settings cannot work.
+    """
+    scheme, _, rest = url.partition("://")
+    servers, slash, topic = rest.partition("/")
+    servers = servers or os.environ.get("KEEL_KAFKA_SERVERS", "")
+    if scheme != "kafka" or not slash or not servers:
+        raise SettingsError(f"expected kafka://host:port/topic (or kafka:///topic and KEEL_KAFKA_SERVERS), saw {url!r}")
+    names = [each.name for each in dataclasses.fields(Cluster) if each.name != "servers"]
+    given = {name: os.environ.get(f"KEEL_KAFKA_{name.upper()}", "") for name in names}
+    return Cluster(servers=servers, **given), topic_named(topic)
 
 
 def stage_config(section: str, config: type[T], overrides: Mapping[str, Any] | None = None) -> T:

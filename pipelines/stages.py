@@ -30,6 +30,7 @@ def table() -> Mapping[str, Stage]:
         evaluate,
         export,
         featurize,
+        forward,
         ingest,
         monitor,
         notify,
@@ -46,6 +47,7 @@ def table() -> Mapping[str, Stage]:
     )
 
     return {
+        "forward": Stage(config=forward.ForwardConfig, function=forward.forward),
         "ingest": Stage(config=ingest.IngestConfig, function=ingest.ingest),
         "validate": Stage(config=validate.ValidateConfig, function=validate.validate),
         "featurize": Stage(config=featurize.FeaturizeConfig, function=featurize.featurize),

@@ -16,7 +16,6 @@ import contextlib
 import mmap
 import os
 import tempfile
-import zlib
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.bus.atomics import copy_bytes, fence, load_acquire, store_release
-from market.bus.protocol import Records
+from market.bus.protocol import Records, layout_of
 from market.compiled import compiled
 from market.errors import InputError, ServiceError
 
@@ -142,7 +141,7 @@ class ShmRing:
                 f"cannot make ring {name!r} of {slots} x {stride} bytes: {error.strerror}; choose fewer slots"
             ) from None
         ring = cls(path, memory, dtype, owner=True)
-        header = {_SLOTS: slots, _STRIDE: stride, _SIZE: dtype.itemsize, _DTYPE: _digest(dtype), _OWNER: os.getpid()}
+        header = {_SLOTS: slots, _STRIDE: stride, _SIZE: dtype.itemsize, _DTYPE: layout_of(dtype), _OWNER: os.getpid()}
         for word, value in header.items():
             ring._words[word] = value
         ring._words[_MAGIC] = _READY
@@ -166,7 +165,7 @@ class ShmRing:
         if ring._words[_MAGIC] != _READY:
             ring.close()
             raise ServiceError(f"ring {name!r} is not ready; try again, or start its writer")
-        if ring._words[_DTYPE] != _digest(dtype):
+        if ring._words[_DTYPE] != layout_of(dtype):
             ring.close()
             raise InputError(f"ring {name!r} does not carry {dtype.names}; writer and reader are of different versions")
         return ring
@@ -266,7 +265,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _digest(dtype: np.dtype[np.void]) -> int:
-    return zlib.crc32(repr(np.lib.format.dtype_to_descr(dtype)).encode())

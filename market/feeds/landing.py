@@ -139,6 +139,24 @@ class Lander:
         self.normaliser.note(self._last_frame, reason, detail)
         self._quarantine()
 
+    def end(self, frame: int) -> None:
+        """The source said that it ends, by a frame of this number which is none of the market's."""
+        self._last_frame = frame
+
+    def pause(self) -> None:
+        """Commit the raw frames fed so far and release the source; it goes on when it is fed again from its start.
+
+        The last minute's ticks are not committed: a batch is never written in two parts.
+
+        Raises:
+            LakeError: a commit failed.
+        """
+        try:
+            self._flush_raw()
+            self._writer.drain()
+        finally:
+            self.abandon()
+
     def close(self) -> Stats:
         """Commit what is left, the last batch too, and release the source.
 
@@ -269,7 +287,7 @@ def recover(lake: Lake, source: str, instrument: Instrument) -> Stats:
         LakeError: the lake cannot be read or written.
     """
     with Lander(source, instrument, lake) as lander:
-        for frame, recv_ns, payload in _landed(lake, source, instrument):
+        for frame, recv_ns, payload in landed_frames(lake, source, instrument):
             lander.feed(frame, recv_ns, payload)
     return lander.stats
 
@@ -282,7 +300,8 @@ def recover_all(lake: Lake) -> tuple[str, ...]:
     return tuple(each.source for each in live)
 
 
-def _landed(lake: Lake, source: str, instrument: Instrument) -> Iterator[tuple[int, int, bytes]]:
+def landed_frames(lake: Lake, source: str, instrument: Instrument) -> Iterator[tuple[int, int, bytes]]:
+    """``(frame number, receive ns, payload)`` of what raw holds of a source, in order."""
     columns = ["frame", "recv_ns", "payload"]
     rows = lake.read("raw", instrument=instrument.key, columns=columns, where={"source": source})
     for part in rows.to_batches(max_chunksize=8192):

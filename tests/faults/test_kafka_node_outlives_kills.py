@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from kafka_broker import needs_kafka
 
 from market.errors import PortInUseError, ServiceError
 from pipelines.kafka_node import KafkaConfig, KafkaNode, answers, default_install, running_kafka
@@ -22,10 +23,6 @@ SCRIPT = ROOT / "infra" / "kafka" / "install.sh"
 MESSAGES = 2_000
 
 pytestmark = pytest.mark.heavy
-
-needs_kafka = pytest.mark.skipif(
-    not (default_install() / "installed").is_file(), reason="no Kafka broker here; run infra/kafka/install.sh"
-)
 
 
 def produce(address: Address, topic: str, count: int) -> int:
