@@ -23,6 +23,16 @@ _TAR_AT, _TAR = 257, b"ustar"
 _DAMAGE: Final = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile)
 
 
+def first_bytes(path: Path, count: int) -> bytes:
+    """The first bytes of a file as it lies there, packed or not.
+
+    Raises:
+        InputError: the file is missing or may not be read.
+    """
+    with _sentences(path), path.open("rb") as file:
+        return file.read(count)
+
+
 def lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """``(member, line)`` for every line that is not blank, without its line end; a single file's member is its name.
 

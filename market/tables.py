@@ -14,7 +14,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from market.errors import CaptureError, FrameError, InputError
+from market.archives import first_bytes
+from market.errors import CaptureError, FrameError
 
 _MAGIC: Final = b"PAR1"
 _ROWS: Final = 8192
@@ -30,16 +31,11 @@ def columns(path: Path) -> list[str] | None:
         InputError: the file is missing or may not be read.
         CaptureError: it is damaged.
     """
+    if first_bytes(path, len(_MAGIC)) != _MAGIC:
+        return None
     try:
-        with path.open("rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                return None
         return list(pq.read_schema(path).names)
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror or error}; give the path of a recorded capture"
-        ) from None
-    except pa.ArrowException as error:
+    except (OSError, pa.ArrowException) as error:
         raise CaptureError(f"{path.name}: damaged, its columns cannot be read ({error})") from None
 
 

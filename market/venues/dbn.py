@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from market.archives import first_bytes
 from market.book_l3 import OrderBook
 from market.errors import CaptureError, FrameError, InputError
 from market.events import (
@@ -56,11 +57,10 @@ def recognise(path: Path) -> str | None:
     """``venue.SYMBOL`` of the file's metadata; None where it is no DBN file.
 
     Raises:
+        InputError: the file may not be read, or the library is not installed.
         CaptureError: it holds more than one instrument, or is damaged.
     """
-    with path.open("rb") as file:
-        head = file.read(4)
-    if not head.startswith((_START, _ZSTD_START)):
+    if not first_bytes(path, len(_ZSTD_START)).startswith((_START, _ZSTD_START)):
         return None
     first = next(_decoded(path), None)
     if not isinstance(first, _library().Metadata):
@@ -75,7 +75,7 @@ def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """Frame number, receive ns, record.
 
     Raises:
-        InputError: the file may not be read.
+        InputError: the file may not be read, or the library is not installed.
         CaptureError: after the last readable record, where it is damaged or truncated.
     """
     metadata = _library().Metadata

@@ -123,6 +123,11 @@ def check(module, key, payload):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_the_reasons_in_words_are_those_in_the_table(form):
+    assert reasons_of(FORMS[form][0]) == FORMS[form][0].VENUE.reasons
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_the_good_rows_are_good(form):
     module, key, rows = FORMS[form]
     for payload in rows:
