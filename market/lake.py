@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from numpy.typing import NDArray
@@ -220,9 +221,18 @@ class Lake:
         order = [name for name in _ORDER[table] if name not in wanted]
         condition = _condition(table, instrument, (start_ns, end_ns), where or {})
         with _sentences(self._path(table), "read"):
-            rows = handle.to_pyarrow_dataset().to_table(columns=[*wanted, *order], filter=condition)
+            dataset = handle.to_pyarrow_dataset(filesystem=self._filesystem(table))
+            rows = dataset.to_table(columns=[*wanted, *order], filter=condition)
         rows = rows.cast(pa.schema([schema.field(name) for name in rows.column_names]))
         return _sorted(rows, _ORDER[table]).select(wanted)
+
+    def _filesystem(self, table: str) -> pafs.FileSystem | None:
+        """Arrow's own access to local files; None leaves it to deltalake.
+
+        deltalake's is written in Python: Arrow's threads may let go of it while the interpreter is being taken down,
+        and the process then ends with an abort.
+        """
+        return None if self.folder is None else pafs.SubTreeFileSystem(self._path(table), pafs.LocalFileSystem())
 
     def delete(self, table: str, where: Where) -> None:
         """Remove the rows that ``where`` selects; nothing happens where there are none."""

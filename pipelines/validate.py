@@ -131,7 +131,8 @@ def _verdicts(source: str, judged: Sequence[tuple[int, Figures]], config: Valida
 
     usual = _usual_size(judged)
     rows = [{"source": source, "batch": batch, **_judged_by(found, usual)} for batch, found in judged]
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of every temporary folder
+    # it tells of every temporary folder, on a logger whose level it sets itself when it is imported
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     asset = context.data_sources.add_pandas("lake").add_dataframe_asset("batches")
