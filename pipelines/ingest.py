@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from itertools import islice
@@ -62,8 +62,9 @@ class IngestConfig:
 @dataclass(frozen=True, kw_only=True)
 class Landed:
     """One source: one instrument of one recording or stream. ``new_frames`` were not in the lake before; all other
-    counts are of the whole source. ``rows`` are those of the recording, of which a frame may hold several. ``steps``:
-    whether tick and lot were ``known``, ``given`` or ``inferred``. ``proved`` counts the venue's checksums that held.
+    counts are of the whole source. ``rows`` are those of the recording, of which a frame may hold several. ``slow``
+    counts records of marks and funding, ``options`` summaries of options. ``steps``: whether tick and lot were
+    ``known``, ``given`` or ``inferred``. ``proved`` counts the venue's checksums that held.
 
     ``quarantined`` counts frames by reason. ``synced``: the book followed a snapshot at the end. ``offset_ms`` is the
     mean of receive minus exchange time: below zero where the local clock is behind.
@@ -82,6 +83,7 @@ class Landed:
     events: int
     trades: int
     slow: int
+    options: int
     quarantined: dict[str, int]
     gaps: int
     resyncs: int
@@ -101,6 +103,10 @@ class Landed:
         said = f"{self.instrument}: {self.frames:,} frames ({self.new_frames:,} new) of {seconds:,.0f} s"
         said += f" -> {self.events:,} events, {self.trades:,} trades, {self.gaps} gaps, {self.resyncs} resyncs"
         said += f", {self.crossed} crossed"
+        if self.slow:
+            said += f", {self.slow:,} slow records"
+        if self.options:
+            said += f", {self.options:,} summaries of options"
         if self.proved:
             said += f", {self.proved:,} checksums right"
         if self.quarantined:
@@ -256,17 +262,22 @@ def _steps_of_all(job: _Job, name: str, lake: Lake) -> dict[str, Settled]:
     route = job.venue.route() if job.venue.route else lambda _payload: None
     known: dict[str, Settled | None] = {}
     kept: dict[str, list[Frame]] = {}
-    for frame in _readable(job):
+    for frame in _undamaged(job):  # all of them: a symbol may come late, and a route remembers
         symbol = route(frame[2]) or SESSION
         if symbol not in known:
             known[symbol] = settled(lake, f"{name}.{symbol}")
-        if known[symbol] is None and len(kept.setdefault(symbol, [])) < _LOOKED_AT:
+            kept[symbol] = []
+        if known[symbol] is None and frame[1] != NO_STAMP and len(kept[symbol]) < _LOOKED_AT:
             kept[symbol].append(frame)
-    settled_now = {
-        symbol: settle(lake, _inferred(job, f"{name}.{symbol}", frames), job.source, frames[0][1])
-        for symbol, frames in kept.items()
+    return {
+        symbol: found or _settled_by(job, f"{name}.{symbol}", lake, kept[symbol]) for symbol, found in known.items()
     }
-    return settled_now | {symbol: each for symbol, each in known.items() if each}
+
+
+def _settled_by(job: _Job, key: str, lake: Lake, frames: Sequence[Frame]) -> Settled:
+    """The steps that the frames need, kept; of frames that cannot be read none, and nothing is kept."""
+    found = _inferred(job, key, frames)
+    return settle(lake, found, job.source, frames[0][1]) if frames else replace(found, origin="none")
 
 
 def _given(key: str, config: IngestConfig) -> Settled | None:
@@ -287,9 +298,14 @@ def _inferred(job: _Job, key: str, frames: Sequence[Frame]) -> Settled:
 
 
 def _readable(job: _Job) -> Iterator[Frame]:
+    """The first frames with a time, as many as are looked at to infer steps."""
+    return islice((frame for frame in _undamaged(job) if frame[1] != NO_STAMP), _LOOKED_AT)
+
+
+def _undamaged(job: _Job) -> Iterator[Frame]:
     """The frames before any damage; landing says what is damaged."""
     try:
-        yield from islice((frame for frame in job.frames() if frame[1] != NO_STAMP), _LOOKED_AT)
+        yield from job.frames()
     except CaptureError:
         return
 
@@ -348,6 +364,7 @@ def _landed(lander: Lander, origin: str, venue: Venue, steps: str, *, truncated:
         events=stats.events,
         trades=stats.trades,
         slow=stats.slow,
+        options=stats.options,
         quarantined=dict(stats.rejected),
         gaps=stats.gaps,
         resyncs=stats.resyncs,
