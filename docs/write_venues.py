@@ -1,42 +1,46 @@
 """Writes docs/venues.md: every venue in the table, and what became of every real capture that is at hand.
 
-``python docs/write_venues.py FOLDER``: FOLDER holds captures in folders and a MANIFEST.json with their row counts. Each
-is ingested into a lake that is thrown away; only figures are written. A count that differs from the manifest's without
-a reason below is an error.
+``python docs/write_venues.py`` writes the venues from the code and leaves the figures as they are.
+``python docs/write_venues.py FOLDER KEPT`` writes the figures too. FOLDER holds captures in folders and a MANIFEST.json
+with their row counts; each goes through ``keel ingest`` into a lake that is thrown away, and only counts are written.
+What the command said is kept in KEPT, so that a second run measures only what is missing there. A count that differs
+from the manifest's without a reason below is an error.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from market.errors import KeelError
+from market.instruments import Instrument
 from market.lake import Lake
+from market.venues.protocol import Rule, Venue
 from market.venues.registry import VENUES
-from pipelines.ingest import IngestConfig, Landed, ingest
-from pipelines.workspace import Workspace
 
-PATH = Path(__file__).with_name("venues.md")
+PATH: Final = Path(__file__).with_name("venues.md")
+MARK: Final = "\n## What became of the captures\n"
 
 # why a recording has other rows for us than for the manifest
-WHY = {
-    "gdax_l2/btcusd_2018-04-24_1h.tar.xz": "the manifest counts one of the two snapshot files' headers",
-    "dq_fixtures/binance_trx_btc_2025.tar.xz": "the manifest counts headers and the processor's comments",
-}
-HEAD = """# Venues
+WHY: Final[dict[str, str]] = {}
+HEAD: Final = """# Venues
 
-One row a wire format. A venue is a module in `market/venues/` and a row in `market/venues/registry.py`;
-`keel ingest FILE... --venue NAME` takes the names below, and without `--venue` a recording is recognised.
+One row a wire format, written from the code by `make docs`. A venue is a module in `market/venues/` and a row in
+`market/venues/registry.py`; `keel ingest FILE... --venue NAME` takes the names below, and without `--venue` a recording
+is recognised by what is in it.
 
-| venue | book is kept by | several instruments a recording | reasons for quarantine |
-|---|---|---|---|
 """
-RULES = {
+COLUMNS: Final = ("venue", "the book is kept by", "several instruments", "reasons for quarantine")
+RULES: Final[dict[Rule, str]] = {
     "spot": "ids `U`, `u` joined to a snapshot",
     "futures": "ids `U`, `u`, `pu` joined to a snapshot",
     "stamped": "exchange times joined to a snapshot; no numbers",
@@ -45,128 +49,160 @@ RULES = {
     "snapshots": "snapshot, then diffs without numbers",
     "open": "each frame says all, or begins mid-day",
 }
-FIGURES = """
-## What became of the captures
+FIGURES: Final = """
+Written on {day} by `python docs/write_venues.py FOLDER KEPT`, which gives each file alone to
+`keel ingest FILE --lake DIR --json`. The captures are not part of the repository: the licences of their sources do not
+give the rights of the exchanges.
 
-Written by `python docs/write_venues.py FOLDER`. *Rows* are those of the recording, each in exactly one raw frame of the
-lake; the command checks that the lake holds as many frames as were read. *Offset* is the mean of receive minus exchange
-time: below zero where the recorder's clock was behind. *Proved* counts the venue's own checksums that our book
-reproduced. Crossed and locked count frames after which the book was so.
+* *Rows* are those of the recording; each stands in exactly one raw frame of the lake, and the script checks that the
+  lake holds as many raw frames as were read. A file of several recordings has a line for each.
+* *Events* are what came out; *trades* are among them; *records* are slow records (marks, funding) and option summaries,
+  which are no events.
+* *Quarantined* counts frames by reason, *gaps* holes in the venue's own numbering or frames whose loss loses the book,
+  *proved* the venue's checksums that our book reproduced.
+* *Crossed* and *locked* count the frames after which the book, or the faster ticker, was so. They are marked, never
+  repaired.
+* *Offset* is the mean of receive minus exchange time in ms: below zero where the recorder's clock was behind, `-` where
+  a recording has only one clock, or none.
 
-| capture | venue | instruments | rows | frames | events | trades | slow | quarantined | gaps | proved | crossed | locked \
-| synced | first (UTC ns) | last (UTC ns) | offset ms |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
+FIGURE_COLUMNS: Final = (
+    *("capture", "venue", "instruments", "rows", "events", "trades", "records", "quarantined", "gaps", "proved"),
+    *("crossed", "locked", "first (UTC)", "last (UTC)", "offset"),
+)
+NOTES: Final = ""
 
 
 def main() -> None:
-    """Ingest everything and write the document."""
-    folder = Path(sys.argv[1])
-    manifest = {entry["file"]: entry["rows"] for entry in json.loads((folder / "MANIFEST.json").read_text())}
-    lines, differences = [], []
-    for group in sorted({name.split("/", 1)[0] for name in manifest}):
-        files = sorted(str(path) for path in (folder / group).rglob("*") if path.is_file())
-        landed, said = _ingested(files)
-        lines += said
-        differences += _differences(folder, manifest, files, landed)
-    PATH.write_text(HEAD + "".join(_venue_lines()) + FIGURES + "".join(lines) + _differing(differences))
+    """Write the document."""
+    PATH.write_text(venues() + MARK + (figures(*map(Path, sys.argv[1:3])) if sys.argv[1:] else _figures_before()))
     print(f"wrote {PATH.name}")  # noqa: T201
 
 
-def _ingested(files: list[str]) -> tuple[list[Landed], list[str]]:
-    landed: list[Landed] = []
-    lines = []
-    with tempfile.TemporaryDirectory() as home:
-        for wanted in (files, *([file] for file in files)):
-            try:
-                landed += ingest(IngestConfig(files=tuple(wanted)), workspace=Workspace(home=Path(home))).landed
-            except KeelError as error:
-                if len(wanted) == 1:
-                    lines.append(f"| {_short(wanted[0])} | refused: {error} |\n")
-                continue
-            if wanted is files:
-                break
-        raw = Lake(Path(home) / "lake").read("raw", columns=["source"]).num_rows
-    if raw != sum(each.frames for each in landed):
-        raise SystemExit(f"{files[0]}: {raw} frames in the lake, {sum(each.frames for each in landed)} read")
-    origins = dict.fromkeys((each.origin, each.venue, each.instrument.split(".")[0]) for each in landed)
-    for key in origins:
-        part = [each for each in landed if (each.origin, each.venue, each.instrument.split(".")[0]) == key]
-        lines.append(_line(key[0], part))
-    return landed, lines
+def _figures_before() -> str:
+    return PATH.read_text().partition(MARK)[2] if PATH.exists() else ""
 
 
-def _line(origin: str, landed: list[Landed]) -> str:
-    named = [each for each in landed if not each.instrument.endswith(".SESSION")]
-    refused: Counter[str] = Counter()
-    for each in landed:
-        refused.update(each.quarantined)
-    times = [(each.first_ns, each.last_ns) for each in landed if each.first_ns > 0]
-    timed = [each for each in named if each.offset_ms]
-    cells: list[Any] = [
-        origin,
-        landed[0].venue,
-        named[0].instrument if len(named) == 1 else f"{len(named)} of {landed[0].instrument.split('.')[0]}",
-        f"{sum(each.rows for each in landed):,}",
-        f"{sum(each.frames for each in landed):,}",
-        f"{sum(each.events for each in landed):,}",
-        f"{sum(each.trades for each in landed):,}",
-        f"{sum(each.slow for each in landed):,}",
-        ", ".join(f"{why} {n:,}" for why, n in sorted(refused.items())) or "0",
-        sum(each.gaps for each in landed),
-        f"{sum(each.proved for each in landed):,}",
-        f"{sum(each.crossed for each in landed):,}",
-        f"{sum(each.locked for each in landed):,}",
-        f"{sum(each.synced for each in named)} of {len(named)}",
-        min((first for first, _ in times), default=0),
-        max((last for _, last in times), default=0),
-        round(sum(each.offset_ms * each.frames for each in timed) / sum(each.frames for each in timed), 1)
-        if timed
-        else 0,
+def venues() -> str:
+    """The first part of the document: what the code says of every venue."""
+    return HEAD + _table(COLUMNS, (_venue(venue) for venue in sorted(VENUES, key=lambda each: each.name)))
+
+
+def _venue(venue: Venue) -> list[str]:
+    rules = {venue.rule(_instrument(name)) for name in (*venue.live, venue.name)}
+    kept = "; ".join(sorted(RULES[rule] for rule in rules))
+    kept += ", proved by checksums" if "checksum" in venue.reasons else ""
+    return [venue.name, kept, "yes" if venue.route else "no", ", ".join(sorted(venue.reasons))]
+
+
+def _instrument(name: str) -> Instrument:
+    return Instrument(venue=name, symbol="X", tick=Decimal(1), lot=Decimal(1))
+
+
+def figures(folder: Path, kept: Path) -> str:
+    """The second part: what `keel ingest` says of every file in ``folder``."""
+    manifest = {entry["file"]: entry["rows"] for entry in json.loads((folder / "MANIFEST.json").read_text())}
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    said = {name: _said(folder / name, kept / f"{name.replace('/', '_')}.json") for name in names}
+    lines = [line for name in names if "landed" in said[name] for line in _lines(name, said[name]["landed"])]
+    refused = [(name, said[name]["refused"]) for name in names if "refused" in said[name]]
+    differing = [
+        line for name in names if name in manifest for line in _difference(name, manifest[name], _rows(said[name]))
     ]
-    return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
+    return "".join(
+        (
+            FIGURES.format(day=max(each["day"] for each in said.values())),
+            _table(FIGURE_COLUMNS, lines),
+            "\n### Files that are no recordings\n\n",
+            _table(("file", "what `keel ingest` says"), refused),
+            "\n### Where the rows are not those of the manifest\n\n",
+            _table(("capture", "manifest", "ours", "why"), differing),
+            NOTES,
+        )
+    )
 
 
-def _short(file: str) -> str:
-    return "/".join(Path(file).parts[-2:])
-
-
-def _differences(folder: Path, manifest: dict[str, Any], files: list[str], landed: list[Landed]) -> list[str]:
-    found = []
-    for file in files:
-        name = str(Path(file).relative_to(folder))
-        ours = sum(each.rows for each in landed if each.origin.split(":")[0] == Path(file).name)
-        theirs = sum(int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", str(manifest.get(name, ""))))
-        if ours != theirs:
-            found.append(f"| {name} | {manifest.get(name)} | {ours:,} | {WHY.get(name, 'UNEXPLAINED')} |\n")
+def _said(path: Path, kept: Path) -> dict[str, Any]:
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps({**_ingested(path), "day": datetime.now(tz=UTC).date().isoformat()}))
+    found: dict[str, Any] = json.loads(kept.read_text())
     return found
 
 
-def _differing(lines: list[str]) -> str:
-    head = (
-        "\n## Where the rows are not those of the manifest\n\n| capture | manifest | ours | why |\n|---|---|---|---|\n"
-    )
-    return head + "".join(lines) if lines else ""
-
-
-def _venue_lines() -> list[str]:
-    rows = []
-    for venue in sorted(VENUES, key=lambda each: each.name):
-        rules = {venue.rule(_example(name)) for name in ("any-spot", "any-futures")}
-        kept = "; ".join(sorted(RULES[rule] for rule in rules))
-        kept += ", proved by checksums" if "checksum" in venue.reasons else ""
-        rows.append(
-            f"| {venue.name} | {kept} | {'yes' if venue.route else 'no'} | {', '.join(sorted(venue.reasons))} |\n"
+def _ingested(path: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as home:
+        command = [sys.executable, "-m", "pipelines.cli", "ingest", str(path), "--lake", f"{home}/lake", "--json"]
+        done = subprocess.run(
+            command, env=os.environ | {"KEEL_HOME": home}, capture_output=True, text=True, check=False
         )
-    return rows
+        if done.returncode:
+            return {"refused": done.stderr.strip().splitlines()[-1], "exit": done.returncode}
+        landed = json.loads(done.stdout)["landed"]
+        raw, read = Lake(f"{home}/lake").read("raw", columns=["frame"]).num_rows, sum(each["frames"] for each in landed)
+    if raw != read:
+        raise SystemExit(f"{path}: {raw} frames in the lake, {read} read")
+    return {"landed": landed}
 
 
-def _example(name: str) -> Any:
-    from decimal import Decimal
+def _rows(said: dict[str, Any]) -> int:
+    return sum(each["rows"] for each in said.get("landed", ()))
 
-    from market.instruments import Instrument
 
-    return Instrument(venue=name, symbol="X", tick=Decimal(1), lot=Decimal(1))
+def _lines(name: str, landed: list[dict[str, Any]]) -> list[list[str]]:
+    """A line for each recording in a file, over all its instruments."""
+    recordings = dict.fromkeys((each["origin"], each["venue"], _exchange(each)) for each in landed)
+    return [
+        _line(name, [each for each in landed if (each["origin"], each["venue"], _exchange(each)) == key])
+        for key in recordings
+    ]
+
+
+def _exchange(landed: dict[str, Any]) -> str:
+    return str(landed["instrument"].partition(".")[0])
+
+
+def _line(name: str, landed: list[dict[str, Any]]) -> list[str]:
+    named = [each["instrument"] for each in landed if not each["instrument"].endswith(".SESSION")]
+    refused: Counter[str] = Counter()
+    for each in landed:
+        refused.update(each["quarantined"])
+    timed = [each for each in landed if each["offset_ms"]]
+    frames = sum(each["frames"] for each in timed)
+    offset = sum(each["offset_ms"] * each["frames"] for each in timed) / frames if timed else None
+    total = {what: sum(each[what] for each in landed) for what in ("rows", "events", "trades", "slow", "options")}
+    total |= {what: sum(each[what] for each in landed) for what in ("gaps", "proved", "crossed", "locked")}
+    return [
+        ":".join([name, *landed[0]["origin"].split(":")[1:]]),
+        landed[0]["venue"],
+        named[0] if len(named) == 1 else f"{len(named)} of {_exchange(landed[0])}",
+        *(f"{total[what]:,}" for what in ("rows", "events", "trades")),
+        f"{total['slow'] + total['options']:,}",
+        ", ".join(f"{why} {n:,}" for why, n in sorted(refused.items())) or "-",
+        *(f"{total[what]:,}" for what in ("gaps", "proved", "crossed", "locked")),
+        _time(min((each["first_ns"] for each in landed if each["first_ns"] > 0), default=0)),
+        _time(max(each["last_ns"] for each in landed)),
+        "-" if offset is None else f"{offset:,.1f}",
+    ]
+
+
+def _time(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9, tz=UTC).strftime("%Y-%m-%d %H:%M:%S") if ns > 0 else "-"
+
+
+def _difference(name: str, rows: Any, ours: int) -> list[list[str]]:
+    theirs = sum(int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", str(rows)))
+    if ours == theirs:
+        return []
+    if name not in WHY:
+        raise SystemExit(f"{name}: the manifest has {rows} rows and we have {ours}; say why in WHY")
+    return [[name, str(rows), f"{ours:,}", WHY[name]]]
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), *rows]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

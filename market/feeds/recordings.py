@@ -96,9 +96,10 @@ def _inside(path: Path, folder: Path, venue: Venue | None) -> list[Recording]:
     strange = [member for member in found if member not in parts]
     if strange or not recordings:
         names = ", ".join(str(member.relative_to(folder)) for member in strange[:3]) or path.name
-        wanted = venue.name if venue else ", ".join(each.name for each in registry.VENUES)
+        wanted = venue.name if venue else "any known venue"
         raise CaptureError(
-            f"{path.name if not unpacked else names} is not a recording of {wanted}; give a recorded capture as it came"
+            f"{path.name if not unpacked else names} is not a recording of {wanted}; give a recorded capture as it "
+            "came (docs/venues.md lists what can be read)"
         )
     return recordings
 
