@@ -228,7 +228,7 @@ class Normaliser:
             self.stats.proved += diff.proved
             events = self._trimmed(self._applied(diff.events, payload)) if len(diff.events) else diff.events
             if self._sequence.in_stream:  # such a frame may hold trades beside levels
-                self.stats.trades += int(np.count_nonzero(events["kind"] == TRADE))
+                self.stats.trades += events["kind"].tobytes().count(TRADE)  # a tenth of numpy's time for few events
             return events
         if verdict == "gap":
             self.stats.gaps += 1
@@ -272,7 +272,7 @@ class Normaliser:
     def _sifted(self, book: OrderBook, events: Events, payload: bytes) -> Events:
         """What orders did to the levels. One that cannot be is kept with its frame, and the book goes on without it."""
         said, codes = book.sift(events)
-        for i in np.flatnonzero(codes):
+        for i in codes.nonzero()[0]:
             code, event = int(codes[i]), events[i]
             why = (REASONS[code], str(refusal(code, event)))
             self._reject(int(event["frame"]), int(event["recv_ns"]), why, payload)
