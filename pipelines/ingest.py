@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,18 +19,17 @@ from market.feeds.landing import Lander
 from market.feeds.normalise import Stats
 from market.feeds.recordings import Recording
 from market.feeds.splitting import Splitter
-from market.feeds.steps import Settled, infer, settle, settled
+from market.feeds.steps import Settled, Steps
 from market.instruments import Instrument
 from market.lake import Lake
 from market.venues import registry
 from market.venues.binance import snapshot_url
-from market.venues.protocol import NO_STAMP, SESSION, Frame, Venue
+from market.venues.protocol import Frame, Venue
 from pipelines.workspace import Progress, Workspace, tracked
 
 TRUNCATED = "truncated"
 
 _PROGRESS_EVERY = 2_000  # frames
-_LOOKED_AT = 200_000  # frames of an instrument whose steps are to be inferred
 _COMPACTED = ("raw", "ticks")  # a live source commits these often
 
 
@@ -180,10 +178,16 @@ def _land_recordings(config: IngestConfig, lake: Lake, progress: Progress) -> li
     with recordings.opened([Path(name) for name in config.files], venue) as found:
         for recording in found:
             _check(recording, config)
+        sources = {recording.path: recording.source() for recording in found}
+        steps = Steps(lake)
+        for recording in found:
+            key = config.instrument or recording.key
+            steps.look_at(recording, sources[recording.path], key=key, given=_given(key, config))
+        steps.keep()
         landed: dict[str, Landed] = {}
         for recording in found:
-            source = recording.source()
-            for each in _land(_Job(recording=recording, source=source, config=config), lake, progress):
+            job = _Job(recording=recording, source=sources[recording.path], key=config.instrument or recording.key)
+            for each in _land(job, steps, lake, progress):
                 landed.setdefault(each.source, each)
         return list(landed.values())
 
@@ -205,7 +209,7 @@ def _check(recording: Recording, config: IngestConfig) -> None:
 class _Job:
     recording: Recording
     source: str
-    config: IngestConfig
+    key: str
 
     @property
     def venue(self) -> Venue:
@@ -215,16 +219,14 @@ class _Job:
         return self.venue.frames(self.recording.path)
 
 
-def _land(job: _Job, lake: Lake, progress: Progress) -> list[Landed]:
+def _land(job: _Job, steps: Steps, lake: Lake, progress: Progress) -> list[Landed]:
     with tracked(progress, f"landing {job.recording.origin}"):
-        return _land_several(job, lake, progress) if job.recording.several else [_land_one(job, lake, progress)]
+        if job.recording.several:
+            return _land_several(job, steps, lake, progress)
+        return [_land_one(job, steps[job.key], lake, progress)]
 
 
-def _land_one(job: _Job, lake: Lake, progress: Progress) -> Landed:
-    key = job.config.instrument or job.recording.key
-    given = _given(key, job.config)
-    found = given or settled(lake, key) or _inferred(job, key, list(_readable(job)))
-    found = settle(lake, found, job.source, _first_time(job)) if found.origin in ("given", "inferred") else found
+def _land_one(job: _Job, found: Settled, lake: Lake, progress: Progress) -> Landed:
     truncated = False
     with Lander(job.source, found.instrument, lake, venue=job.venue) as lander:
         try:
@@ -238,11 +240,10 @@ def _land_one(job: _Job, lake: Lake, progress: Progress) -> Landed:
     return _landed(lander, job.recording.origin, job.venue, found.origin, truncated=truncated)
 
 
-def _land_several(job: _Job, lake: Lake, progress: Progress) -> list[Landed]:
-    name = job.recording.key.partition(".")[0]
-    known = _steps_of_all(job, name, lake)
+def _land_several(job: _Job, steps: Steps, lake: Lake, progress: Progress) -> list[Landed]:
+    name = job.key.partition(".")[0]
     truncated = False
-    with Splitter(job.source, job.venue, lake, lambda symbol: known[symbol].instrument) as splitter:
+    with Splitter(job.source, job.venue, lake, lambda symbol: steps[f"{name}.{symbol}"].instrument) as splitter:
         try:
             for frame in job.frames():
                 splitter.feed(frame)
@@ -252,35 +253,12 @@ def _land_several(job: _Job, lake: Lake, progress: Progress) -> list[Landed]:
             truncated = True
             splitter.note(TRUNCATED, str(error))
     return [
-        _landed(lander, job.recording.origin, job.venue, known[symbol].origin, truncated=truncated)
+        _landed(lander, job.recording.origin, job.venue, steps[f"{name}.{symbol}"].origin, truncated=truncated)
         for symbol, lander in sorted(splitter.landers.items())
     ]
 
 
-def _steps_of_all(job: _Job, name: str, lake: Lake) -> dict[str, Settled]:
-    """The steps of every symbol in a recording of several; the data of those not known are kept until then."""
-    route = job.venue.route() if job.venue.route else lambda _payload: None
-    known: dict[str, Settled | None] = {}
-    kept: dict[str, list[Frame]] = {}
-    for frame in _undamaged(job):  # all of them: a symbol may come late, and a route remembers
-        symbol = route(frame[2]) or SESSION
-        if symbol not in known:
-            known[symbol] = settled(lake, f"{name}.{symbol}")
-            kept[symbol] = []
-        if known[symbol] is None and frame[1] != NO_STAMP and len(kept[symbol]) < _LOOKED_AT:
-            kept[symbol].append(frame)
-    return {
-        symbol: found or _settled_by(job, f"{name}.{symbol}", lake, kept[symbol]) for symbol, found in known.items()
-    }
-
-
-def _settled_by(job: _Job, key: str, lake: Lake, frames: Sequence[Frame]) -> Settled:
-    """The steps that the frames need, kept; of frames that cannot be read none, and nothing is kept."""
-    found = _inferred(job, key, frames)
-    return settle(lake, found, job.source, frames[0][1]) if frames else replace(found, origin="none")
-
-
-def _given(key: str, config: IngestConfig) -> Settled | None:
+def _given(key: str, config: IngestConfig) -> Instrument | None:
     if not (config.tick and config.lot):
         return None
     venue, _, symbol = key.partition(".")
@@ -290,28 +268,7 @@ def _given(key: str, config: IngestConfig) -> Settled | None:
         raise SettingsError(f"expected decimals in --tick and --lot, saw {config.tick!r}, {config.lot!r}") from None
     if not (tick > 0 and lot > 0 and tick.is_finite() and lot.is_finite()):
         raise SettingsError(f"expected steps above zero in --tick and --lot, saw {tick} and {lot}")
-    return Settled(instrument=Instrument(venue=venue, symbol=symbol, tick=tick, lot=lot), origin="given")
-
-
-def _inferred(job: _Job, key: str, frames: Sequence[Frame]) -> Settled:
-    return Settled(instrument=infer(job.venue, key, frames), origin="inferred")
-
-
-def _readable(job: _Job) -> Iterator[Frame]:
-    """The first frames with a time, as many as are looked at to infer steps."""
-    return islice((frame for frame in _undamaged(job) if frame[1] != NO_STAMP), _LOOKED_AT)
-
-
-def _undamaged(job: _Job) -> Iterator[Frame]:
-    """The frames before any damage; landing says what is damaged."""
-    try:
-        yield from job.frames()
-    except CaptureError:
-        return
-
-
-def _first_time(job: _Job) -> int:
-    return next((recv_ns for _, recv_ns, _ in _readable(job)), 0)
+    return Instrument(venue=venue, symbol=symbol, tick=tick, lot=lot)
 
 
 async def _land_stream(config: IngestConfig, url: str, lake: Lake, workspace: Workspace) -> Landed:

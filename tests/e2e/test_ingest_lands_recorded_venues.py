@@ -55,7 +55,7 @@ def test_several_stocks_of_a_recording_become_sources_of_their_own(workspace, tm
 
 
 def test_a_stock_that_comes_late_is_landed_too_and_one_without_any_time_has_no_steps(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.ingest._LOOKED_AT", 3)
+    monkeypatch.setattr("market.feeds.steps._LOOKED_AT", 3)
     path = tmp_path / "days.csv"
     book = "2025-03-05 15:30:0{n}+00:00,book,,,,34.8{n},34.8{n}"
     rows = [f"PETR4,{n},{book.format(n=n)}" for n in range(1, 7)]
@@ -68,6 +68,26 @@ def test_a_stock_that_comes_late_is_landed_too_and_one_without_any_time_has_no_s
         ("b3.PETR4", 6, "0.01", "known"),
     ]
     assert lake.read("instruments")["instrument"].to_pylist() == ["ITUB4"]
+
+
+def test_recordings_landed_together_have_the_steps_that_all_of_them_need(workspace, tmp_path):
+    rows = {"none": ",,", "coarse": "34.8,34.7", "fine": "34.85,34.75"}
+    paths = [tmp_path / f"{name}.csv" for name in rows]
+    for n, (path, prices) in enumerate(zip(paths, rows.values(), strict=True)):
+        path.write_text(f"{B3_HEADER}\nITUB4,{n},2025-03-05 15:30:0{n}+00:00,book,,,,{prices}\n")
+    result = ingest(IngestConfig(files=tuple(map(str, paths))), workspace=workspace)
+    assert [(each.origin, each.tick, each.quarantined.get("off_tick")) for each in result.landed] == [
+        (path.name, "0.01", None) for path in paths
+    ]
+    assert Lake(workspace.lake).read("instruments")["tick"].to_pylist() == ["0.01"]
+
+
+def test_frames_without_a_price_settle_no_steps(workspace, tmp_path):
+    path = tmp_path / "heartbeats.csv"
+    path.write_text(f"{B3_HEADER}\nITUB4,1,2025-03-05 15:30:01+00:00,book,,,,x,y\n")
+    [one], lake = landed(workspace, path)
+    assert (one.steps, one.events, sum(one.quarantined.values())) == ("none", 0, 1)
+    assert lake.read("instruments").num_rows == 0
 
 
 @pytest.mark.parametrize("given", [("message",), ("orderbook",), ("orderbook", "message")])
