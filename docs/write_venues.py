@@ -35,8 +35,8 @@ WHY: Final = {
     "binance_1s_depth/2020-11-01T09.tar.xz": "the manifest counts diffs and trades; the three snapshots are rows too",
     "cryptofeed_raw/sample_data_14_venues.tar.xz": "the manifest counts line ends: 20 of them end blank lines, and the "
     "last line of one file has none",
-    "dq_fixtures/binance_trx_btc_2025.tar.xz": "the manifest counts lines: 360 are headers and the processor's comments, "
-    "and 10,000 are of a file that is there twice (the two depth files of USD-M have the same bytes), landed once",
+    "dq_fixtures/binance_trx_btc_2025.tar.xz": "the manifest counts lines: 360 are headers and the processor's "
+    "comments, and 10,000 are of a file that is there twice (the two USD-M depth files are the same bytes), landed once",
     "gdax_l2/btcusd_2018-04-24_1h.tar.xz": "the manifest counts the header of one of the two snapshot files as a level",
 }
 HEAD: Final = """# Venues
@@ -88,16 +88,16 @@ lines are of the same recording.
   tickers, but no levels: nothing can be said of a book whose beginning is not known.
 * Binance of 2024: the recorder's clock was 1.3 to 1.5 s behind the exchange's. Both times are kept as they came.
 * DBN: the orders of a snapshot carry the time at which they were entered, hours or days before. The mean offset is
-  theirs; that of the live records is in the microseconds.
-* CME gold has 198 locked rows; 38 differ from the row before them and are counted. US NBBO, IBM on 7 October: 89 crossed
-  rows, 45 of which changed something.
+  theirs; the median of the live records is 0.1 ms.
+* CME gold has 198 locked rows; the 38 that differ from the row before them are counted. US NBBO, IBM on 7 October: 89
+  crossed rows, 45 of which changed something.
 * Shanghai is crossed in its call auctions (09:15 to 09:25 and 14:57 to 15:00 there), CME's ESH4 in the pre-open (22:39
   to 23:00 UTC): orders rest without being matched.
-* Bitstamp is crossed for most of both days because of single orders. 2026: the ask 2002347646152704 at 78,333 is created
-  and not deleted before the recorder's clean-up half an hour later, although the market trades through it. 2015: the
-  deletion of bid 65606361 was recorded 1 ms *before* its creation; the deletion is one of 559 events of unknown orders
-  (the others are about orders from before the recording), and the order rests to the end. We do not guess which orders
-  are gone.
+* Bitstamp is crossed for much of both recordings because of single orders. 2026: the ask 2002347646152704 at 78,333 is
+  created and not deleted before the recorder's clean-up half an hour later, although the market trades through it.
+  2015: the deletion of bid 65606361 was recorded 1 ms *before* its creation, and the order rests to the end; such a
+  deletion, and all that is said of orders from before the recording, are its 559 events of unknown orders. We do not
+  guess which orders are gone.
 * `out_of_range` is a price of zero (Bitstamp 2026) or a size of more than 2**45 lots (cryptofeed): with the 8 decimals
   of some venues a level above 351,843 coins. The whole snapshot is then refused, and that instrument's book, one in ten
   of the cryptofeed ones, is never followed. The bound keeps sums of features within 64 bits.
