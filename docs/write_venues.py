@@ -36,7 +36,7 @@ WHY: Final = {
     "cryptofeed_raw/sample_data_14_venues.tar.xz": "the manifest counts line ends: 20 of them end blank lines, and the "
     "last line of one file has none",
     "dq_fixtures/binance_trx_btc_2025.tar.xz": "the manifest counts lines: 360 are headers and the processor's "
-    "comments, and 10,000 are of a file that is there twice (the two USD-M depth files are the same bytes), landed once",
+    "comments, and 10,000 are of a file that is there twice (two USD-M depth files are the same bytes), landed once",
     "gdax_l2/btcusd_2018-04-24_1h.tar.xz": "the manifest counts the header of one of the two snapshot files as a level",
 }
 HEAD: Final = """# Venues
