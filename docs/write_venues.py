@@ -99,13 +99,14 @@ lines are of the same recording.
   deletion, and all that is said of orders from before the recording, are its 559 events of unknown orders. We do not
   guess which orders are gone.
 * `out_of_range` is a price of zero (Bitstamp 2026) or a size of more than 2**45 lots (cryptofeed): with the 8 decimals
-  of some venues a level above 351,843 coins. The whole snapshot is then refused, and that instrument's book, one in ten
-  of the cryptofeed ones, is never followed. The bound keeps sums of features within 64 bits.
+  of some venues a level above 351,843 coins. The whole snapshot is then refused, and the book of that instrument, 14 of
+  the 118 in cryptofeed's recordings, is never followed. The bound keeps sums of features within 64 bits.
 * cryptofeed: `clock_unreadable` is the recorder's configuration line, `unknown_frame` are candles (`kline`), which are
   no market events, `unknown_channel` heartbeats of channels whose subscription is not in the recording.
 * dq_fixtures: the injected anomalies end in `mixed_rows` (times, ids or symbol changed in one of a message's rows),
   `negative` (a price of -1), `clock_unreadable` and one gap. The COIN-M depth file that is meant to be clean has one,
-  too: the time of its last row was set a day ahead.
+  too: the time of its last row was set a day ahead. Offsets of seconds are injected receive times.
+* NASDAQ ITCH: the excerpt says no day, so that it lands on the first day of the epoch.
 * `suspicious` is the US tick vendor's own mark, `unknown_order` an event about an order that the recording never adds
   (LOBSTER's AAPL comes without its book, ITCH begins in the middle of a day).
 """
