@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,24 @@ def test_the_two_files_of_a_recording_are_one_whichever_is_given(workspace, tmp_
     result = ingest(IngestConfig(files=tuple(str(names[what]) for what in given)), workspace=workspace)
     [one] = result.landed
     assert (one.origin, one.rows, one.events) == (names["message"].name, 2, 5)
+
+
+def test_an_archive_whose_files_belong_together_is_unpacked_before_it_is_read(workspace, tmp_path):
+    files = {
+        "l2update_15min_1.csv": "side,price,size,time\nbuy,99.5,2,2018-04-24T03:52:17.202Z\n",
+        "snapshot_asks.csv": "side,price,size\nsell,101.0,1\n",
+        "snapshot_bids.csv": "side,price,size\nbuy,99.0,1\n",
+    }
+    path = tmp_path / "hour.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+            archive.add(tmp_path / name, arcname=name)
+    [one], lake = landed(workspace, path)
+    assert (one.instrument, one.rows, one.frames, one.synced, one.quarantined) == ("coinbase.BTC-USD", 3, 2, True, {})
+    book = Book()
+    book.apply_batch(events_of(lake.read("ticks")))
+    assert (book.bids(9)[:, 0].tolist(), book.asks(9)[:, 0].tolist()) == ([9950, 9900], [10100])
 
 
 def test_options_are_landed_by_currency_in_a_table_of_their_own(workspace, tmp_path):
