@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,19 +19,18 @@ from market.feeds.landing import Lander
 from market.feeds.normalise import Stats
 from market.feeds.recordings import Recording
 from market.feeds.splitting import Splitter
-from market.feeds.steps import Settled, infer, settle, settled
+from market.feeds.steps import Settled, Steps
 from market.instruments import Instrument
 from market.lake import Lake
 from market.venues import registry
 from market.venues.binance import snapshot_url
-from market.venues.protocol import NO_STAMP, SESSION, Frame, Venue
+from market.venues.protocol import Frame, Venue
 from pipelines import settings
 from pipelines.workspace import Progress, Workspace, tracked
 
 TRUNCATED = "truncated"
 
 _PROGRESS_EVERY = 2_000  # frames
-_LOOKED_AT = 200_000  # frames of an instrument whose steps are to be inferred
 _COMPACTED = ("raw", "ticks")  # a live source commits these often
 
 
@@ -65,8 +63,9 @@ class IngestConfig:
 @dataclass(frozen=True, kw_only=True)
 class Landed:
     """One source: one instrument of one recording or stream. ``new_frames`` were not in the lake before; all other
-    counts are of the whole source. ``rows`` are those of the recording, of which a frame may hold several. ``steps``:
-    whether tick and lot were ``known``, ``given`` or ``inferred``. ``proved`` counts the venue's checksums that held.
+    counts are of the whole source. ``rows`` are those of the recording, of which a frame may hold several. ``slow``
+    counts records of marks and funding, ``options`` summaries of options. ``steps``: whether tick and lot were
+    ``known``, ``given`` or ``inferred``. ``proved`` counts the venue's checksums that held.
 
     ``quarantined`` counts frames by reason. ``synced``: the book followed a snapshot at the end. ``offset_ms`` is the
     mean of receive minus exchange time: below zero where the local clock is behind.
@@ -85,6 +84,7 @@ class Landed:
     events: int
     trades: int
     slow: int
+    options: int
     quarantined: dict[str, int]
     gaps: int
     resyncs: int
@@ -104,6 +104,10 @@ class Landed:
         said = f"{self.instrument}: {self.frames:,} frames ({self.new_frames:,} new) of {seconds:,.0f} s"
         said += f" -> {self.events:,} events, {self.trades:,} trades, {self.gaps} gaps, {self.resyncs} resyncs"
         said += f", {self.crossed} crossed"
+        if self.slow:
+            said += f", {self.slow:,} slow records"
+        if self.options:
+            said += f", {self.options:,} summaries of options"
         if self.proved:
             said += f", {self.proved:,} checksums right"
         if self.quarantined:
@@ -179,10 +183,16 @@ def _land_recordings(config: IngestConfig, lake: Lake, progress: Progress) -> li
     with recordings.opened([Path(name) for name in config.files], venue) as found:
         for recording in found:
             _check(recording, config)
+        sources = {recording.path: recording.source() for recording in found}
+        steps = Steps(lake)
+        for recording in found:
+            key = config.instrument or recording.key
+            steps.look_at(recording, sources[recording.path], key=key, given=_given(key, config))
+        steps.keep()
         landed: dict[str, Landed] = {}
         for recording in found:
-            source = recording.source()
-            for each in _land(_Job(recording=recording, source=source, config=config), lake, progress):
+            job = _Job(recording=recording, source=sources[recording.path], key=config.instrument or recording.key)
+            for each in _land(job, steps, lake, progress):
                 landed.setdefault(each.source, each)
         return list(landed.values())
 
@@ -204,7 +214,7 @@ def _check(recording: Recording, config: IngestConfig) -> None:
 class _Job:
     recording: Recording
     source: str
-    config: IngestConfig
+    key: str
 
     @property
     def venue(self) -> Venue:
@@ -214,16 +224,14 @@ class _Job:
         return self.venue.frames(self.recording.path)
 
 
-def _land(job: _Job, lake: Lake, progress: Progress) -> list[Landed]:
+def _land(job: _Job, steps: Steps, lake: Lake, progress: Progress) -> list[Landed]:
     with tracked(progress, f"landing {job.recording.origin}"):
-        return _land_several(job, lake, progress) if job.recording.several else [_land_one(job, lake, progress)]
+        if job.recording.several:
+            return _land_several(job, steps, lake, progress)
+        return [_land_one(job, steps[job.key], lake, progress)]
 
 
-def _land_one(job: _Job, lake: Lake, progress: Progress) -> Landed:
-    key = job.config.instrument or job.recording.key
-    given = _given(key, job.config)
-    found = given or settled(lake, key) or _inferred(job, key, list(_readable(job)))
-    found = settle(lake, found, job.source, _first_time(job)) if found.origin in ("given", "inferred") else found
+def _land_one(job: _Job, found: Settled, lake: Lake, progress: Progress) -> Landed:
     truncated = False
     with Lander(job.source, found.instrument, lake, venue=job.venue) as lander:
         try:
@@ -237,11 +245,10 @@ def _land_one(job: _Job, lake: Lake, progress: Progress) -> Landed:
     return _landed(lander, job.recording.origin, job.venue, found.origin, truncated=truncated)
 
 
-def _land_several(job: _Job, lake: Lake, progress: Progress) -> list[Landed]:
-    name = job.recording.key.partition(".")[0]
-    known = _steps_of_all(job, name, lake)
+def _land_several(job: _Job, steps: Steps, lake: Lake, progress: Progress) -> list[Landed]:
+    name = job.key.partition(".")[0]
     truncated = False
-    with Splitter(job.source, job.venue, lake, lambda symbol: known[symbol].instrument) as splitter:
+    with Splitter(job.source, job.venue, lake, lambda symbol: steps[f"{name}.{symbol}"].instrument) as splitter:
         try:
             for frame in job.frames():
                 splitter.feed(frame)
@@ -251,30 +258,12 @@ def _land_several(job: _Job, lake: Lake, progress: Progress) -> list[Landed]:
             truncated = True
             splitter.note(TRUNCATED, str(error))
     return [
-        _landed(lander, job.recording.origin, job.venue, known[symbol].origin, truncated=truncated)
+        _landed(lander, job.recording.origin, job.venue, steps[f"{name}.{symbol}"].origin, truncated=truncated)
         for symbol, lander in sorted(splitter.landers.items())
     ]
 
 
-def _steps_of_all(job: _Job, name: str, lake: Lake) -> dict[str, Settled]:
-    """The steps of every symbol in a recording of several; the data of those not known are kept until then."""
-    route = job.venue.route() if job.venue.route else lambda _payload: None
-    known: dict[str, Settled | None] = {}
-    kept: dict[str, list[Frame]] = {}
-    for frame in _readable(job):
-        symbol = route(frame[2]) or SESSION
-        if symbol not in known:
-            known[symbol] = settled(lake, f"{name}.{symbol}")
-        if known[symbol] is None and len(kept.setdefault(symbol, [])) < _LOOKED_AT:
-            kept[symbol].append(frame)
-    settled_now = {
-        symbol: settle(lake, _inferred(job, f"{name}.{symbol}", frames), job.source, frames[0][1])
-        for symbol, frames in kept.items()
-    }
-    return settled_now | {symbol: each for symbol, each in known.items() if each}
-
-
-def _given(key: str, config: IngestConfig) -> Settled | None:
+def _given(key: str, config: IngestConfig) -> Instrument | None:
     if not (config.tick and config.lot):
         return None
     venue, _, symbol = key.partition(".")
@@ -284,23 +273,7 @@ def _given(key: str, config: IngestConfig) -> Settled | None:
         raise SettingsError(f"expected decimals in --tick and --lot, saw {config.tick!r}, {config.lot!r}") from None
     if not (tick > 0 and lot > 0 and tick.is_finite() and lot.is_finite()):
         raise SettingsError(f"expected steps above zero in --tick and --lot, saw {tick} and {lot}")
-    return Settled(instrument=Instrument(venue=venue, symbol=symbol, tick=tick, lot=lot), origin="given")
-
-
-def _inferred(job: _Job, key: str, frames: Sequence[Frame]) -> Settled:
-    return Settled(instrument=infer(job.venue, key, frames), origin="inferred")
-
-
-def _readable(job: _Job) -> Iterator[Frame]:
-    """The frames before any damage; landing says what is damaged."""
-    try:
-        yield from islice((frame for frame in job.frames() if frame[1] != NO_STAMP), _LOOKED_AT)
-    except CaptureError:
-        return
-
-
-def _first_time(job: _Job) -> int:
-    return next((recv_ns for _, recv_ns, _ in _readable(job)), 0)
+    return Instrument(venue=venue, symbol=symbol, tick=tick, lot=lot)
 
 
 def _land_topic(config: IngestConfig, url: str, lake: Lake, progress: Progress) -> list[Landed]:
@@ -368,6 +341,7 @@ def _landed(lander: Lander, origin: str, venue: Venue, steps: str, *, truncated:
         events=stats.events,
         trades=stats.trades,
         slow=stats.slow,
+        options=stats.options,
         quarantined=dict(stats.rejected),
         gaps=stats.gaps,
         resyncs=stats.resyncs,

@@ -1,12 +1,15 @@
 """Landing: a source's frames into the lake, each exactly once, while its events go on at once to whoever needs them.
 
-Four tables are written: raw frames, ticks, slow records, and quarantine for frames that cannot be read. Each commit
-carries the number of the last frame it accounts for. Everything derived is a pure function of the frames in order, so
-after a kill the same frames are fed again, from the recording or from raw, and each table skips what it already has.
+Five tables are written: raw frames, ticks, slow records, summaries of options, and quarantine for frames that cannot be
+read. Each commit carries the number of the last frame it accounts for. Everything derived is a pure function of the
+frames in order, so after a kill the same frames are fed again, from the recording or from raw, and each table skips
+what it already has.
 
 Ticks are committed by whole batches (minutes of receive time; the clock running back does not reopen one). A batch
-begins with a checkpoint of the book, so that it can be read, judged or removed alone. Of a live source raw is also
-committed about every second. Commits happen on a thread of their own: the quoting loop does not wait for a disk.
+begins with a checkpoint of the book, so that it can be read, judged or removed alone. Of a recording several small
+batches go into one commit, which costs as much for one row as for thousands. Of a live source each batch is committed
+when it ends, and raw also about every second. Commits happen on a thread of their own: the quoting loop does not wait
+for a disk.
 """
 
 from __future__ import annotations
@@ -30,12 +33,19 @@ from market.events import Events
 from market.feeds.normalise import Normaliser, Rejected, Stats
 from market.feeds.writer import Writer
 from market.instruments import Instrument
-from market.lake import BATCH_NS, SCHEMAS, Lake, rows_of, ticks_of
-from market.venues.protocol import NO_EVENTS, NO_STAMP, Slow, Venue
+from market.lake import BATCH_NS, SCHEMAS, Lake, options_of, rows_of, ticks_of
+from market.venues.protocol import NO_EVENTS, NO_STAMP, OptionSummary, Slow, Venue
 
-_TABLES: Final = ("raw", "slow", "quarantine", "ticks")  # the order of the commits; ticks last, see Lander.close
+_TABLES: Final = (
+    "raw",
+    "slow",
+    "options",
+    "quarantine",
+    "ticks",
+)  # the order of the commits; ticks last, see Lander.close
 _RAW_ROWS: Final = 50_000
 _RAW_BYTES: Final = 64 * 2**20
+_ROWS_A_COMMIT: Final = 8_192  # frames and events of a recording: its batches wait for each other until then
 _FRAMES_A_BATCH: Final = 500_000  # more than any minute has: the clock jumped ahead, or stands still
 
 
@@ -47,8 +57,11 @@ class _Buffers:
     raw_recv: list[int] = field(default_factory=list)
     raw_payload: list[bytes] = field(default_factory=list)
     raw_bytes: int = 0
-    ticks: list[Events] = field(default_factory=list)
+    ticks: list[Events] = field(default_factory=list)  # of the batch in work
+    batches: list[tuple[int, list[Events]]] = field(default_factory=list)  # those before it
+    rows: int = 0  # frames and events of those
     slow: list[Slow] = field(default_factory=list)
+    options: list[OptionSummary] = field(default_factory=list)
     rejected: list[tuple[int, Rejected]] = field(default_factory=list)
 
 
@@ -89,6 +102,7 @@ class Lander:
         self._buffers = _Buffers()
         self._batch = -1
         self._batch_frame = 0
+        self._frames_before = 0  # the batch
         self._last_frame = 0
         self._flushed_ns = clock.now_ns() if clock else 0
         self.slow: Slow | None = None
@@ -167,6 +181,7 @@ class Lander:
             LakeError: a commit failed; the source stays unfinished, feed it again.
         """
         try:
+            self._end_batch()
             self._cut()
             if self._last_frame > self._positions["ticks"]:
                 self._write("ticks", SCHEMAS["ticks"].empty_table, self._last_frame)
@@ -201,6 +216,9 @@ class Lander:
         if self.normaliser.slow:
             buffers.slow += self.normaliser.slow
             self.normaliser.slow.clear()
+        if self.normaliser.options:
+            buffers.options += self.normaliser.options
+            self.normaliser.options.clear()
         if self.normaliser.rejected:
             self._quarantine()
         self._last_frame = frame
@@ -224,25 +242,41 @@ class Lander:
         return len(self._buffers.raw_frame) >= _RAW_ROWS or self._buffers.raw_bytes >= _RAW_BYTES
 
     def _next_batch(self, batch: int, frame: int, recv_ns: int) -> None:
-        self._cut()
+        self._end_batch()
+        if self._clock is not None or self._buffers.rows >= _ROWS_A_COMMIT:
+            self._cut()
         self._batch, self._batch_frame = batch, frame
         checkpoint = self.normaliser.checkpoint(frame, recv_ns)
         if len(checkpoint):
             self._buffers.ticks.append(checkpoint)
 
+    def _end_batch(self) -> None:
+        buffers = self._buffers
+        if buffers.ticks and self._last_frame > self._positions["ticks"]:
+            buffers.batches.append((self._batch, buffers.ticks))
+        buffers.rows += sum(map(len, buffers.ticks)) + self.stats.frames - self._frames_before
+        buffers.ticks, self._frames_before = [], self.stats.frames
+
     def _cut(self) -> None:
-        """Hand everything to the writer. It accounts for all frames up to the last one fed."""
+        """Hand everything to the writer. It accounts for all frames up to the last one fed, the end of a batch."""
         self._flush_raw()
         buffers, self._buffers = self._buffers, _Buffers()
         slow = [record for record in buffers.slow if record.frame > self._positions["slow"]]
         if slow:
             self._write("slow", partial(_slow_rows, self.source, self.instrument, slow), self._last_frame)
+        options = [record for record in buffers.options if record.frame > self._positions["options"]]
+        if options:
+            self._write(
+                "options",
+                partial(options_of, options, source=self.source, instrument=self.instrument),
+                self._last_frame,
+            )
         known = self._positions["quarantine"]
         rejected = [(batch, each) for batch, each in buffers.rejected if each.frame > known]
         if rejected:
             self._write("quarantine", partial(_rejected_rows, self.source, self.instrument, rejected), self._last_frame)
-        if buffers.ticks and self._last_frame > self._positions["ticks"]:
-            rows = partial(_tick_rows, self.source, self.instrument, self._batch, buffers.ticks)
+        if buffers.batches:
+            rows = partial(_tick_rows, self.source, self.instrument, buffers.batches)
             self._write("ticks", rows, self._last_frame)
 
     def _flush_raw(self) -> None:
@@ -320,8 +354,10 @@ def _raw_rows(
     return rows_of("raw", instrument, columns)
 
 
-def _tick_rows(source: str, instrument: Instrument, batch: int, parts: list[Events]) -> pa.Table:
-    return ticks_of(np.concatenate(parts), source=source, instrument=instrument, batch=batch)
+def _tick_rows(source: str, instrument: Instrument, batches: list[tuple[int, list[Events]]]) -> pa.Table:
+    return pa.concat_tables(
+        ticks_of(np.concatenate(parts), source=source, instrument=instrument, batch=batch) for batch, parts in batches
+    )
 
 
 def _slow_rows(source: str, instrument: Instrument, records: list[Slow]) -> pa.Table:

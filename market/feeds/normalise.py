@@ -43,7 +43,7 @@ from market.events import (
 from market.feeds.resync import Sequence
 from market.instruments import Instrument
 from market.venues import registry
-from market.venues.protocol import NO_EVENTS, Parsed, Slow, Venue
+from market.venues.protocol import NO_EVENTS, OptionSummary, Parsed, Slow, Venue
 
 _FULL: Final = 3 / 4  # of a side's room: then its farthest levels are forgotten
 _KEPT: Final = 1 / 2
@@ -82,6 +82,7 @@ class Stats:
     snapshots_unused: int = 0
     other: int = 0
     slow: int = 0
+    options: int = 0
     gaps: int = 0
     resyncs: int = 0
     duplicates: int = 0
@@ -111,9 +112,9 @@ class Normaliser:
     """State of one source: its book, its place in the updates, its counts.
 
     ``venue`` is the format of its frames: by default that of the instrument's live stream.
-    ``slow`` and ``rejected`` grow; whoever consumes them clears them. ``depth_limit`` is the room for levels a side:
-    when three quarters are taken, the levels beyond half of it, far from the touch, are forgotten (DEPTH events of
-    size 0 at the end of the frame).
+    ``slow``, ``options`` and ``rejected`` grow; whoever consumes them clears them. ``depth_limit`` is the room for
+    levels a side: when three quarters are taken, the levels beyond half of it, far from the touch, are forgotten (DEPTH
+    events of size 0 at the end of the frame).
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Normaliser:
         self.source = source
         self.stats = Stats()
         self.slow: list[Slow] = []
+        self.options: list[OptionSummary] = []
         self.rejected: list[Rejected] = []
         rule = venue.rule(instrument)
         self._parse = venue.parser(instrument).parse
@@ -190,6 +192,9 @@ class Normaliser:
         if parsed.slow is not None:
             stats.slow += 1
             self.slow.append(parsed.slow)
+        if parsed.option is not None:
+            stats.options += 1
+            self.options.append(parsed.option)
         if parsed.kind == "ticker":
             stats.tickers += 1
             return self._applied(parsed.events, payload)
@@ -223,7 +228,7 @@ class Normaliser:
             self.stats.proved += diff.proved
             events = self._trimmed(self._applied(diff.events, payload)) if len(diff.events) else diff.events
             if self._sequence.in_stream:  # such a frame may hold trades beside levels
-                self.stats.trades += int(np.count_nonzero(events["kind"] == TRADE))
+                self.stats.trades += events["kind"].tobytes().count(TRADE)  # a tenth of numpy's time for few events
             return events
         if verdict == "gap":
             self.stats.gaps += 1
@@ -267,7 +272,7 @@ class Normaliser:
     def _sifted(self, book: OrderBook, events: Events, payload: bytes) -> Events:
         """What orders did to the levels. One that cannot be is kept with its frame, and the book goes on without it."""
         said, codes = book.sift(events)
-        for i in np.flatnonzero(codes):
+        for i in codes.nonzero()[0]:
             code, event = int(codes[i]), events[i]
             why = (REASONS[code], str(refusal(code, event)))
             self._reject(int(event["frame"]), int(event["recv_ns"]), why, payload)

@@ -65,7 +65,7 @@ def opened(paths: Iterable[Path], venue: Venue | None = None) -> Iterator[list[R
             recording = _recording(path, path.name, venue)
             found += [recording] if recording else _inside(path, Path(folder) / str(n), venue)
         taken = {part.resolve() for each in found for part in each.venue.parts(each.path) if part != each.path}
-        yield [each for each in found if each.path.resolve() not in taken]
+        yield [each for path, each in {each.path.resolve(): each for each in found}.items() if path not in taken]
 
 
 def _recording(path: Path, origin: str, asked: Venue | None) -> Recording | None:
@@ -80,7 +80,8 @@ def _recording(path: Path, origin: str, asked: Venue | None) -> Recording | None
         except EmptyDataError:
             raise EmptyDataError(f"{origin} holds no frames; give a recording that is not empty") from None
         if key is not None:
-            return Recording(path=path, origin=origin, venue=venue, key=key)
+            first = venue.parts(path)[0]  # of several files, the one that it is known by
+            return Recording(path=first, origin=origin.removesuffix(path.name) + first.name, venue=venue, key=key)
     if problem:
         raise problem
     return None
@@ -90,14 +91,15 @@ def _inside(path: Path, folder: Path, venue: Venue | None) -> list[Recording]:
     """The recordings in an archive; every member must belong to one."""
     unpacked = _unpacked(path, folder)
     found = {member: _recording(member, f"{path.name}:{name}", venue) for name, member in unpacked.items()}
-    recordings = [each for each in found.values() if each]
+    recordings = list({each.path: each for each in found.values() if each}.values())
     parts = {part for each in recordings for part in each.venue.parts(each.path)}
     strange = [member for member in found if member not in parts]
     if strange or not recordings:
         names = ", ".join(str(member.relative_to(folder)) for member in strange[:3]) or path.name
-        wanted = venue.name if venue else ", ".join(each.name for each in registry.VENUES)
+        wanted = venue.name if venue else "any known venue"
         raise CaptureError(
-            f"{path.name if not unpacked else names} is not a recording of {wanted}; give a recorded capture as it came"
+            f"{path.name if not unpacked else names} is not a recording of {wanted}; give a recorded capture as it "
+            "came (docs/venues.md lists what can be read)"
         )
     return recordings
 

@@ -29,11 +29,11 @@ def is_stale(market: Rule, diff: Parsed, snapshot_id: int) -> bool:
 
 
 def bridges(market: Rule, diff: Parsed, snapshot_id: int) -> bool:
-    """Whether the diff may be the first one after the snapshot."""
+    """Whether the diff may be the first one after the snapshot; of futures also one that says it follows it."""
     if market == "stamped":
         return diff.last > snapshot_id
     reached = snapshot_id + 1 if market == "spot" else snapshot_id
-    return diff.first <= reached <= diff.last
+    return diff.first <= reached <= diff.last or (market == "futures" and diff.previous == snapshot_id > 0)
 
 
 def follows(market: Rule, diff: Parsed, applied: int) -> bool:

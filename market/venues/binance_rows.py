@@ -6,6 +6,8 @@ rows of one message, as a JSON array of objects of text by column. Market and sy
 * Rows belong to one message where their last update id is that of the row before, or their receive time and one more of
   what a message says once. Where they then do not agree in all of that, nobody knows what it said: ``mixed_rows``.
 * A merged file begins with ``FINAL_DEPTH_SNAPSHOT`` rows, the levels of the day before with the diff each came from.
+* The receive time in us orders a merged file; that of a snapshot is later than the one in ms, where the processor put
+  it.
 * Lines that begin with ``#`` are the processor's reports about the file, no rows of it. Its receive times are in ms or
   us.
 
@@ -40,6 +42,7 @@ _LOOKED_AT: Final = 200  # lines before the header
 _SIDES: Final = {"0": BID, "1": ASK}
 _AGGRESSORS: Final = {"0": BID, "1": ASK}  # by whether the buyer was the maker: then a seller came
 _FINAL: Final = "FINAL_DEPTH_SNAPSHOT"
+_PLACED: Final = "DEPTH_SNAPSHOT"
 _US_DIGITS: Final = 16
 
 Row = dict[str, str]
@@ -176,7 +179,12 @@ class Parser:
         if any(each != said[0] for each in said):
             raise FrameError("mixed_rows", "the rows of one message do not agree in its times, ids or symbol")
         exact, coarse = rows[0].get("TimestampOfReceiveUS"), rows[0].get("TimestampOfReceive")
-        if exact and coarse and _time(exact) // 10**6 != _time(coarse) // 10**6:
+        if (
+            exact
+            and coarse
+            and rows[0].get("StreamType") != _PLACED
+            and _time(exact) // 10**6 != _time(coarse) // 10**6
+        ):
             raise FrameError("bad_time", f"two receive times that are not one: {exact[:20]} us and {coarse[:20]}")
 
 

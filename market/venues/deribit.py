@@ -5,6 +5,7 @@ interest and volume in contracts, the forward that it is priced on. All went thr
 
 * A side without orders has an empty field: its price is 0. The recorder's forward can be missing too: then it is the
   one that the exchange interpolated (``underlying``).
+* Rows of a recording are of several currencies; ``deribit.BTC`` stands for all options on it.
 * All rows of a snapshot carry one time, the recorder's; they were asked for within seconds. There is no exchange time.
 
 Reasons: ``not_text``, ``wrong_columns``, ``wrong_symbol``, ``bad_side``, ``bad_time``, ``bad_number``, ``negative``,
@@ -21,8 +22,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from market.archives import lines
 from market.clock import NS_PER_S
 from market.decimals import Unit
@@ -30,8 +29,9 @@ from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
 from market.rows import decimal_float, fields_of, numbered, priced
+from market.venues.protocol import SEVERAL, OptionSummary, Parsed, Route, Venue, always, listed
 
-VENUE: Final = "deribit"
+EXCHANGE: Final = "deribit"
 COLUMNS: Final = [
     "timestamp",
     "instrument_name",
@@ -65,43 +65,20 @@ _E8: Final = Unit(Decimal("1e-8"), limit=10**17, off_step="bad_number")
 _NS_PER_US: Final = 1_000
 
 
-class OptionSummary(msgspec.Struct, frozen=True, gc=False):
-    """One option, known from ``recv_ns`` on; fields as the lake's table ``options`` has them."""
-
-    frame: int
-    recv_ns: int
-    exch_ns: int
-    option: str
-    side: int
-    strike_e8: int
-    expiry_ns: int
-    bid_e8: int
-    ask_e8: int
-    mark_e8: int
-    index_e8: int
-    open_interest_e8: int
-    volume_e8: int
-    forward: float
-    implied_volatility: float
-    delta: float
-    vega: float
-
-
 def recognise(path: Path) -> str | None:
-    """``deribit.CURRENCY`` of the first row under this header, else None; see :func:`currencies` for the others."""
-    first = [line for _, line in islice(lines(path), 2)]
-    return f"{VENUE}.{_currency(first[1])}" if len(first) == 2 and first[0] == _HEADER else None
+    """``deribit.*`` under this header, else None."""
+    first = [line for _, line in islice(lines(path), 1)]
+    return f"{EXCHANGE}.{SEVERAL}" if first == [_HEADER] else None
 
 
-def currencies(path: Path) -> list[str]:
-    """The currencies that a recording has options on, sorted."""
-    return sorted({_currency(line) for _, line in lines(path) if line != _HEADER})
+def route() -> Route:
+    """What tells the currency of a row."""
+    return _currency
 
 
-def frames(path: Path, currency: str = "") -> Iterator[tuple[int, int, bytes]]:
-    """Frame number, receive ns, row of one currency, or of all; headers are no rows."""
-    rows = (line for _, line in lines(path) if line != _HEADER)
-    return numbered((row for row in rows if currency in ("", _currency(row))), received)
+def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Frame number, receive ns, row; headers are no rows."""
+    return numbered((line for _, line in lines(path) if line != _HEADER), received)
 
 
 def received(row: bytes) -> int:
@@ -119,12 +96,15 @@ class Parser:
     def __init__(self, instrument: Instrument) -> None:
         self._currency = instrument.symbol
 
-    def summary(self, payload: bytes, recv_ns: int, frame: int) -> OptionSummary:
+    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         """Read one row.
 
         Raises:
             FrameError: see the module.
         """
+        return Parsed("slow", option=self._summary(payload, recv_ns, frame))
+
+    def _summary(self, payload: bytes, recv_ns: int, frame: int) -> OptionSummary:
         row = fields_of(payload, len(COLUMNS))
         if row[_AT["currency"]] != self._currency:
             raise FrameError("wrong_symbol", f"expected {self._currency}, saw {row[_AT['currency']][:40]!r}")
@@ -153,8 +133,9 @@ class Parser:
         )
 
 
-def _currency(row: bytes) -> str:
-    return row.split(b",")[_AT["currency"]].decode("ascii", "replace") if row.count(b",") >= _AT["currency"] else ""
+def _currency(row: bytes) -> str | None:
+    fields = row.split(b",")
+    return fields[_AT["currency"]].decode("ascii", "replace") if len(fields) == len(COLUMNS) else None
 
 
 def _e8(row: list[str], name: str, *, may_be_missing: bool = False) -> int:
@@ -178,3 +159,14 @@ def _time(text: str) -> int:
     if at is None or at.tzinfo is None:
         raise FrameError("bad_time", f"expected a time with its zone, saw {text[:40]!r}")
     return int(at.replace(microsecond=0).timestamp()) * NS_PER_S + at.microsecond * _NS_PER_US
+
+
+VENUE: Final = Venue(
+    name="deribit-options",
+    parser=Parser,
+    reasons=listed("bad_number bad_side bad_time negative not_text out_of_range wrong_columns wrong_symbol"),
+    rule=always("open"),
+    frames=frames,
+    recognise=recognise,
+    route=route,
+)

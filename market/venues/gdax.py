@@ -34,8 +34,11 @@ _SIDES: Final = {"buy": BID, "sell": ASK}
 
 
 def recognise(path: Path) -> str | None:
-    """The key where the first line is the header of updates, else None."""
-    return KEY if any(line == _UPDATE for _, line in islice(lines(path), 1)) else None
+    """The key where the first line is the header of updates, else None.
+
+    Of an archive None: its files belong together by their names.
+    """
+    return KEY if any((name, line) == (path.name, _UPDATE) for name, line in islice(lines(path), 1)) else None
 
 
 def parts(path: Path) -> tuple[Path, ...]:

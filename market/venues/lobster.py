@@ -57,6 +57,7 @@ DECIMALS: Final = 4  # of prices in the feed
 
 _LINE: Final = re.compile(rb"\d+(\.\d+)?,[1-7],\d+,\d+,-?\d+,-?1")
 _SYMBOL: Final = re.compile(r"([A-Z][A-Z.]*)_")
+_MESSAGES, _BOOK = "_message_", "_orderbook_"  # in the names of the two files
 _FIELDS, _LEVEL_FIELDS = 6, 4
 _DEEP: Final = 10
 _NEW, _CANCEL, _DELETE, _EXECUTION, _HIDDEN, _CROSS, _HALT = "1234567"
@@ -68,9 +69,13 @@ Order = tuple[int, int, tuple[int, int, int]]
 
 
 def recognise(path: Path) -> str | None:
-    """``nasdaq.SYMBOL`` where the first line is a LOBSTER message (the symbol is in the name alone), or None."""
+    """``nasdaq.SYMBOL`` where the first line is a LOBSTER message (the symbol is in the name alone), or None.
+
+    A book file is known by the message file beside it.
+    """
     symbol = _SYMBOL.match(path.name)
-    for _, line in islice(lines(path), 1):
+    first, *_ = parts(path)
+    for _, line in islice(lines(first), 1):
         if symbol and _LINE.fullmatch(line):
             return f"{EXCHANGE}.{symbol[1]}"
     return None
@@ -82,15 +87,16 @@ def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
     Raises:
         CaptureError: the two files have different numbers of lines.
     """
-    _, *book = parts(path)
-    rows = _paired(path, book[0]) if book else (line for _, line in lines(path))
+    messages, *book = parts(path)
+    rows = _paired(messages, book[0]) if book else (line for _, line in lines(path))
     return numbered(rows, partial(_received, midnight_ns(day_in(path.name), ZONE)))
 
 
 def parts(path: Path) -> tuple[Path, ...]:
-    """The message file and its book file, where there is one."""
-    book = path.with_name(path.name.replace("_message_", "_orderbook_"))
-    return (path, book) if book != path and book.exists() else (path,)
+    """The message file and its book file, whichever of them ``path`` is, where there are both."""
+    messages = path.with_name(path.name.replace(_BOOK, _MESSAGES))
+    book = path.with_name(path.name.replace(_MESSAGES, _BOOK))
+    return (messages, book) if book != messages and book.exists() and messages.exists() else (path,)
 
 
 def _paired(messages: Path, book: Path) -> Iterator[bytes]:

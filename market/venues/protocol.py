@@ -54,14 +54,36 @@ class Slow(msgspec.Struct, frozen=True, gc=False):
     next_funding_ns: int
 
 
+class OptionSummary(msgspec.Struct, frozen=True, gc=False):
+    """What a venue says of one option, known from ``recv_ns`` on; fields as the lake's table ``options`` has them."""
+
+    frame: int
+    recv_ns: int
+    exch_ns: int
+    option: str
+    side: int
+    strike_e8: int
+    expiry_ns: int
+    bid_e8: int
+    ask_e8: int
+    mark_e8: int
+    index_e8: int
+    open_interest_e8: int
+    volume_e8: int
+    forward: float
+    implied_volatility: float
+    delta: float
+    vega: float
+
+
 class Parsed(msgspec.Struct, frozen=True, gc=False):
     """One frame; ``exch_ns`` is that of its events.
 
     ``first``, ``last`` and ``previous`` are what the venue's :data:`Rule` speaks of (0 where absent): of a Binance diff
     ``U``, ``u`` and ``pu``. ``last`` of a snapshot is the update it ends with; its events are CLEAR and what rests, all
     with F_SNAPSHOT. ``other`` is a well-formed frame that is no market data (a heartbeat, an answer to a subscription)
-    or that no participant made, such as an insurance fund's trade: it has no events. ``slow`` may come with any kind.
-    ``proved``: the venue's checksum said that the book after this frame is the venue's.
+    or that no participant made, such as an insurance fund's trade: it has no events. ``slow`` and ``option`` may come
+    with any kind. ``proved``: the venue's checksum said that the book after this frame is the venue's.
     """
 
     kind: Kind
@@ -70,6 +92,7 @@ class Parsed(msgspec.Struct, frozen=True, gc=False):
     last: int = 0
     previous: int = 0
     slow: Slow | None = None
+    option: OptionSummary | None = None
     exch_ns: int = 0
     proved: bool = False
 

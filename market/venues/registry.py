@@ -21,9 +21,11 @@ from market.venues import (
     coinbase,
     cryptofeed_binance,
     dbn,
+    deribit,
     deribit_marks,
     deribit_stream,
     dydx,
+    fi2010,
     gdax,
     huobi,
     itch,
@@ -50,6 +52,7 @@ VENUES: Final[tuple[Venue, ...]] = (
     nbbo.VENUE,
     b3.VENUE,
     sgx.VENUE,
+    deribit.VENUE,
     deribit_marks.VENUE,
     gdax.VENUE,
     binance_levels.VENUE,
@@ -68,6 +71,7 @@ VENUES: Final[tuple[Venue, ...]] = (
     kraken_futures.VENUE,
     okx.VENUE,
     binance.VENUE,
+    fi2010.VENUE,
 )
 
 _BY_NAME: Final = {venue.name: venue for venue in VENUES}

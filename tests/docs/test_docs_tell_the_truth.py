@@ -15,6 +15,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from market.venues.registry import VENUES
 from pipelines import settings, stages
 from pipelines.cli import app
 
@@ -34,6 +35,21 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
 def test_the_command_reference_is_written_from_todays_commands() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["write"]()
     assert (ROOT / "docs" / "commands.md").read_text() == written, "run `make docs` and commit the page"
+
+
+def test_the_table_of_venues_is_written_from_todays_venues() -> None:
+    page = (ROOT / "docs" / "venues.md").read_text()
+    written = runpy.run_path(str(ROOT / "docs" / "write_venues.py"))["venues"]()
+    assert page.startswith(written), "run `make docs` and commit the page"
+    assert all(f"\n| {venue.name} | " in written for venue in VENUES)
+
+
+def test_every_venue_has_captures_in_the_document_or_is_said_to_have_none() -> None:
+    figures = (ROOT / "docs" / "venues.md").read_text().partition("## What became of the captures")[2]
+    shown = {row.split(" | ")[1] for row in figures.splitlines() if row.startswith("| ") and row.count(" | ") > 4}
+    without = set(re.findall(r"^\* No capture of `([^`]+)`", figures, re.MULTILINE))
+    assert {venue.name for venue in VENUES} == (shown - {"venue", "---"}) | without
+    assert not shown & without
 
 
 def test_every_stage_is_a_verb() -> None:

@@ -164,7 +164,8 @@ def test_a_damaged_option_is_refused_or_is_a_record(data):
         "expiry_datetime": "2026-01-16T08:00:00+00:00",
     }  # fmt: skip
     payload = data.draw(damaged([",".join(good.values()).encode()]))
-    summary = outcome(deribit, lambda: deribit.Parser(find("deribit.BTC")).summary(payload, AT, 1))
-    if summary is not None:
+    parsed = outcome(deribit, lambda: deribit.Parser(find("deribit.BTC")).parse(payload, AT, 1))
+    if parsed is not None:
+        summary = parsed.option
         assert min(summary.bid_e8, summary.ask_e8, summary.mark_e8, summary.open_interest_e8) >= 0
         assert summary.side in (BID, -BID)

@@ -25,7 +25,7 @@ def row(**changes):
 
 
 def test_a_summary_is_exact_where_it_is_money_and_zero_where_nobody_quotes():
-    one = deribit.Parser(BTC).summary(row(), AT, 3)
+    one = deribit.Parser(BTC).parse(row(), AT, 3).option
     assert deribit.received(row()) == AT
     assert (one.option, one.side, one.strike_e8, one.frame) == ("BTC-16JAN26-82000-C", 1, 82000 * 10**8, 3)
     assert (one.bid_e8, one.ask_e8, one.mark_e8, one.index_e8) == (8_400_000, 0, 3_690, 8_853_023_000_000)
@@ -51,13 +51,13 @@ def test_a_summary_is_exact_where_it_is_money_and_zero_where_nobody_quotes():
 )
 def test_a_bad_summary_is_refused_with_its_reason(payload, reason):
     with pytest.raises(FrameError) as error:
-        deribit.Parser(BTC).summary(payload, AT, 1)
+        deribit.Parser(BTC).parse(payload, AT, 1)
     assert error.value.reason == reason
 
 
 def test_summaries_are_rows_of_the_lake(tmp_path):
     lake, parser = Lake(tmp_path), deribit.Parser(BTC)
-    records = [parser.summary(row(instrument_name=f"BTC-{i}"), AT + i, i) for i in (1, 2)]
+    records = [parser.parse(row(instrument_name=f"BTC-{i}"), AT + i, i).option for i in (1, 2)]
     lake.append("options", options_of(records, source="s", instrument=BTC), source="s", position=2)
     read = lake.read("options", instrument=BTC.key, columns=["option", "bid_e8", "date"])
     assert read.to_pylist() == [{"option": f"BTC-{i}", "bid_e8": 8_400_000, "date": "2025-12-30"} for i in (1, 2)]
@@ -101,14 +101,13 @@ def test_a_bad_mark_is_refused_with_its_reason(payload, reason):
 def test_every_option_of_a_month_is_read(month):
     name = f"deribit_options/{month}.tar.xz"
     path = capture(name)
-    assert deribit.recognise(path) == BTC.key
-    assert deribit.currencies(path) == ["BTC", "ETH"]
+    assert deribit.recognise(path) == "deribit.*"
+    symbol_of = deribit.route()
+    parsers = {currency: deribit.Parser(find(f"deribit.{currency}")) for currency in ("BTC", "ETH")}
     read, without_bid = 0, 0
-    for currency in deribit.currencies(path):
-        parser = deribit.Parser(find(f"deribit.{currency}"))
-        for frame, recv_ns, payload in deribit.frames(path, currency):
-            without_bid += parser.summary(payload, recv_ns, frame).bid_e8 == 0
-            read += 1
+    for frame, recv_ns, payload in deribit.frames(path):
+        without_bid += parsers[symbol_of(payload)].parse(payload, recv_ns, frame).option.bid_e8 == 0
+        read += 1
     assert read == manifest_rows(name)
     assert 0.02 < without_bid / read < 0.08
 

@@ -22,8 +22,8 @@ def lake(tmp_path):
     return Lake(tmp_path / "lake")
 
 
-def frames_of(seconds=150, **options):
-    session = ToyExchange(**options).session(seconds=seconds)
+def frames_of(seconds=150, rate=20, **options):
+    session = ToyExchange(**options).session(seconds=seconds, rate=rate)
     return [(i, recv_ns, bytes_of(frame)) for i, (recv_ns, frame) in enumerate(session, 1)]
 
 
@@ -120,7 +120,32 @@ def test_minutes_without_frames_give_no_batches(lake):
     assert batches == [START_NS // BATCH_NS, START_NS // BATCH_NS + 10]
 
 
-def test_a_source_that_ended_in_an_error_is_unfinished_and_can_be_fed_again(lake, tmp_path):
+def test_small_batches_of_a_recording_share_a_commit_and_those_of_a_live_source_do_not(lake, tmp_path):
+    frames = frames_of(seconds=300, rate=2)
+    land(lake, frames)
+    live = Lake(tmp_path / "live")
+    land(live, frames, clock=ManualClock(START_NS))
+    assert contents(lake) == contents(live)
+    assert [each.version("ticks") for each in (lake, live)] == [1, 5]
+
+
+def test_a_recording_is_fed_again_after_any_of_its_commits(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(landing, "_ROWS_A_COMMIT", 500)
+    frames = frames_of(seconds=300, rate=4)
+    undisturbed = Lake(tmp_path / "undisturbed")
+    land(undisturbed, frames)
+    for cut in (400, 600, 800, 1100):
+        lander = Lander("s", USDM, lake)
+        for frame in frames[:cut]:
+            lander.feed(*frame)
+        lander._writer.drain()
+        lander.abandon()
+    land(lake, frames)
+    assert contents(lake) == contents(undisturbed)
+
+
+def test_a_source_that_ended_in_an_error_is_unfinished_and_can_be_fed_again(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(landing, "_ROWS_A_COMMIT", 1)
     frames = frames_of()
 
     def interrupted():
