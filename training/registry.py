@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from market.drafts import draft_of
 from market.errors import ManifestError, ModelError, TamperedError
 from serving.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
 from training import tracking
@@ -197,8 +198,8 @@ class Registry:
         if dest.exists():
             _check_manifest(dest, expected, f"{name} version {version}")
             return dest
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
+        draft = draft_of(dest)
+        draft.mkdir()
         try:
             with tracking.spoken(f"download the bundle of {name} version {version}", self._uri):
                 fetched = Path(self._client.download_artifacts(record.run_id, BUNDLE_ARTIFACTS, str(draft)))
