@@ -33,7 +33,7 @@ def lines() -> tuple[Line, ...]:
     for step in range(SECONDS * 10):
         found += exchange.lines_until(exchange.now_ns + 100_000_000, desk, wanted)[0]
         if step == 1:
-            found.append(exchange.snapshot_line())
+            found.append(exchange.line(exchange.take_snapshot()[1]))
     return tuple(found)
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import Param, dag, task
 
+from pipelines.scheduling import TASK_DEFAULTS
+
 
 @dag(
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
-    params={"files": Param([], type="array", description="recordings to land; empty: nothing new to land")},
+    default_args=TASK_DEFAULTS,
+    params={
+        "files": Param([], type="array", description="recordings to land; empty: only judge what was not judged yet"),
+        "instrument": Param(None, type=["null", "string"], description="empty: as each recording says"),
+    },
     tags=["quotekeel"],
 )
 def ingest_ticks():
@@ -19,8 +25,8 @@ def ingest_ticks():
     def ingest(params: dict | None = None) -> list[str]:
         from pipelines.stages import run_as_task
 
-        files = (params or {}).get("files", [])
-        return run_as_task("ingest", files=files)["sources"] if files else []
+        asked = dict(params or {})
+        return run_as_task("ingest", **asked)["sources"] if asked["files"] else []
 
     @task
     def validate(sources: list[str]) -> dict:

@@ -1,9 +1,11 @@
-"""Look for drift; on drift send the mail and retrain."""
+"""Look for drift; on drift send the mail, retrain, and put the challenger into service beside the champion."""
 
 from __future__ import annotations
 
 import pendulum
 from airflow.sdk import Param, dag, task
+
+from pipelines.scheduling import TASK_DEFAULTS
 
 
 @dag(
@@ -11,6 +13,7 @@ from airflow.sdk import Param, dag, task
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
+    default_args=TASK_DEFAULTS,
     params={"instrument": Param("sim-usdm.BTCUSDT", type="string")},
     tags=["quotekeel"],
 )
@@ -37,8 +40,20 @@ def monitor_drift():
 
         return run_as_task("retrain", instrument=verdict["instrument"], trigger=verdict["monitor_id"])
 
+    @task.short_circuit
+    def passed(retrained: dict) -> bool:
+        return retrained["version"] is not None
+
+    @task
+    def deploy(retrained: dict) -> dict:
+        from pipelines.stages import run_as_task
+
+        return run_as_task("deploy", instrument=retrained["instrument"], version=retrained["version"])
+
     verdict = monitor()
-    drifted(verdict) >> [notify(verdict), retrain(verdict)]
+    challenger = retrain(verdict)
+    drifted(verdict) >> [notify(verdict), challenger]
+    passed(challenger) >> deploy(challenger)
 
 
 monitor_drift()

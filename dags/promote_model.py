@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pendulum
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param, dag, task
+
+from pipelines.scheduling import TASK_DEFAULTS
 
 
 @dag(
@@ -12,7 +16,8 @@ from airflow.sdk import Param, dag, task
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
-    params={"instrument": Param("sim-usdm.BTCUSDT", type="string"), "version": Param(0, type="integer")},
+    default_args=TASK_DEFAULTS,
+    params={"instrument": Param("sim-usdm.BTCUSDT", type="string")},
     tags=["quotekeel"],
 )
 def promote_model():
@@ -22,33 +27,44 @@ def promote_model():
 
         return run_as_task("compare", instrument=(params or {})["instrument"])
 
+    @task.short_circuit
+    def won(tested: dict) -> bool:
+        return tested["verdict"] == "promote"
+
     ask = HITLOperator(
         task_id="ask",
-        subject="Promote the challenger of {{ params.instrument }}, version {{ params.version }}?",
+        subject="Promote version {{ ti.xcom_pull(task_ids='compare')['challenger'] }} of {{ params.instrument }}?",
         body="{{ ti.xcom_pull(task_ids='compare')['summary'] }}",
         options=["approve", "reject"],
         defaults=["reject"],
+        response_timeout=timedelta(days=1),
         params={"reason": Param("", type="string", description="why")},
+        retries=0,  # a retry would ask again and wipe the answer
     )
 
     @task.short_circuit
-    def approved(answer: dict, params: dict | None = None) -> bool:
+    def approved(answer: dict, tested: dict) -> bool:
         from pipelines.stages import run_as_task
 
-        if answer["chosen_options"] != ["approve"] or not answer["responded_by_user"]:
+        who, (decision,) = answer["responded_by_user"], answer["chosen_options"]
+        if who is None:  # nobody answered in time
             return False
-        who, why = answer["responded_by_user"]["name"], answer["params_input"].get("reason", "")
-        run_as_task("approve", **{**(params or {}), "name": who, "reason": why})
-        return True
+        said = {"name": who["name"], "reason": answer["params_input"].get("reason", ""), "decision": decision}
+        return run_as_task("approve", **_of(tested), **said)["decision"] == "approve"
 
     @task
-    def promote(params: dict | None = None) -> dict:
+    def promote(tested: dict) -> dict:
         from pipelines.stages import run_as_task
 
-        return run_as_task("promote", instrument=(params or {})["instrument"], version=(params or {})["version"])
+        return run_as_task("promote", **_of(tested))
 
-    compare() >> ask
-    approved(ask.output) >> promote()
+    tested = compare()
+    won(tested) >> ask
+    approved(ask.output, tested) >> promote(tested)
+
+
+def _of(tested: dict) -> dict:
+    return {"instrument": tested["instrument"], "version": tested["challenger"]}
 
 
 promote_model()

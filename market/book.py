@@ -183,7 +183,7 @@ def _mark(bid_price: int, ask_price: int) -> int:
 
 
 @compiled
-def _end_batch(book: Int64s) -> None:
+def end_batch(book: Int64s) -> None:
     """Refresh top and status: the exchange showed this state."""
     bid_price, bid_size, ask_price, ask_size = best(book)
     book[TOP], book[TOP + 1], book[TOP + 2], book[TOP + 3] = bid_price, bid_size, ask_price, ask_size
@@ -233,7 +233,7 @@ def apply(book: Int64s, kind: int, side: int, price: int, size: int, flags: int,
         if code != OK:
             return code
     if flags & F_LAST:
-        _end_batch(book)
+        end_batch(book)
     return OK
 
 

@@ -1,12 +1,14 @@
 """Decimals in text to integer steps, exactly: a price to ticks, a size to lots, without floating point.
 
 Two readers of the same grammar, ``digits[.digits]``: :class:`Unit` for single texts in Python, :func:`read_quoted` for
-many in compiled code. A value that is not a whole number of steps is refused, never rounded.
+many in compiled code. A value that is not a whole number of steps is refused, never rounded. Recordings that went
+through doubles hold the double nearest a decimal, or one beside it: :meth:`Unit.of_float` reads those back.
 """
 
 from __future__ import annotations
 
 from decimal import Decimal
+from math import isfinite, ulp
 from typing import Final
 
 import numpy as np
@@ -28,6 +30,8 @@ REASONS: Final = {E_NUMBER: "bad_number", E_NEGATIVE: "negative", E_RANGE: "out_
 
 _REMEMBERED: Final = 1 << 14
 _SHOWN: Final = 40
+_ULPS: Final = 4
+_CLEARER: Final = 64  # how many units of the last place a step must have at least
 
 
 class Unit:
@@ -43,6 +47,7 @@ class Unit:
         if not 0 < self._factor * 10 ** (MAX_DIGITS - 1) < 2**63 or limit * self._factor >= 2**63:
             raise ValueError(f"a step of {step} up to {limit} steps does not fit 64-bit integers")
         self._known: dict[str, int] = {}  # texts of prices and sizes repeat a lot
+        self._known_floats: dict[float, int] = {}
 
     @property
     def words(self) -> tuple[int, int, int]:
@@ -62,6 +67,37 @@ class Unit:
                 self._known.clear()
             self._known[text] = known
         return known
+
+    def of_float(self, value: float) -> int:
+        """How many steps a double is that some program made of an exact decimal: 34.160000000000004 is 3416 x 0.01.
+
+        It must lie within 4 units of its last place of the multiple (what one multiplication or sum may lose), and the
+        step must be much larger than those; nothing further away is taken for the multiple.
+
+        Raises:
+            FrameError: as :meth:`of`.
+        """
+        known = self._known_floats.get(value)
+        if known is None:
+            known = self._convert_float(value)
+            if len(self._known_floats) >= _REMEMBERED:
+                self._known_floats.clear()
+            self._known_floats[value] = known
+        return known
+
+    def _convert_float(self, value: float) -> int:
+        if not isfinite(value):
+            raise FrameError("bad_number", f"expected a finite number, saw {value}")
+        if value < 0:
+            raise FrameError("negative", f"expected a number that is not negative, saw {value}")
+        scale = int(10**self._decimals)
+        about = value * scale / self._factor
+        if about > self._limit or ulp(value) * _CLEARER > self._factor / scale:
+            raise FrameError("out_of_range", f"{value} is larger than any price or size")
+        steps = round(about)
+        if abs(steps * self._factor / scale - value) > _ULPS * ulp(value):  # the division of integers rounds once
+            raise FrameError(self.off_step, f"{value!r} is not a multiple of the step {self.step}")
+        return steps
 
     def _convert(self, text: str) -> int:
         whole, dot, part = text.partition(".")

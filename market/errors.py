@@ -5,6 +5,7 @@
     KeelError                      exit code 1 (anything below may narrow it)
     ├── InputError                 the user's input: says what was expected, what was seen, what to do   (2)
     │   ├── FrameError             one wire frame cannot be read; it goes to quarantine, the rest goes on
+    │   │   └── ChecksumError      the frame was read, and the venue's checksum says that our book is not its book
     │   ├── CaptureError           a whole recording cannot be read further (truncated, not a recording)
     │   └── SettingsError          a setting or parameter is unknown, missing or out of range
     ├── MarketDataError            the data contradicts itself                                            (3)
@@ -47,6 +48,13 @@ class FrameError(InputError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class ChecksumError(FrameError):
+    """The venue's checksum is not that of the book: something before this frame was missed. The feed resynchronises."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("checksum", message)
 
 
 class CaptureError(InputError):

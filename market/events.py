@@ -19,9 +19,9 @@ EVENT: Final = np.dtype(
         ("recv_ns", "<i8"),  # local receive time
         ("seq", "<i8"),  # the venue's update or trade id
         ("frame", "<i8"),  # number of the raw frame in its source, from 1: the way back to the bytes
-        ("order_id", "<i8"),  # L3 feeds; 0 elsewhere
+        ("order_id", "<i8"),  # order-level feeds: the resting order; 0 elsewhere, and where a feed does not say
         ("price", "<i8"),  # ticks
-        ("size", "<i8"),  # lots: absolute size of the level (DEPTH, TICKER) or traded size (TRADE)
+        ("size", "<i8"),  # lots: of the level (DEPTH, TICKER), traded (TRADE); of orders, see their kinds
         ("kind", "u1"),
         ("side", "i1"),  # BID or ASK of the level; for trades the aggressor's side
         ("flags", "<u2"),
@@ -31,10 +31,19 @@ EVENT: Final = np.dtype(
 
 Events = NDArray[np.void]  # shape (n,), dtype EVENT
 
-# kinds (4 to 9 are kept for order-level feeds)
+# kinds of price levels and trades
 DEPTH: Final = 1  # a level's absolute size; 0 removes the level
 TRADE: Final = 2
 TICKER: Final = 3  # best bid or ask, faster than the depth stream; never written into the depth levels
+# kinds of single orders (market.book_l3). The side is the resting order's. What a feed tells as an absolute stays an
+# absolute (CHANGE), what it tells as a difference stays a difference (REDUCE, EXECUTE): parsers need no memory.
+ADD: Final = 4  # a new order rests, behind all others of its price; size = its lots
+CHANGE: Final = 5  # its price (0: as before) and lots left are now these; it keeps its place unless it moves or grows
+REDUCE: Final = 6  # so many of its lots were cancelled; it keeps its place
+REMOVE: Final = 7  # it is gone, cancelled or filled; size = what the feed says it had left (0: not said)
+EXECUTE: Final = 8  # so many of its lots were traded and are gone from the book; price = the trade's. In an auction
+# both orders rest: two in a row with one seq are the two sides of one trade
+FILL: Final = 9  # it took part in a trade; what that leaves of it comes as an event of its own
 CLEAR: Final = 10  # forget the book; a snapshot follows
 
 # sides
@@ -49,6 +58,7 @@ F_CHECKPOINT: Final = 4  # book state written by us at the start of a lake batch
 F_CLOCK_BACK: Final = 8  # this receive time lies before the previous one of the same source
 F_NO_EXCH_TIME: Final = 16
 F_RESYNC: Final = 32  # first batch after a gap: windows over time must restart
+F_NO_SIZE: Final = 64  # the feed says no size of levels: 1 lot stands for "there are some"
 
 
 def empty(n: int) -> Events:

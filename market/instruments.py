@@ -46,9 +46,35 @@ KNOWN: tuple[Instrument, ...] = (
     _row("binance-coinm", "BTCUSD_PERP", "0.1", "1"),
     _row("binance-coinm", "ETHUSD_PERP", "0.01", "1"),
     _row("sim-usdm", "BTCUSDT", "0.1", "0.001"),
+    _row("coinbase", "BTC-USD", "0.01", "0.00000001"),
+    # order-level and few-level recordings
+    _row("bitstamp", "BTCUSD", "0.01", "0.00000001"),
+    _row("cme", "ESH4", "0.25", "1"),
+    _row("cme", "ESM4", "0.25", "1"),
+    _row("sse", "600519", "0.01", "1"),
+    _row("cme", "GCM3", "0.1", "1"),
+    _row("cme", "XETU3", "0.5", "1"),
+    _row("shfe", "rb2510", "1", "1"),
+    _row("b3", "PETR4", "0.01", "1"),
+    _row("b3", "VALE3", "0.01", "1"),
+    _row("sgx", "CN", "5", "1"),
+    # options by the currency they are on and priced in
+    _row("deribit", "BTC", "0.0001", "0.1"),
+    _row("deribit", "ETH", "0.0001", "1"),
+    _row("deribit", "BTC-PERPETUAL", "0.5", "10"),
+    _row("deribit", "ETH-PERPETUAL", "0.05", "1"),
+    # US stocks rest on cents and trade between them
+    _row("us-nbbo", "BAC", "0.0001", "1"),
+    _row("us-nbbo", "IBM", "0.0001", "1"),
+    *(_row("nasdaq", symbol, "0.0001", "1") for symbol in ("AAPL", "AMZN", "MSFT")),
 )
 
 _BY_KEY = {i.key: i for i in KNOWN}
+
+
+def is_known(key: str) -> bool:
+    """Whether the steps of ``venue.SYMBOL`` are in the table."""
+    return key in _BY_KEY
 
 
 def find(key: str) -> Instrument:
@@ -62,5 +88,6 @@ def find(key: str) -> Instrument:
     except KeyError:
         known = ", ".join(sorted(_BY_KEY))
         raise InputError(
-            f"unknown instrument {key!r}; known are {known}. Add it to market/instruments.py with its tick and lot."
+            f"unknown instrument {key!r}; known are {known}. "
+            "Add it to market/instruments.py with its tick and lot, or ingest a recording of it"
         ) from None

@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from numpy.typing import NDArray
@@ -26,7 +28,7 @@ from market.clock import NS_PER_S
 from market.errors import LakeError
 from market.events import EVENT, Events
 from market.features import catalog
-from market.instruments import Instrument
+from market.instruments import Instrument, find, is_known
 from market.labels import HORIZON_NAMES
 
 Where = Mapping[str, "str | int | Collection[str | int]"]
@@ -75,6 +77,18 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
     ),
     # values known from ``recv_ns`` on; prices times 1e8
     "slow": _schema("str source", "i8 recv_ns exch_ns", "f8 funding_rate", "i8 mark_e8 index_e8 next_funding_ns"),
+    # summaries of options, known from ``recv_ns`` on; ``instrument`` is the currency, ``side`` 1 a call and -1 a put.
+    # Prices in the currency, strike and index in dollars, sizes in contracts: times 1e8. 0 where there is no bid or ask
+    "options": _schema(
+        "str source",
+        "i8 frame recv_ns exch_ns",
+        "str option",
+        "i1 side",
+        "i8 strike_e8 expiry_ns bid_e8 ask_e8 mark_e8 index_e8 open_interest_e8 volume_e8",
+        "f8 forward implied_volatility delta vega",
+    ),
+    # the steps of instruments that the code does not know; ``origin`` is who said so
+    "instruments": _schema("str source", "i8 recv_ns", "str tick lot origin"),
     # one row a judged batch, with the figures it was judged by
     "batches": _schema(
         "str source",
@@ -128,6 +142,8 @@ _ORDER: Final = {
     "raw": ("source", "frame"),
     "ticks": ("source", "batch", "row"),
     "slow": ("source", "recv_ns"),
+    "options": ("source", "frame"),
+    "instruments": ("source", "recv_ns"),
     "batches": ("source", "batch"),
     "quarantine": ("source", "batch", "frame"),
     "features": ("source", "frame"),
@@ -205,9 +221,18 @@ class Lake:
         order = [name for name in _ORDER[table] if name not in wanted]
         condition = _condition(table, instrument, (start_ns, end_ns), where or {})
         with _sentences(self._path(table), "read"):
-            rows = handle.to_pyarrow_dataset().to_table(columns=[*wanted, *order], filter=condition)
+            dataset = handle.to_pyarrow_dataset(filesystem=self._filesystem(table))
+            rows = dataset.to_table(columns=[*wanted, *order], filter=condition)
         rows = rows.cast(pa.schema([schema.field(name) for name in rows.column_names]))
         return _sorted(rows, _ORDER[table]).select(wanted)
+
+    def _filesystem(self, table: str) -> pafs.FileSystem | None:
+        """Arrow's own access to local files; None leaves it to deltalake.
+
+        deltalake's is written in Python: Arrow's threads may let go of it while the interpreter is being taken down,
+        and the process then ends with an abort.
+        """
+        return None if self.folder is None else pafs.SubTreeFileSystem(self._path(table), pafs.LocalFileSystem())
 
     def delete(self, table: str, where: Where) -> None:
         """Remove the rows that ``where`` selects; nothing happens where there are none."""
@@ -248,6 +273,21 @@ class Lake:
 
     def exists(self, table: str) -> bool:
         return self._open(table) is not None
+
+    def instrument(self, key: str) -> Instrument:
+        """The instrument of ``venue.SYMBOL``: known to the code, or with the steps that were landed first.
+
+        Raises:
+            InputError: neither.
+        """
+        if is_known(key):
+            return find(key)
+        rows = self.read("instruments", instrument=key, columns=["tick", "lot", "recv_ns"])
+        if not rows.num_rows:
+            return find(key)  # says what to do
+        first = min(rows.to_pylist(), key=lambda row: int(row["recv_ns"]))
+        venue, _, symbol = key.partition(".")
+        return Instrument(venue=venue, symbol=symbol, tick=Decimal(first["tick"]), lot=Decimal(first["lot"]))
 
     def _path(self, table: str) -> str:
         _known(table)
@@ -304,6 +344,13 @@ def ticks_of(events: Events, *, source: str, instrument: Instrument, batch: int 
     batch = int(events["recv_ns"][0]) // BATCH_NS if batch is None else batch
     columns: dict[str, Any] = {name: events[name] for name in _EVENT_COLUMNS}
     return rows_of("ticks", instrument, {"source": source, "batch": batch, "row": np.arange(len(events)), **columns})
+
+
+def options_of(records: Sequence[Any], *, source: str, instrument: Instrument) -> pa.Table:
+    """Rows for ``options`` of summaries that have its columns as attributes."""
+    names = [name for name in SCHEMAS["options"].names if name not in (*PARTITIONS, "source")]
+    columns: dict[str, Any] = {name: [getattr(record, name) for record in records] for name in names}
+    return rows_of("options", instrument, {"source": source, **columns})
 
 
 def events_of(ticks: pa.Table) -> Events:

@@ -63,15 +63,20 @@ def ingest(
     url: Annotated[str | None, typer.Option(help="A WebSocket stream instead of recordings.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Stop after this much market time.")] = None,
     instrument: Annotated[str | None, typer.Option(help="Whose frames they are; needed with a URL.")] = None,
+    venue: Annotated[str | None, typer.Option(help="The format of the recordings, else recognised.")] = None,
+    lake: Annotated[str | None, typer.Option(help="Folder or URI of the lake, else the workspace's.")] = None,
+    tick: Annotated[str | None, typer.Option(help="Price step of an unknown instrument, else inferred.")] = None,
+    lot: Annotated[str | None, typer.Option(help="Its size step.")] = None,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
-    """Land market data: raw frames, then ticks.
+    """Land market data of any known venue: raw frames, then ticks.
 
-    Example: `keel ingest usdm_btcusdt_20240808.gz`
+    Example: `keel ingest usdm_btcusdt_20240808.gz --json`
     """
     given = [str(path) for path in files] if files else None
-    _run("ingest", as_json, set_, files=given, url=url, seconds=seconds, instrument=instrument)
+    named = {"venue": venue, "lake": lake, "tick": tick, "lot": lot}
+    _run("ingest", as_json, set_, files=given, url=url, seconds=seconds, instrument=instrument, **named)
 
 
 @app.command()

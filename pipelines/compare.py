@@ -115,7 +115,11 @@ class CompareResult:
         tested = [m for m in self.metrics[1:] if m.difference is not None]
         if worse:
             return f"worse in {', '.join(worse)}"
-        return f"{len(tested)} guardrails hold" if tested else "no fills, so no guardrail was tested"
+        if not tested:
+            return "no fills, so no guardrail was tested"
+        open_ = sum(m.lower is None or m.upper is None for m in tested)
+        unbounded = f" ({open_} of them with too few blocks to be bounded yet)" if open_ else ""
+        return f"none of {len(tested)} guardrails is worse{unbounded}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ import typer
 from market.errors import ApprovalError, EmptyDataError
 from market.lake import Lake
 from pipelines.mailsink import running_mail_sink
+from pipelines.register import PASSED
 from pipelines.report import ReportConfig, ReportResult, report
 from pipelines.simulate import Exchange, SimulateConfig, running_exchange
 from pipelines.story import Story
@@ -85,7 +86,7 @@ def simulated_ring(config: DemoConfig, story: Story, approver: Approver, exchang
     story.stage("validate", instrument=instrument)
     dataset = story.stage("featurize", instrument=instrument)
     champion = birth(story, dataset.dataset_id)
-    crown(story, approver, champion.version, instrument, reason="first model of this instrument; its gates passed")
+    crown(story, approver, champion.version, instrument, reason=_standing(champion.gate))
 
     story.chapter("It quotes while the market is as it was")
     calm = story.stage("serve", instrument=instrument, url=url, seconds=config.calm_seconds)
@@ -128,7 +129,8 @@ def recorded_ring(config: DemoConfig, story: Story, approver: Approver) -> str:
     """The same ring on recordings: the first half teaches, the third quarter serves, the last quarter tests.
 
     A recording cannot answer our orders, so no fill is claimed: the test compares what both models said of the same
-    rows.
+    rows. For the same reason a first model that did not pass its gate, as a few minutes of data often leave it, may be
+    put on trial here: the person who approves it is told.
     """
     story.chapter("The recording is landed and judged")
     landed = story.stage("ingest", files=config.captures)
@@ -138,8 +140,8 @@ def recorded_ring(config: DemoConfig, story: Story, approver: Approver) -> str:
 
     story.chapter("A model is born from the first half")
     dataset = story.stage("featurize", instrument=instrument, sources=landed.sources, end_ns=half)
-    champion = birth(story, dataset.dataset_id)
-    crown(story, approver, champion.version, instrument, reason="first model of this instrument; its gates passed")
+    champion = birth(story, dataset.dataset_id, on_trial=True)
+    crown(story, approver, champion.version, instrument, reason=_standing(champion.gate))
 
     story.chapter("It predicts the third quarter as it was recorded")
     replay = {"instrument": instrument, "capture": config.captures[0]}
@@ -148,8 +150,9 @@ def recorded_ring(config: DemoConfig, story: Story, approver: Approver) -> str:
     story.stage("notify", monitor_id=drift.monitor_id)
 
     story.chapter("A challenger is trained on the first three quarters")
+    why = drift.line() if drift.drifted else "three quarters of the recording are known now"
     challenger = story.stage(
-        "retrain", instrument=instrument, sources=landed.sources, end_ns=three_quarters, trigger=drift.line()
+        "retrain", instrument=instrument, sources=landed.sources, end_ns=three_quarters, trigger=why
     )
     if challenger.version is None:
         story.event("keep", f"the champion stays: no challenger passed its gate ({challenger.why})")
@@ -163,11 +166,11 @@ def recorded_ring(config: DemoConfig, story: Story, approver: Approver) -> str:
     return quote_worth_tracing(story.workspace, test.session)
 
 
-def birth(story: Story, dataset_id: str) -> Any:
-    """A dataset to a registered, deployed version."""
+def birth(story: Story, dataset_id: str, *, on_trial: bool = False) -> Any:
+    """A dataset to a registered, deployed version; ``on_trial``: also where the gate of its evaluation said no."""
     run = story.stage("train", dataset_id=dataset_id)
     story.stage("evaluate", run_id=run.run_id)
-    story.stage("export", run_id=run.run_id)
+    story.stage("export", run_id=run.run_id, require_gate=not on_trial)
     registered = story.stage("register", run_id=run.run_id)
     story.stage("deploy", instrument=registered.instrument, version=registered.version)
     return registered
@@ -186,6 +189,13 @@ def crown(story: Story, approver: Approver, version: int, instrument: str, *, re
     answer = approver.ask(f"Promote version {version} of {instrument}? {reason}", reason)
     story.stage("approve", instrument=instrument, version=version, name=answer.name, reason=answer.reason)
     story.stage("promote", instrument=instrument, version=version)
+
+
+def _standing(gate: str) -> str:
+    """What the approver is told about a first model."""
+    if gate == PASSED:
+        return "first model of this instrument; its gate passed"
+    return f"on trial on a recording, where no order is sent; its gate said no: {gate}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from market.errors import EmptyDataError, LakeError
 from market.features import catalog, history, slow
 from market.features.history import Batches, History
-from market.instruments import Instrument, find
+from market.instruments import Instrument
 from market.labels import HORIZONS_NS, UNKNOWN, LabelConfig, Labels, labels
 from market.lake import Lake
 from pipelines import versions
@@ -126,8 +126,8 @@ def featurize(config: FeaturizeConfig, *, workspace: Workspace) -> FeaturizeResu
         MarketDataError: Feast's join gave other rows than were asked for.
         LakeError: something cannot be written.
     """
-    instrument = find(config.instrument)
     lake = Lake(workspace.lake)
+    instrument = lake.instrument(config.instrument)
     found = history.batches(lake, instrument.key, config.sources)
     _require_accepted(config, found)
     computed = _compute_all(lake, instrument, found, config, workspace)

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
-from market import instruments
 from market.clock import NS_PER_MS, NS_PER_S, Clock
 from market.errors import CaptureError, EmptyDataError, InputError, SettingsError
-from market.feeds import landing, websocket
+from market.feeds import landing, recordings, websocket
 from market.feeds.landing import Lander
 from market.feeds.normalise import Stats
-from market.feeds.replay import frames, recognise_key, source_of
+from market.feeds.recordings import Recording
+from market.feeds.splitting import Splitter
+from market.feeds.steps import Settled, infer, settle, settled
 from market.instruments import Instrument
 from market.lake import Lake
+from market.venues import registry
 from market.venues.binance import snapshot_url
+from market.venues.protocol import NO_STAMP, SESSION, Frame, Venue
 from pipelines.workspace import Progress, Workspace, tracked
 
 TRUNCATED = "truncated"
 
 _PROGRESS_EVERY = 2_000  # frames
+_LOOKED_AT = 200_000  # frames of an instrument whose steps are to be inferred
 _COMPACTED = ("raw", "ticks")  # a live source commits these often
 
 
@@ -33,6 +40,8 @@ class IngestConfig:
     """Either ``files`` (recordings, plain or gzip) or a ``url`` (a WebSocket stream).
 
     ``instrument`` is a key ``venue.SYMBOL``: needed with a URL; recordings are recognised, unless it is given.
+    ``venue`` is the name of the recordings' format, else recognised. ``tick`` and ``lot`` are decimals, for an
+    instrument that is not known; else they are inferred from the data. ``lake`` is another lake than the workspace's.
     ``seconds``: stop the stream after this much market time. ``snapshot_url``: where depth snapshots are fetched;
     empty: Binance's own address for Binance's streams, otherwise the stream is expected to carry them.
     """
@@ -43,12 +52,18 @@ class IngestConfig:
     url: str | None = None
     seconds: float | None = None
     instrument: str | None = None
+    venue: str | None = None
+    tick: str | None = None
+    lot: str | None = None
+    lake: str | None = None
     snapshot_url: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Landed:
-    """One source. ``new_frames`` were not in the lake before; all other counts are of the whole source.
+    """One source: one instrument of one recording or stream. ``new_frames`` were not in the lake before; all other
+    counts are of the whole source. ``rows`` are those of the recording, of which a frame may hold several. ``steps``:
+    whether tick and lot were ``known``, ``given`` or ``inferred``. ``proved`` counts the venue's checksums that held.
 
     ``quarantined`` counts frames by reason. ``synced``: the book followed a snapshot at the end. ``offset_ms`` is the
     mean of receive minus exchange time: below zero where the local clock is behind.
@@ -56,7 +71,12 @@ class Landed:
 
     source: str
     instrument: str
+    venue: str
     origin: str
+    tick: str
+    lot: str
+    steps: str
+    rows: int
     frames: int
     new_frames: int
     events: int
@@ -66,6 +86,7 @@ class Landed:
     gaps: int
     resyncs: int
     duplicates: int
+    proved: int
     crossed: int
     locked: int
     clock_back: int
@@ -80,8 +101,12 @@ class Landed:
         said = f"{self.instrument}: {self.frames:,} frames ({self.new_frames:,} new) of {seconds:,.0f} s"
         said += f" -> {self.events:,} events, {self.trades:,} trades, {self.gaps} gaps, {self.resyncs} resyncs"
         said += f", {self.crossed} crossed"
+        if self.proved:
+            said += f", {self.proved:,} checksums right"
         if self.quarantined:
             said += ", quarantined " + ", ".join(f"{why} {n}" for why, n in sorted(self.quarantined.items()))
+        if self.steps == "inferred":
+            said += f"; tick {self.tick} and lot {self.lot} inferred from its decimals"
         if not self.synced:
             said += "; the book has no snapshot to follow"
         return said + ("; TRUNCATED, all that can be read is landed" if self.truncated else "")
@@ -126,13 +151,12 @@ def ingest(config: IngestConfig, *, workspace: Workspace) -> IngestResult:
         raise SettingsError(
             "expected recordings or --url, one of the two: `keel ingest FILE...` or `keel ingest --url URL`"
         )
-    lake = Lake(workspace.lake)
+    lake = Lake(config.lake or workspace.lake)
     recovered = landing.recover_all(lake)
     if config.url:
         landed = [asyncio.run(_land_stream(config, config.url, lake, workspace))]
     else:
-        recordings = [_Recording.of(Path(name), config.instrument) for name in dict.fromkeys(config.files)]
-        landed = [_land_file(recording, lake, workspace.progress) for recording in recordings]
+        landed = _land_recordings(config, lake, workspace.progress)
     left = tuple(each.source for each in landing.unfinished(lake))
     return IngestResult(
         landed=tuple(landed),
@@ -145,35 +169,133 @@ def ingest(config: IngestConfig, *, workspace: Workspace) -> IngestResult:
     )
 
 
+def _land_recordings(config: IngestConfig, lake: Lake, progress: Progress) -> list[Landed]:
+    venue = registry.named(config.venue) if config.venue else None
+    with recordings.opened([Path(name) for name in config.files], venue) as found:
+        for recording in found:
+            _check(recording, config)
+        landed: dict[str, Landed] = {}
+        for recording in found:
+            source = recording.source()
+            for each in _land(_Job(recording=recording, source=source, config=config), lake, progress):
+                landed.setdefault(each.source, each)
+        return list(landed.values())
+
+
+def _check(recording: Recording, config: IngestConfig) -> None:
+    """Look at what was asked before anything is landed."""
+    symbol = recording.key.partition(".")[2]
+    if bool(config.tick) != bool(config.lot):
+        raise SettingsError("expected --tick and --lot together, or neither")
+    if recording.several and (config.instrument or config.tick):
+        raise InputError(f"{recording.origin} holds several instruments; leave --instrument, --tick and --lot away")
+    if config.instrument and config.instrument.partition(".")[2] != symbol:
+        raise InputError(
+            f"{recording.origin} is a recording of {recording.key}, not of {config.instrument}; leave --instrument away"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Recording:
-    path: Path
-    instrument: Instrument
+class _Job:
+    recording: Recording
+    source: str
+    config: IngestConfig
 
-    @classmethod
-    def of(cls, path: Path, asked: str | None) -> _Recording:
-        """Look at the file before anything is landed."""
-        seen = recognise_key(path)
-        instrument = instruments.find(asked or seen)
-        if seen.partition(".")[2] != instrument.symbol:
-            raise InputError(f"{path.name} is a recording of {seen}, not of {instrument.key}; leave --instrument away")
-        return cls(path=path, instrument=instrument)
+    @property
+    def venue(self) -> Venue:
+        return self.recording.venue
+
+    def frames(self) -> Iterator[Frame]:
+        return self.venue.frames(self.recording.path)
 
 
-def _land_file(recording: _Recording, lake: Lake, progress: Progress) -> Landed:
-    path = recording.path
-    lander = Lander(source_of(path), recording.instrument, lake)
+def _land(job: _Job, lake: Lake, progress: Progress) -> list[Landed]:
+    with tracked(progress, f"landing {job.recording.origin}"):
+        return _land_several(job, lake, progress) if job.recording.several else [_land_one(job, lake, progress)]
+
+
+def _land_one(job: _Job, lake: Lake, progress: Progress) -> Landed:
+    key = job.config.instrument or job.recording.key
+    given = _given(key, job.config)
+    found = given or settled(lake, key) or _inferred(job, key, list(_readable(job)))
+    found = settle(lake, found, job.source, _first_time(job)) if found.origin in ("given", "inferred") else found
     truncated = False
-    with lander, tracked(progress, f"landing {path.name}"):
+    with Lander(job.source, found.instrument, lake, venue=job.venue) as lander:
         try:
-            for number, recv_ns, payload in frames(path):
+            for number, recv_ns, payload in job.frames():
                 lander.feed(number, recv_ns, payload)
                 if number % _PROGRESS_EVERY == 0:
                     progress.advance(_PROGRESS_EVERY)
         except CaptureError as error:
             truncated = True
             lander.note(TRUNCATED, str(error))
-    return _landed(lander, path.name, truncated=truncated)
+    return _landed(lander, job.recording.origin, job.venue, found.origin, truncated=truncated)
+
+
+def _land_several(job: _Job, lake: Lake, progress: Progress) -> list[Landed]:
+    name = job.recording.key.partition(".")[0]
+    known = _steps_of_all(job, name, lake)
+    truncated = False
+    with Splitter(job.source, job.venue, lake, lambda symbol: known[symbol].instrument) as splitter:
+        try:
+            for frame in job.frames():
+                splitter.feed(frame)
+                if frame[0] % _PROGRESS_EVERY == 0:
+                    progress.advance(_PROGRESS_EVERY)
+        except CaptureError as error:
+            truncated = True
+            splitter.note(TRUNCATED, str(error))
+    return [
+        _landed(lander, job.recording.origin, job.venue, known[symbol].origin, truncated=truncated)
+        for symbol, lander in sorted(splitter.landers.items())
+    ]
+
+
+def _steps_of_all(job: _Job, name: str, lake: Lake) -> dict[str, Settled]:
+    """The steps of every symbol in a recording of several; the data of those not known are kept until then."""
+    route = job.venue.route() if job.venue.route else lambda _payload: None
+    known: dict[str, Settled | None] = {}
+    kept: dict[str, list[Frame]] = {}
+    for frame in _readable(job):
+        symbol = route(frame[2]) or SESSION
+        if symbol not in known:
+            known[symbol] = settled(lake, f"{name}.{symbol}")
+        if known[symbol] is None and len(kept.setdefault(symbol, [])) < _LOOKED_AT:
+            kept[symbol].append(frame)
+    settled_now = {
+        symbol: settle(lake, _inferred(job, f"{name}.{symbol}", frames), job.source, frames[0][1])
+        for symbol, frames in kept.items()
+    }
+    return settled_now | {symbol: each for symbol, each in known.items() if each}
+
+
+def _given(key: str, config: IngestConfig) -> Settled | None:
+    if not (config.tick and config.lot):
+        return None
+    venue, _, symbol = key.partition(".")
+    try:
+        tick, lot = Decimal(config.tick), Decimal(config.lot)
+    except InvalidOperation:
+        raise SettingsError(f"expected decimals in --tick and --lot, saw {config.tick!r}, {config.lot!r}") from None
+    if not (tick > 0 and lot > 0 and tick.is_finite() and lot.is_finite()):
+        raise SettingsError(f"expected steps above zero in --tick and --lot, saw {tick} and {lot}")
+    return Settled(instrument=Instrument(venue=venue, symbol=symbol, tick=tick, lot=lot), origin="given")
+
+
+def _inferred(job: _Job, key: str, frames: Sequence[Frame]) -> Settled:
+    return Settled(instrument=infer(job.venue, key, frames), origin="inferred")
+
+
+def _readable(job: _Job) -> Iterator[Frame]:
+    """The frames before any damage; landing says what is damaged."""
+    try:
+        yield from islice((frame for frame in job.frames() if frame[1] != NO_STAMP), _LOOKED_AT)
+    except CaptureError:
+        return
+
+
+def _first_time(job: _Job) -> int:
+    return next((recv_ns for _, recv_ns, _ in _readable(job)), 0)
 
 
 async def _land_stream(config: IngestConfig, url: str, lake: Lake, workspace: Workspace) -> Landed:
@@ -181,7 +303,7 @@ async def _land_stream(config: IngestConfig, url: str, lake: Lake, workspace: Wo
         raise SettingsError(
             "expected the instrument of the stream: --set instrument=binance-usdm.BTCUSDT, for instance"
         )
-    instrument = instruments.find(config.instrument)
+    instrument = lake.instrument(config.instrument)
     connection = websocket.ConnectionConfig(snapshot_url=config.snapshot_url or snapshot_url(instrument, url))
     source = live_source(url, workspace.clock)
     until_ns: int | None = None
@@ -200,7 +322,7 @@ async def _land_stream(config: IngestConfig, url: str, lake: Lake, workspace: Wo
         raise EmptyDataError(f"{url} sent no frames; look at its stream names")
     for table in _COMPACTED:
         lake.compact(table)
-    return _landed(lander, url)
+    return _landed(lander, url, registry.live(instrument), "known")
 
 
 def live_source(url: str, clock: Clock) -> str:
@@ -210,12 +332,17 @@ def live_source(url: str, clock: Clock) -> str:
     return f"live-{stamp}-{hashlib.sha256(f'{url} {now_ns}'.encode()).hexdigest()[:4]}"
 
 
-def _landed(lander: Lander, origin: str, *, truncated: bool = False) -> Landed:
+def _landed(lander: Lander, origin: str, venue: Venue, steps: str, *, truncated: bool = False) -> Landed:
     stats: Stats = lander.stats
     return Landed(
         source=lander.source,
         instrument=lander.instrument.key,
+        venue=venue.name,
         origin=origin,
+        tick=format(lander.instrument.tick, "f"),
+        lot=format(lander.instrument.lot, "f"),
+        steps=steps,
+        rows=stats.rows,
         frames=stats.frames,
         new_frames=lander.landed,
         events=stats.events,
@@ -225,6 +352,7 @@ def _landed(lander: Lander, origin: str, *, truncated: bool = False) -> Landed:
         gaps=stats.gaps,
         resyncs=stats.resyncs,
         duplicates=stats.duplicates,
+        proved=stats.proved,
         crossed=stats.crossed,
         locked=stats.locked,
         clock_back=stats.clock_back,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import orjson
 
 from pipelines.workspace import Workspace
+
+PASSED: Final = "passed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class RegisterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterResult:
-    """The version and what it comes from."""
+    """The version and what it comes from. ``gate``: "passed", or why the gate of its evaluation said no."""
 
     model_name: str
     version: int
@@ -34,11 +36,12 @@ class RegisterResult:
     feature_set: str
     author: str
     alias: str
+    gate: str
 
     def line(self) -> str:
         return (
             f"{self.model_name} version {self.version} is {self.alias} (dataset {self.dataset_id}, DVC revision "
-            f"{self.dataset_revision[:12]}, feature set {self.feature_set}, by {self.author})"
+            f"{self.dataset_revision[:12]}, feature set {self.feature_set}, by {self.author}; gate {self.gate})"
         )
 
 
@@ -51,7 +54,7 @@ def register(config: RegisterConfig, *, workspace: Workspace) -> RegisterResult:
     """
     from training import runs
     from training.plan import read_plan
-    from training.registry import CHALLENGER, CHAMPION, Registry, read_manifest
+    from training.registry import CHALLENGER, Registry, read_manifest
 
     folder = runs.find(workspace.runs, config.run_id)
     bundle = folder / runs.BUNDLE
@@ -63,11 +66,12 @@ def register(config: RegisterConfig, *, workspace: Workspace) -> RegisterResult:
         "instrument": manifest.instrument,
         "author": manifest.author,
         "lake_versions": _lake_versions(Path(plan.dataset)),
+        "gate": "; ".join(runs.read_evaluation(folder).refusals or ()) or PASSED,
         "code": _code_revision(),
     }
     registry = Registry(workspace.tracking)
     made = registry.register(bundle, tags)
-    if registry.get_alias(made.name, CHAMPION) != made.version:
+    if not registry.version(made.name, made.version).aliases:  # a champion or its predecessor stays what it is
         registry.set_alias(made.name, CHALLENGER, made.version)
     return RegisterResult(
         model_name=made.name,
@@ -79,6 +83,7 @@ def register(config: RegisterConfig, *, workspace: Workspace) -> RegisterResult:
         feature_set=manifest.feature_set,
         author=manifest.author,
         alias=", ".join(registry.version(made.name, made.version).aliases),
+        gate=tags["gate"],
     )
 
 

@@ -117,6 +117,7 @@ def _page(title: str, facts: Mapping[str, Any], steps: list[str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["time"] = sections.time_of
+    environment.filters["minute"] = sections.minute_of
     environment.filters["model"] = sections.display
     page = environment.get_template("report.html.j2")
     return page.render(title=title, f=facts, steps=steps, say=sections, pictures=_pictures(facts))

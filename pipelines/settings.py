@@ -34,6 +34,8 @@ VARIABLES: Mapping[str, str] = {
     "KEEL_TRITON_GRPC": "host:port of a running Triton",
     "KEEL_MAIL": "host:port of the mail server",
     "KEEL_TRITON_HOME": "where the Triton server is installed (default: .serving beside the code)",
+    "KEEL_KAFKA_HOME": "where the Kafka broker is installed (default: .kafka beside the code)",
+    "KEEL_KAFKA_SERVERS": "host:port of one or more brokers of the Kafka cluster, with commas between them",
     "KEEL_FEAST_HOME": "set by quotekeel itself for Feast's configuration",
 }
 

@@ -126,11 +126,11 @@ def _sample(features: Real, probs: Real, truth: NDArray[np.int8], recv_ns: Ints,
 
 
 def _settled(rows: Served) -> Served:
-    """Without the first seconds of each session, while its windows were filling."""
+    """Without the first seconds of each session, while its windows were filling, and without moments of no book."""
     keep = np.zeros(len(rows.recv_ns), dtype=np.bool_)
     for session in np.unique(rows.session):
         here = rows.session == session
-        keep |= here & (rows.recv_ns >= rows.recv_ns[here].min() + catalog.WARM_NS)
+        keep |= here & (rows.recv_ns >= rows.recv_ns[here].min() + catalog.WARM_NS) & (rows.mid2 > 0)
     if not keep.any():
         raise EmptyDataError(
             f"expected more than {catalog.WARM_NS / NS_PER_S:g} s of serving, saw less; the feature windows were still "

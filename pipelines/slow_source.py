@@ -12,7 +12,7 @@ from market.features import slow
 from market.features.catalog import N_SLOW
 from market.instruments import Instrument
 from market.lake import Lake
-from market.venues.binance import Slow
+from market.venues.protocol import Slow
 from pipelines.feature_store import FeatureStore, Floats
 from pipelines.workspace import Workspace
 

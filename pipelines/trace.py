@@ -20,7 +20,7 @@ from market.errors import InputError, LakeError
 from market.events import F_CHECKPOINT
 from market.features import catalog
 from market.features.history import refused_ticks
-from market.instruments import Instrument, find
+from market.instruments import Instrument
 from market.labels import HORIZON_NAMES
 from market.lake import BATCH_NS, Lake
 from pipelines import recompute, retell
@@ -88,7 +88,7 @@ def trace(config: TraceConfig, *, workspace: Workspace) -> TraceResult:
     """
     lake = Lake(workspace.lake)
     quote = _quote_row(lake, config.quote_id)
-    instrument = find(f"{quote['venue']}.{quote['instrument']}")
+    instrument = lake.instrument(f"{quote['venue']}.{quote['instrument']}")
     prediction = _one(lake, "predictions", {"prediction_id": quote["prediction_id"]}, instrument)
     model = _model(workspace, instrument, int(quote["version"]))
     found = recompute.again(workspace, lake, quote["session"], int(prediction["n"]))

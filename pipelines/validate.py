@@ -88,7 +88,7 @@ def validate(config: ValidateConfig, *, workspace: Workspace) -> ValidateResult:
         usual = _usual_size(judged)
         for (batch, found), why in zip(judged, verdicts, strict=True):
             verdict = _Verdict(source=source, batch=batch, figures=found, usual_size=usual, reasons=why)
-            rows += _settle(lake, instruments.find(key), verdict)
+            rows += _settle(lake, lake.instrument(key), verdict)
             reasons.update(why)
             held += [f"{source}/{batch}"] if why else []
             passed += not why
@@ -131,7 +131,8 @@ def _verdicts(source: str, judged: Sequence[tuple[int, Figures]], config: Valida
 
     usual = _usual_size(judged)
     rows = [{"source": source, "batch": batch, **_judged_by(found, usual)} for batch, found in judged]
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of every temporary folder
+    # it tells of every temporary folder, on a logger whose level it sets itself when it is imported
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     asset = context.data_sources.add_pandas("lake").add_dataframe_asset("batches")

@@ -23,7 +23,7 @@ from market.features.slow import slow_vector
 from market.feeds.landing import Lander
 from market.feeds.orders import read_report
 from market.instruments import Instrument
-from market.venues.binance import NO_EVENTS, Slow
+from market.venues.protocol import NO_EVENTS, Slow
 from serving.bundle import Bundle
 from serving.hotpath.loop import HotPath
 from serving.hotpath.records import R_NO_BOOK, R_WARM_UP

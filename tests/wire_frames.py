@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -94,9 +95,9 @@ class ToyExchange:
     def best(self) -> tuple[int, int]:
         return max(self.levels["b"]), min(self.levels["a"])
 
-    def diff(self, at_ms: int) -> dict:
-        """Change some levels: sizes, removals, new ones within the spread or away."""
-        first, changed = self.update + 1, {"b": {}, "a": {}}
+    def changes(self, at_ms: int) -> dict[str, dict[int, int]]:
+        """What happens to the levels: side, price, and the lots that stay there."""
+        changed: dict[str, dict[int, int]] = {"b": {}, "a": {}}
         for _ in range(self.random.randint(1, 6)):
             side = self.random.choice("ba")
             bid, ask = self.best()
@@ -108,6 +109,11 @@ class ToyExchange:
             elif lots:
                 self.levels[side][price] = changed[side][price] = lots
             self.update += 1
+        return changed
+
+    def diff(self, at_ms: int) -> dict:
+        """Change some levels: sizes, removals, new ones within the spread or away."""
+        first, changed = self.update + 1, self.changes(at_ms)
         self.update = max(self.update, first)
         frame = depth(
             first,
@@ -158,3 +164,16 @@ class ToyExchange:
             if i == snapshot_after and taken is not None:
                 lines.append((recv_ns + 1000, taken))
         return lines
+
+
+class BreathingExchange(ToyExchange):
+    """Its touch fills on one side while it empties on the other, in turns of a second: depth can be foretold here."""
+
+    def changes(self, at_ms: int) -> dict[str, dict[int, int]]:
+        changed = super().changes(at_ms)
+        tide = math.sin(at_ms * math.pi / 1000)
+        for side, sign in (("b", 1), ("a", -1)):
+            for price in sorted(self.levels[side], reverse=side == "b")[:5]:
+                lots = round(300 + sign * 200 * tide) + self.random.randint(0, 20)
+                self.levels[side][price] = changed[side][price] = lots
+        return changed

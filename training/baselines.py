@@ -88,7 +88,7 @@ def boosted_trees(train: Rows, features: Floats, *, seed: int, rounds: int = 80)
             subsample_freq=1,
             colsample_bytree=0.8,
             random_state=seed,
-            n_jobs=2,
+            n_jobs=1,  # so few rows gain nothing from a second thread, and on a busy machine it spins for minutes
             verbose=-1,
         )
         return model.fit(x, y)

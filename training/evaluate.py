@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -159,8 +158,6 @@ def _stretches(data: Dataset, split: Split, part: Part, config: Comparison) -> l
 def _baselines(train: Rows, data: Dataset, rows: NDArray[np.int64], config: Comparison) -> dict[str, Floats]:
     features = data.features[rows]
     fewer = train.thinned(config.most_rows)
-    # after Ray or torch in the same process LightGBM's threads may find a runtime that is set to one thread
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
     return {
         "prior": baselines.prior(train, features),
         "imbalance rule": baselines.imbalance_rule(train, features),

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,15 +28,14 @@ from market.clock import NS_PER_S, Clock
 from market.errors import InputError, LakeError
 from market.events import Events
 from market.feeds.normalise import Normaliser, Rejected, Stats
-from market.feeds.replay import NO_STAMP
-from market.instruments import Instrument, find
+from market.feeds.writer import Writer
+from market.instruments import Instrument
 from market.lake import BATCH_NS, SCHEMAS, Lake, rows_of, ticks_of
-from market.venues.binance import NO_EVENTS, Slow
+from market.venues.protocol import NO_EVENTS, NO_STAMP, Slow, Venue
 
 _TABLES: Final = ("raw", "slow", "quarantine", "ticks")  # the order of the commits; ticks last, see Lander.close
 _RAW_ROWS: Final = 50_000
 _RAW_BYTES: Final = 64 * 2**20
-_JOBS_WAITING: Final = 16
 _FRAMES_A_BATCH: Final = 500_000  # more than any minute has: the clock jumped ahead, or stands still
 
 
@@ -61,9 +58,20 @@ class Lander:
     ``with Lander(source, instrument, lake) as lander: events = lander.feed(...)``. Leaving the block normally closes;
     leaving it by an error leaves the source unfinished, to be fed again. With a ``clock`` the source is *live*: it
     cannot be fed again from outside, so an error also closes it, and after a kill :func:`recover` finishes it from raw.
+    ``venue`` is the format of the frames (by default the instrument's live one); ``writer`` one that several landers
+    share and that its owner ends.
     """
 
-    def __init__(self, source: str, instrument: Instrument, lake: Lake, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        instrument: Instrument,
+        lake: Lake,
+        *,
+        clock: Clock | None = None,
+        venue: Venue | None = None,
+        writer: Writer | None = None,
+    ) -> None:
         """Claim the source.
 
         Raises:
@@ -72,11 +80,12 @@ class Lander:
         """
         self.source = source
         self.instrument = instrument
-        self.normaliser = Normaliser(instrument, source)
+        self.normaliser = Normaliser(instrument, source, venue=venue)
         self._clock = clock
         self._claim = _claim(lake, _Mark(source=source, instrument=instrument.key, live=clock is not None))
         self._positions = {table: lake.position(table, source) or 0 for table in _TABLES}
-        self._writer = _Writer(Lake(lake.uri))
+        self._shared = writer is not None
+        self._writer = writer or Writer(Lake(lake.uri))
         self._buffers = _Buffers()
         self._batch = -1
         self._batch_frame = 0
@@ -106,7 +115,7 @@ class Lander:
         events = self.normaliser.feed(frame, recv_ns, payload)
         if len(events):
             self._buffers.ticks.append(events)
-        elif self.normaliser.slow:
+        if self.normaliser.slow:
             self.slow = self.normaliser.slow[-1]
         self._keep(frame, recv_ns, payload)
         return events
@@ -116,6 +125,13 @@ class Lander:
         recv_ns = self.stats.last_ns
         self.normaliser.reject(frame, recv_ns, reason, detail, payload)
         self._keep(frame, recv_ns, payload)
+
+    def lost(self, frame: int, recv_ns: int) -> None:
+        """Land that frames of the connection are missing before this one: the book is forgotten."""
+        events = self.normaliser.lost(frame, recv_ns)
+        if len(events):
+            self._buffers.ticks.append(events)
+            self._last_frame = frame
 
     def note(self, reason: str, detail: str) -> None:
         """Put on record, in quarantine, that something after the last frame is missing. No frame is counted."""
@@ -136,10 +152,12 @@ class Lander:
             self._cut()
             if self._last_frame > self._positions["ticks"]:
                 self._write("ticks", SCHEMAS["ticks"].empty_table, self._last_frame)
-            self._writer.finish()
+            self._writer.drain()
         except BaseException:
             self.abandon()
             raise
+        if not self._shared:
+            self._writer.finish()
         self._claim.release(finished=True)
         return self.stats
 
@@ -239,7 +257,7 @@ def unfinished(lake: Lake) -> list[Unfinished]:
     for path in sorted(_folder(lake).glob("*.json")) if lake.folder else []:
         mark = _read_mark(path)
         if mark is not None and not _is_held(path):
-            found.append(Unfinished(source=mark.source, instrument=find(mark.instrument), live=mark.live))
+            found.append(Unfinished(source=mark.source, instrument=lake.instrument(mark.instrument), live=mark.live))
     return found
 
 
@@ -300,41 +318,6 @@ def _rejected_rows(source: str, instrument: Instrument, rejected: list[tuple[int
     }
     batches = [batch for batch, _ in rejected]
     return rows_of("quarantine", instrument, {"source": source, "batch": batches, "stage": "parse", **columns})
-
-
-class _Writer:
-    """Appends in order, on one thread; after a failure nothing more is written."""
-
-    def __init__(self, lake: Lake) -> None:
-        self._lake = lake
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lander")
-        self._jobs: deque[Future[None]] = deque()
-        self._stopped = False
-
-    def append(self, table: str, rows: Callable[[], pa.Table], *, source: str, position: int) -> None:
-        """Queue one commit (its rows are built on the thread too); raises the error of an earlier one."""
-        while self._jobs and (self._jobs[0].done() or len(self._jobs) >= _JOBS_WAITING):
-            self._jobs.popleft().result()
-        self._jobs.append(self._thread.submit(self._append, table, rows, source, position))
-
-    def _append(self, table: str, rows: Callable[[], pa.Table], source: str, position: int) -> None:
-        if self._stopped:
-            return
-        try:
-            self._lake.append(table, rows(), source=source, position=position)
-        except BaseException:
-            self._stopped = True
-            raise
-
-    def finish(self) -> None:
-        while self._jobs:
-            self._jobs.popleft().result()
-        self._thread.shutdown()
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._jobs.clear()
 
 
 @dataclass(frozen=True, kw_only=True)

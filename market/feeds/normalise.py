@@ -5,8 +5,12 @@ What comes out is safe to apply in order, frame by frame:
 * Trades and tickers come out as they come in. Diffs come out only while the book follows a snapshot.
 * A snapshot that can be joined to the buffered diffs comes out as one batch: CLEAR, its levels, the buffered diffs, one
   F_LAST at the end. All of the batch carries the snapshot's frame number and receive time, when it became known.
-* A gap comes out as a lone CLEAR at once, so that nobody looks at a book that missed something; the batch of the next
-  snapshot carries F_RESYNC. A recording may hold no further snapshot: then the book stays unsynced, and says so.
+* A snapshot that comes in the stream is such a batch by itself, at any time.
+* A gap, also one that the venue's checksum tells of, comes out as a lone CLEAR at once, so that nobody looks at a book
+  that missed something; the batch of the next snapshot carries F_RESYNC. A recording may hold no further snapshot: then
+  the book stays unsynced, and says so.
+* Of order-level frames come out the levels that their orders make up, and their trades. An order event that cannot be
+  (an unknown order) goes to quarantine by itself.
 * A frame that cannot be read gives no event and a :class:`Rejected` entry.
 """
 
@@ -19,7 +23,8 @@ from typing import Final
 import numpy as np
 
 from market.book import CAPACITY, CROSSED, LOCKED, Book
-from market.errors import BookError, FrameError
+from market.book_l3 import REASONS, OrderBook, refusal
+from market.errors import BookError, ChecksumError, FrameError
 from market.events import (
     ASK,
     BID,
@@ -31,15 +36,18 @@ from market.events import (
     F_NO_EXCH_TIME,
     F_RESYNC,
     F_SNAPSHOT,
+    TRADE,
     Events,
     empty,
 )
 from market.feeds.resync import Sequence
 from market.instruments import Instrument
-from market.venues.binance import NO_EVENTS, Parsed, Parser, Slow
+from market.venues import registry
+from market.venues.protocol import NO_EVENTS, Parsed, Slow, Venue
 
 _FULL: Final = 3 / 4  # of a side's room: then its farthest levels are forgotten
 _KEPT: Final = 1 / 2
+_HARMLESS: Final = ("unknown_frame", "wrong_symbol")  # reasons of frames that did not speak of this book
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +66,13 @@ class Stats:
     """Counts since the start of the source.
 
     ``diffs`` are those applied, ``before_snapshot`` those that waited; ``snapshots_unused`` came while the book was in
-    order or could not be joined. ``crossed`` and ``locked`` count book and ticker frames after which the book was so.
-    Offsets are receive minus exchange time: below zero where the local clock is behind.
+    order or could not be joined. ``proved`` counts checksums of the venue that were right. ``crossed`` and ``locked``
+    count book and ticker frames after which the book was so. Offsets are receive minus exchange time: below zero where
+    the local clock is behind.
     """
 
     frames: int = 0
+    rows: int = 0
     events: int = 0
     trades: int = 0
     tickers: int = 0
@@ -76,6 +86,7 @@ class Stats:
     resyncs: int = 0
     duplicates: int = 0
     trimmed: int = 0
+    proved: int = 0
     crossed: int = 0
     locked: int = 0
     clock_back: int = 0
@@ -99,20 +110,27 @@ class Stats:
 class Normaliser:
     """State of one source: its book, its place in the updates, its counts.
 
+    ``venue`` is the format of its frames: by default that of the instrument's live stream.
     ``slow`` and ``rejected`` grow; whoever consumes them clears them. ``depth_limit`` is the room for levels a side:
     when three quarters are taken, the levels beyond half of it, far from the touch, are forgotten (DEPTH events of
     size 0 at the end of the frame).
     """
 
-    def __init__(self, instrument: Instrument, source: str, depth_limit: int = CAPACITY) -> None:
+    def __init__(
+        self, instrument: Instrument, source: str, depth_limit: int = CAPACITY, venue: Venue | None = None
+    ) -> None:
+        venue = venue or registry.live(instrument)
         self.instrument = instrument
         self.source = source
         self.stats = Stats()
         self.slow: list[Slow] = []
         self.rejected: list[Rejected] = []
-        self._parser = Parser(instrument)
-        self._sequence = Sequence(self._parser.market)
-        self._book = Book(depth_limit)
+        rule = venue.rule(instrument)
+        self._parse = venue.parser(instrument).parse
+        self._rows = venue.rows
+        self._sequence = Sequence(rule)
+        self._unnumbered = rule in ("snapshots", "stamped")
+        self._book: Book = venue.book(depth_limit)
         self._trim_above = int(depth_limit * _FULL)
         self._trim_to = int(depth_limit * _KEPT)
         self._broken = False  # a gap or a refused event lies before the next snapshot
@@ -130,14 +148,15 @@ class Normaliser:
         stats = self.stats
         back = recv_ns < stats.last_ns
         stats.frames += 1
+        stats.rows += self._rows(payload)
         stats.first_ns = stats.first_ns or recv_ns
         stats.last_ns = recv_ns
         try:
-            parsed = self._parser.parse(payload, recv_ns, frame)
+            parsed = self._parse(payload, recv_ns, frame)
         except FrameError as error:
             stats.clock_back += back
             self._reject(frame, recv_ns, (error.reason, str(error)), payload)
-            return NO_EVENTS
+            return self._missed(error, frame, recv_ns)
         events = self._normalise(parsed, frame, payload)
         if len(events):
             stats.events += len(events)
@@ -151,6 +170,7 @@ class Normaliser:
     def reject(self, frame: int, recv_ns: int, reason: str, detail: str, payload: bytes) -> None:
         """Count and keep a frame that somebody else could not read."""
         self.stats.frames += 1
+        self.stats.rows += self._rows(payload)
         self._reject(frame, recv_ns, (reason, detail), payload)
 
     def note(self, frame: int, reason: str, detail: str) -> None:
@@ -167,28 +187,44 @@ class Normaliser:
 
     def _normalise(self, parsed: Parsed, frame: int, payload: bytes) -> Events:
         stats = self.stats
+        if parsed.slow is not None:
+            stats.slow += 1
+            self.slow.append(parsed.slow)
         if parsed.kind == "ticker":
             stats.tickers += 1
             return self._applied(parsed.events, payload)
         if parsed.kind == "trade":
-            stats.trades += 1
+            stats.trades += len(parsed.events)
             return parsed.events
         if parsed.kind == "diff":
             return self._diff(parsed, frame, payload)
         if parsed.kind == "snapshot":
             return self._snapshot(parsed, payload)
-        if parsed.slow is not None:
-            stats.slow += 1
-            self.slow.append(parsed.slow)
-        else:
-            stats.other += 1
+        stats.other += parsed.kind == "other"
         return NO_EVENTS
+
+    def _missed(self, error: FrameError, frame: int, recv_ns: int) -> Events:
+        """What a frame that was refused does to the book: none, or a lone CLEAR where something may be missing now."""
+        wrong = isinstance(error, ChecksumError) or (self._unnumbered and error.reason not in _HARMLESS)
+        return self.lost(frame, recv_ns) if wrong else NO_EVENTS
+
+    def lost(self, frame: int, recv_ns: int) -> Events:
+        """Frames are missing before this one: the book waits for a snapshot; a lone CLEAR where it was in order."""
+        if not self.synced:
+            return NO_EVENTS
+        self._sequence.lose()
+        self.stats.gaps += 1
+        return self._forgotten(frame, recv_ns, frame)
 
     def _diff(self, diff: Parsed, frame: int, payload: bytes) -> Events:
         verdict = self._sequence.on_diff(diff)
         if verdict == "apply":
             self.stats.diffs += 1
-            return self._trimmed(self._applied(diff.events, payload)) if len(diff.events) else diff.events
+            self.stats.proved += diff.proved
+            events = self._trimmed(self._applied(diff.events, payload)) if len(diff.events) else diff.events
+            if self._sequence.in_stream:  # such a frame may hold trades beside levels
+                self.stats.trades += int(np.count_nonzero(events["kind"] == TRADE))
+            return events
         if verdict == "gap":
             self.stats.gaps += 1
             return self._forgotten(frame, self.stats.last_ns, diff.last)
@@ -197,14 +233,15 @@ class Normaliser:
         return NO_EVENTS
 
     def _snapshot(self, snapshot: Parsed, payload: bytes) -> Events:
-        joined = None if self.synced else self._sequence.on_snapshot(snapshot)
+        joined = self._sequence.on_snapshot(snapshot)
         if joined is None:
             self.stats.snapshots_unused += 1
             return NO_EVENTS
         self.stats.snapshots += 1
+        self.stats.proved += snapshot.proved
         self.stats.resyncs += self._broken
         self.stats.diffs += len(joined)
-        batch: Events = np.concatenate([snapshot.events, *(diff.events for diff in joined)])
+        batch: Events = np.concatenate([self._near(snapshot.events), *(diff.events for diff in joined)])
         first = snapshot.events[0]
         batch["frame"], batch["recv_ns"] = first["frame"], first["recv_ns"]
         batch["flags"] &= ~np.uint16(F_LAST)
@@ -215,6 +252,8 @@ class Normaliser:
 
     def _applied(self, events: Events, payload: bytes) -> Events:
         """The events after our own book took them; a lone CLEAR where it refuses one."""
+        if isinstance(self._book, OrderBook):
+            return self._sifted(self._book, events, payload)
         try:
             self._book.apply_batch(events)
         except BookError as error:
@@ -222,11 +261,24 @@ class Normaliser:
             frame, recv_ns, seq = (int(events[name][0]) for name in ("frame", "recv_ns", "seq"))
             self._reject(frame, recv_ns, ("book_refused", str(error)), payload)
             return self._forgotten(frame, recv_ns, seq)
+        self._count_status()
+        return events
+
+    def _sifted(self, book: OrderBook, events: Events, payload: bytes) -> Events:
+        """What orders did to the levels. One that cannot be is kept with its frame, and the book goes on without it."""
+        said, codes = book.sift(events)
+        for i in np.flatnonzero(codes):
+            code, event = int(codes[i]), events[i]
+            why = (REASONS[code], str(refusal(code, event)))
+            self._reject(int(event["frame"]), int(event["recv_ns"]), why, payload)
+        self._count_status()
+        return said
+
+    def _count_status(self) -> None:
         status = self._book.status
         if status:
             self.stats.crossed += bool(status & CROSSED)
             self.stats.locked += bool(status & LOCKED)
-        return events
 
     def _forgotten(self, frame: int, recv_ns: int, seq: int) -> Events:
         """Forget our book, and say so to everybody else who has one: a lone CLEAR."""
@@ -237,10 +289,23 @@ class Normaliser:
         lone["kind"], lone["flags"] = CLEAR, F_LAST | F_NO_EXCH_TIME
         return lone
 
+    def _near(self, snapshot: Events) -> Events:
+        """The snapshot without the levels that are too far away to keep."""
+        if len(snapshot) <= self._trim_above or isinstance(self._book, OrderBook):
+            return snapshot
+        keep = np.ones(len(snapshot), dtype=bool)
+        for side in (BID, ASK):
+            mine = np.flatnonzero((snapshot["kind"] == DEPTH) & (snapshot["side"] == side))
+            if len(mine) > self._trim_above:
+                order = np.argsort(-side * snapshot["price"][mine], kind="stable")
+                keep[mine[order[self._trim_to :]]] = False
+        self.stats.trimmed += int((~keep).sum())
+        return snapshot[keep]
+
     def _trimmed(self, events: Events) -> Events:
         """``events`` and the removal of what is too far away to keep."""
         bids, asks = self._book.counts()
-        if max(bids, asks) <= self._trim_above:
+        if max(bids, asks) <= self._trim_above or isinstance(self._book, OrderBook):  # orders are not ours to forget
             return events
         far = [(BID, row) for row in self._book.bids(bids)[self._trim_to :]]
         far += [(ASK, row) for row in self._book.asks(asks)[self._trim_to :]]

@@ -65,23 +65,32 @@ def recognise_key(path: Path) -> str:
 
     COIN-M frames carry the pair (``ps``), USD-M diffs the previous update id (``pu``), spot frames neither.
     """
-    seen, damage = 0, ""
-    try:
-        for number, _, payload in islice(frames(path), _LOOKED_AT):
-            seen = number
-            key = _key(payload)
-            if key is not None:
-                return key
-    except CaptureError as error:
-        damage = str(error)
-    if damage:
-        raise CaptureError(damage)
-    if seen == 0:
-        raise EmptyDataError(f"{path.name} holds no frames; give a recording that is not empty")
+    key = recognised_key(path)
+    if key is not None:
+        return key
     raise CaptureError(
-        f"{path.name} is not a recording of Binance frames: none of its first {seen} lines says what it is about. "
+        f"{path.name} is not a recording of Binance frames: none of its first lines says what it is about. "
         "Expected lines `<receive time> <json>`; say which instrument it is if you know"
     )
+
+
+def recognised_key(path: Path) -> str | None:
+    """As :func:`recognise_key`, None where the lines are not Binance frames.
+
+    Raises:
+        InputError: not readable.
+        CaptureError: damaged before any line says what it is about.
+        EmptyDataError: the file has no lines.
+    """
+    seen = 0
+    for number, _, payload in islice(frames(path), _LOOKED_AT):
+        seen = number
+        key = _key(payload)
+        if key is not None:
+            return key
+    if seen == 0:
+        raise EmptyDataError(f"{path.name} holds no frames; give a recording that is not empty")
+    return None
 
 
 def source_of(path: Path) -> str:

@@ -36,16 +36,14 @@ from market.events import (
     TICKER,
     TRADE,
     Events,
-    empty,
 )
+from market.feeds.replay import frames, recognised_key
 from market.instruments import Instrument
+from market.venues.protocol import Parsed, Slow, Venue, listed
 
 T = TypeVar("T")
 
 Market = Literal["spot", "futures"]
-Kind = Literal["diff", "snapshot", "ticker", "trade", "slow", "other"]
-
-NO_EVENTS: Final = empty(0)
 
 _SNAPSHOTS: Final = {
     "binance-spot": "https://api.binance.com/api/v3/depth",
@@ -58,35 +56,6 @@ _US_RANGE: Final = (10**15, 10**16)
 _WORDS: Final = EVENT.itemsize // 8  # an event as int64 words: six times and numbers, price at 5, size at 6, then
 _SINGLE, _PAIR = struct.Struct("<8q").pack, struct.Struct("<16q").pack  # the fastest way to one or two events
 _PRICE, _SIZE, _TAIL = 5, 6, 7  # kind, side, flags and instrument together in the last
-
-
-class Slow(msgspec.Struct, frozen=True, gc=False):
-    """A mark price record, known from ``recv_ns`` on: ``funding_rate`` a fraction, prices times 1e8 (0: not given)."""
-
-    frame: int
-    recv_ns: int
-    exch_ns: int
-    funding_rate: float
-    mark_e8: int
-    index_e8: int
-    next_funding_ns: int
-
-
-class Parsed(msgspec.Struct, frozen=True, gc=False):
-    """One frame; ``exch_ns`` is that of its events.
-
-    ``first``, ``last`` and ``previous`` are the ids ``U``, ``u`` and ``pu`` of a diff (0 where absent). ``last`` of a
-    snapshot is its ``lastUpdateId``; its events are CLEAR and DEPTH, all with F_SNAPSHOT. ``other`` is a well-formed
-    frame that no market participant made, such as an insurance fund's trade: it has no events.
-    """
-
-    kind: Kind
-    events: Events = NO_EVENTS
-    first: int = 0
-    last: int = 0
-    previous: int = 0
-    slow: Slow | None = None
-    exch_ns: int = 0
 
 
 def market_of(instrument: Instrument) -> Market:
@@ -157,8 +126,9 @@ class _Label(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Frame).decode
 _decode_label = msgspec.json.Decoder(_Label).decode
+_decode_number = msgspec.json.Decoder(int).decode
 _decode_text = msgspec.json.Decoder(str).decode
-_KNOWN_KINDS: Final = ("depthUpdate", "bookTicker", "trade", "markPriceUpdate")
+_KNOWN_KINDS: Final = ("depthUpdate", "bookTicker", "trade", "markPriceUpdate", "aggTrade")
 
 
 class Parser:
@@ -195,6 +165,8 @@ class Parser:
             return self._diff(data, recv_ns, frame, payload.count(b"["))
         if kind == "markPriceUpdate":
             return self._slow(data, recv_ns, frame)
+        if kind == "aggTrade":
+            return self._fills(data, recv_ns, frame)
         if outer.snapshot_id is not None and outer.data is None:
             return self._snapshot(outer, recv_ns, frame, payload.count(b"["))
         raise FrameError("unknown_frame", f"expected one of {', '.join(_KNOWN_KINDS)}; saw {payload[:80]!r}")
@@ -266,6 +238,15 @@ class Parser:
         tail = _tail(TRADE, ASK if maker_bought else BID, flags | F_LAST)
         memory = bytearray(_SINGLE(exch_ns, recv_ns, trade_id, frame, 0, ticks, lots, tail))
         return Parsed("trade", np.ndarray(1, EVENT, memory), trade_id, trade_id, exch_ns=exch_ns)
+
+    def _fills(self, data: _Data, recv_ns: int, frame: int) -> Parsed:
+        """Fills of one order at one price, told as one trade."""
+        try:
+            number = _decode_number(_given(data.a, "a"))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise FrameError("wrong_type", f"expected a trade id in a, saw {bytes(data.a)[:40]!r}") from None
+        data.t = number
+        return self._trade(data, recv_ns, frame)
 
     def _slow(self, data: _Data, recv_ns: int, frame: int) -> Parsed:
         self._check_symbol(data.symbol)
@@ -456,3 +437,17 @@ def _wrong_form(payload: bytes, error: msgspec.ValidationError) -> FrameError:
     if inner in _KNOWN_KINDS or label.lastUpdateId is not None or str(label.stream).endswith("@bookTicker"):
         return FrameError("wrong_type", f"a field is not of its type: {error}")
     return FrameError("unknown_frame", f"expected one of {', '.join(_KNOWN_KINDS)}; saw {payload[:80]!r}")
+
+
+VENUE: Final = Venue(
+    name="binance",
+    parser=Parser,
+    reasons=listed(
+        "not_json unknown_frame missing_field wrong_type wrong_symbol bad_number negative off_tick off_lot "
+        "out_of_range bad_levels"
+    ),
+    rule=market_of,
+    frames=frames,
+    recognise=recognised_key,
+    live=("binance-spot", "binance-usdm", "binance-coinm", "sim-usdm"),
+)

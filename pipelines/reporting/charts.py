@@ -136,7 +136,7 @@ def sequence_picture(series: Sequence[Mapping[str, Any]], *, alpha: float, path:
     with _figure("sequence", (7.2, 2.0 * len(shown) + 0.4), (len(shown), 1)) as (figure, axes):
         for axis, one in zip(axes[:, 0], shown, strict=True):
             _one_sequence(axis, one, alpha)
-        axes[0][0].legend(loc="best", ncols=2)
+        axes[0][0].legend(loc="best", ncols=2, frameon=True, edgecolor="none")
         axes[-1][0].set_xlabel("looks (blocks for the log-loss, switchback pairs for the rest)")
         return _finish(figure, path)
 

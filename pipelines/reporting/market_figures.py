@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from market.clock import NS_PER_S
 from market.errors import KeelError
+from market.features import catalog
 from market.lake import Lake
 from pipelines.workspace import Workspace
 from serving.hotpath.records import R_PULL_ASK, R_PULL_BID, R_SHRINK, R_WIDEN
@@ -84,7 +85,6 @@ def histogram(times_ns: NDArray[np.int64]) -> dict[str, Any]:
 
 def _triton_times(workspace: Workspace, instrument: str) -> NDArray[np.int64] | str:
     """Round trips of the champion's golden vectors in ns, measured now, or why there are none."""
-    from market.features import catalog
     from pipelines.deploy import golden_over_grpc
     from pipelines.inference_server import roles_of
     from serving.bundle import load_bundle
@@ -129,8 +129,9 @@ def quotes(workspace: Workspace, instrument: str, session: str) -> dict[str, Any
 
 
 def _liveliest(time: NDArray[np.int64], quote: Mapping[str, Any], fill_ns: NDArray[np.int64]) -> int:
-    """Start of the stretch with both moved and unmoved quotes and with fills."""
-    starts = np.arange(time[0], max(time[-1] - STRETCH_NS, time[0]) + 1, STRETCH_NS // 4)
+    """Start of the stretch with both moved and unmoved quotes and with fills; nothing is quoted before the warm-up."""
+    first = min(time[0] + catalog.WARM_NS, time[-1])
+    starts = np.arange(first, max(time[-1] - STRETCH_NS, first) + 1, STRETCH_NS // 4)
     moved = (quote["reasons"] & _MOVED) != 0
 
     def score(start: int) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from market.clock import NS_PER_S
 from market.labels import HORIZON_NAMES
+from market.lake import BATCH_NS
 from pipelines.reporting.charts import microseconds
 
 Figures = Mapping[str, Any]
@@ -43,7 +44,8 @@ def _said_of_data(figures: Figures) -> str:
     if "absent" in data:
         return str(data["absent"]).capitalize() + "."
     what = "a simulated exchange" if figures["kind"] == "simulated" else "recordings of a real market"
-    frames = sum(s.get("frames", 0) for s in data["sources"]) + sum(s.get("frames", 0) for s in data["sessions"])
+    fed = data["sources"] if figures["kind"] == "recorded" else [*data["sources"], *data["sessions"]]  # else replayed
+    frames = sum(s.get("frames", 0) for s in fed)
     held = data["minutes_judged"] - data["minutes_passed"]
     why = f" ({', '.join(data['reasons'])})" if data["reasons"] else ""
     gate = f"{data['minutes_judged']} minutes of ticks judged, {held} quarantined{why}"
@@ -60,7 +62,7 @@ def _said_of_models(models: Sequence[Figures]) -> str:
         order = {"network better": "ahead of", "network worse": "behind"}.get(told(best), "not told apart from")
         parts.append(
             f"{title_of(model)} has a test log-loss of {mine['log_loss']:.4f}, {order} {display(best['model'])} "
-            f"({best['log_loss']:.4f})"
+            f"({best['log_loss']:.4f}){', and did not pass its gate' if refused(model) else ''}"
         )
     return f"Models: {'; '.join(parts)}." if parts else ""
 
@@ -70,7 +72,8 @@ def _said_of_drift(figures: Figures) -> str:
     if not figures["drift"]:
         return "Drift: was not looked for in this run."
     if not found:
-        return f"Drift: none in {len(figures['drift'])} looks."
+        looks = len(figures["drift"])
+        return f"Drift: none in {looks} look{'s' if looks > 1 else ''}."
     last = found[-1]
     mailed = any(m.get("sent") for m in figures["mails"])
     first = f", first of all {last['top'][0]['name']} {last['top'][0]['direction']}" if last["top"] else ""
@@ -110,6 +113,11 @@ def display(model: str) -> str:
 def title_of(model: Figures) -> str:
     """Version or, unregistered, run."""
     return f"Version {model['version']}" if model["version"] else f"Run {model['run_id'][:8]} (not registered)"
+
+
+def refused(model: Figures) -> str:
+    """Why the gate of the evaluation said no; empty where it said yes or was not asked."""
+    return "; ".join(model["evaluation"].get("refusals") or ())
 
 
 def ranking(evaluation: Figures) -> list[Figures]:
@@ -252,6 +260,11 @@ def caveats(figures: Figures) -> list[str]:
         "the scheduler's."
     )
     return said
+
+
+def minute_of(batch: int) -> str:
+    """Start of a batch of the lake, UTC."""
+    return time_of(batch * BATCH_NS)
 
 
 def time_of(ns: int) -> str:

@@ -81,3 +81,26 @@ def test_every_stage_a_dag_runs_exists(path: Path) -> None:
     }
     assert named
     assert named <= set(stages.table())
+
+
+def test_only_what_time_mends_is_tried_again(airflow_home: dict[str, str]) -> None:
+    code = (
+        "from market.errors import ApprovalError, LakeError, ServiceError;"
+        "from pipelines.scheduling import TASK_DEFAULTS;"
+        "judge = TASK_DEFAULTS['retry_policy'].evaluate;"
+        "errors = ServiceError('away'), LakeError('full'), TimeoutError(), ApprovalError('no'), TypeError();"
+        "print([judge(error, 1, 2).action.value for error in errors])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=airflow_home, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "['retry', 'retry', 'retry', 'fail', 'fail']"
+
+
+def test_every_task_but_a_question_is_tried_again(airflow_home: dict[str, str]) -> None:
+    code = (
+        "from airflow.dag_processing.dagbag import DagBag;"
+        f"dags = DagBag({str(ROOT / 'dags')!r}).dags.values();"
+        "tasks = [t for dag in dags for t in dag.tasks];"
+        "print(sorted({t.retries for t in tasks}), [t.task_id for t in tasks if not t.retries])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=airflow_home, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[0, 2] ['ask']"

@@ -102,10 +102,23 @@ def test_the_audit_record_holds_and_shows_a_changed_letter(spare_home: Ring) -> 
     assert done.returncode != 0
 
 
+def test_a_rollback_brings_the_former_champion_back_and_leaves_a_record(spare_home: Ring) -> None:
+    if len(results(spare_home, "promote")) < 2:
+        pytest.skip("the challenger did not win its test, so there is nothing to go back to")
+    done = spare_home.keel("rollback", "--json")
+    assert done.returncode == 0, done.stderr
+    back = orjson.loads(done.stdout)
+    assert (back["version"], back["withdrawn"]) == (1, 2)
+    assert back["watched"]["failed"] == 0
+    assert spare_home.keel("audit", "verify").returncode == 0
+    last = orjson.loads((spare_home.home / "audit" / "audit.jsonl").read_bytes().splitlines()[-1])
+    assert last["kind"] == "rollback"
+
+
 def test_nobody_approves_their_own_model(simulated: Ring) -> None:
     done = simulated.keel("approve", "--version", "1", "--name", "ring", "--reason", "mine")
     assert done.returncode == 7
-    assert "author" in done.stderr
+    assert "may not approve" in done.stderr
 
 
 def test_a_model_file_with_one_byte_changed_is_refused_and_mended_from_the_registry(simulated: Ring) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from fractions import Fraction
+from math import inf, nextafter, ulp
 
 import numpy as np
 import pytest
@@ -67,3 +69,35 @@ def test_every_multiple_comes_back(step, steps):
 def test_a_step_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="does not fit 64-bit"):
         Unit(Decimal(1000), limit=2**40, off_step="off")
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(STEPS), st.integers(0, 10**9), st.integers(0, 4))
+def test_a_double_that_was_a_multiple_is_read_back_and_says_which(step, steps, ulps):
+    value = float(steps * step)
+    for _ in range(ulps):
+        value = nextafter(value, inf)
+    assert UNITS[step].of_float(value) == steps
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(STEPS), st.floats(0, 10**9))
+def test_a_double_is_never_moved_further_than_its_last_places(step, value):
+    try:
+        steps = UNITS[step].of_float(value)
+    except FrameError as error:
+        refused = error.reason
+    else:
+        assert abs(Fraction(steps) * Fraction(step) - Fraction(value)) <= 5 * Fraction(ulp(value))
+        return
+    assert refused in ("off", "out_of_range")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(float("nan"), "bad_number"), (inf, "bad_number"), (-0.5, "negative"), (1e300, "out_of_range"), (0.015, "off")],
+)
+def test_a_double_that_is_no_multiple_is_refused(value, reason):
+    with pytest.raises(FrameError) as error:
+        UNITS[Decimal("0.01")].of_float(value)
+    assert error.value.reason == reason

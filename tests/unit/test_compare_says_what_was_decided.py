@@ -42,7 +42,7 @@ def test_a_challenger_that_speaks_better_and_earns_as_much_is_to_be_promoted(ab:
     assert result.metrics[0].difference is not None
     assert result.metrics[0].difference < 0
     assert result.pairs >= 15
-    assert "3 guardrails hold" in result.line()
+    assert "none of 3 guardrails is worse" in result.line()
     written = orjson.loads(Path(result.path).read_bytes())
     assert len(written["series"][0]["estimate"]) == result.blocks
     assert Path(result.picture).stat().st_size > 0

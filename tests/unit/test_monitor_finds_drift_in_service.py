@@ -6,18 +6,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from in_service import DATASET, LATER_NS, Session, open_workspace, serve
 from planted import INSTRUMENT
 
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError, InputError
+from market.lake import Lake
+from pipelines import signals
 from pipelines.monitor import MonitorConfig, monitor, read_result
 from pipelines.workspace import Workspace
 
 ASKED = MonitorConfig(instrument=INSTRUMENT, window_seconds=10.0, bootstrap=200)
 CALM = Session(name="live-calm", seed=50)
 LOUD = Session(name="live-loud", seed=51, louder=2.5, start_ns=LATER_NS + 300 * NS_PER_S)
+
+GAPPY = Session(name="live-gappy", seed=50, bookless_every=2, start_ns=LATER_NS - 600 * NS_PER_S)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +31,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, write_seeded_bundle: Cal
     workspace = open_workspace(home, write_seeded_bundle)
     serve(workspace, CALM, home / "calm")
     serve(workspace, LOUD, home / "loud")
+    serve(workspace, GAPPY, home / "gappy")
     return workspace
 
 
@@ -38,8 +44,15 @@ def test_a_market_as_it_was_is_no_drift(workspace: Workspace) -> None:
     assert result.loss_now == pytest.approx(result.loss_reference, rel=0.1)
 
 
+def test_moments_without_a_book_are_left_out(workspace: Workspace) -> None:
+    rows = signals.served(Lake(workspace.lake), INSTRUMENT, sessions=["live-gappy"], last_ns=3600 * NS_PER_S)
+    assert 1000 < len(rows.mid2) < 2000
+    assert (rows.mid2 > 0).all()
+    assert np.isfinite(rows.features).all()
+
+
 def test_a_changed_market_is_drift_dated_and_explained(workspace: Workspace) -> None:
-    result = monitor(ASKED, workspace=workspace)
+    result = monitor(replace(ASKED, sessions=("live-calm", "live-loud")), workspace=workspace)
     assert result.drifted
     assert result.sessions == ("live-calm", "live-loud")
     assert LOUD.start_ns <= result.since_ns <= LOUD.start_ns + 30 * NS_PER_S

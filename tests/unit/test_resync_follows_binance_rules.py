@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from market.feeds.resync import BUFFERED, Sequence, bridges, follows, is_stale
-from market.venues.binance import Parsed
+from market.venues.protocol import Parsed
 
 
 def diff(first: int, last: int, previous: int = 0) -> Parsed:

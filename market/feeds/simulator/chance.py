@@ -7,8 +7,9 @@ uint64 array of one word.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from market.compiled import compiled
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -16,7 +17,7 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 
 
-@njit(cache=True)
+@compiled
 def uniform(chance: NDArray[np.uint64]) -> float:
     """In [0, 1), 53 bits."""
     chance[0] += _GAMMA
@@ -27,13 +28,13 @@ def uniform(chance: NDArray[np.uint64]) -> float:
     return float(z >> _S11) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True)
+@compiled
 def exponential(chance: NDArray[np.uint64]) -> float:
     """Mean 1."""
     return float(-np.log(1.0 - uniform(chance)))
 
 
-@njit(cache=True)
+@compiled
 def normal(chance: NDArray[np.uint64]) -> float:
     """Mean 0, standard deviation 1 (Box and Muller 1958, the cosine half)."""
     radius = np.sqrt(2.0 * exponential(chance))

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 import orjson
 
 from market.events import ASK, BID
 from market.feeds.simulator import frames, matching
-from market.feeds.simulator.frames import Change, OwnOrder
+from market.feeds.simulator.frames import Change, Line, OwnOrder
 from market.feeds.simulator.state import EXPIRED, FILL
 from market.feeds.simulator.world import Record, World
 from market.instruments import Instrument
-
-Line = tuple[int, bytes]  # receive ns, payload
 
 # Binance's error codes for what can go wrong here
 UNREADABLE = (-1102, "Mandatory parameter was not sent, was empty or malformed: ")
@@ -48,7 +46,7 @@ class RefusedError(Exception):
 class _Request:
     at_ns: int
     ident: object
-    method: str
+    method: str | None  # None: it could not be read
     params: dict[str, Any]
 
 
@@ -69,10 +67,10 @@ class Desk:
         for text in (message.encode() if isinstance(message, str) else message).split(b"\n"):
             try:
                 request = orjson.loads(text)
-                method, ident = request["method"], request.get("id")
+                method, ident = str(request["method"]), request.get("id")
                 params = dict(request.get("params") or {})
             except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError):
-                method, ident, params = "", None, {"text": text[:80].decode(errors="replace")}
+                method, ident, params = None, None, {"text": text[:80].decode(errors="replace")}
             if method == "keel.step":
                 steps += 1
             else:
@@ -92,7 +90,7 @@ class Desk:
                 order, status = self._place(request.params), "NEW"
             elif request.method == "order.cancel":
                 order, status = self._cancel(request.params), "CANCELED"
-            elif not request.method:
+            elif request.method is None:
                 raise RefusedError(UNREADABLE[0], f"{UNREADABLE[1]}{request.params['text']}")
             else:
                 raise RefusedError(*UNKNOWN_METHOD)
@@ -141,13 +139,13 @@ class Desk:
             raise RefusedError(*BAD_SIDE)
         price = _steps(params.get("price"), self._instrument.tick, BAD_PRICE)
         size = _steps(params.get("quantity"), self._instrument.lot, BAD_QUANTITY)
-        client_id = params.get("newClientOrderId") or f"keel-{self._world.update_id}"
+        client_id = str(params.get("newClientOrderId") or f"keel-{self._world.update_id}")
         if client_id in self._by_client:
             raise RefusedError(*DUPLICATE_ID)
         verdict, order_id = self._world.place(side, price, size)
         if verdict != matching.ACCEPTED:
             raise RefusedError(*_VERDICTS[verdict])
-        order = OwnOrder(client_id=str(client_id), order_id=order_id, side=side, price=price, size=size)
+        order = OwnOrder(client_id=client_id, order_id=order_id, side=side, price=price, size=size)
         self._by_client[order.client_id] = self._by_order[order_id] = order
         return order
 
@@ -171,7 +169,7 @@ def _steps(text: object, step: Decimal, refusal: tuple[int, str]) -> int:
     try:
         steps = Decimal(str(text)) / step
         whole = int(steps)
-    except (InvalidOperation, ValueError, OverflowError):
+    except (ArithmeticError, ValueError):  # of decimals, too: not a number, or beyond their range
         raise RefusedError(*refusal) from None
     if steps != whole or not 0 < whole < 2**40:
         raise RefusedError(*refusal)

@@ -14,15 +14,17 @@
     * ``snapshot=1``: the depth snapshot is sent as a line of the stream after the first diff and then every
       ``snapshot_every`` seconds.
 
-World time passes only while a client is connected; the world outlives connections. In lockstep the exchange sends one
-step of 10 ms, ends it with a ``keel@step`` line and waits for ``{"method":"keel.step"}``. Order requests (Binance's
-WebSocket API form, newline-separated) come on the same socket; they reach the matching engine ``order_latency_us`` of
-world time after the step they were sent in, and are answered with replies and ``ORDER_TRADE_UPDATE`` lines.
+World time passes only while a client is connected; the world outlives connections. It goes on in steps of 10 ms, and
+the lines are the same at every pace, except for the ``keel@step`` marks that end a message. In lockstep the exchange
+sends one step and waits for ``{"method":"keel.step"}``. Order requests (Binance's WebSocket API form,
+newline-separated) come on the same socket; they reach the matching engine ``order_latency_us`` of world time after
+the step they were sent in, and are answered with replies and ``ORDER_TRADE_UPDATE`` lines.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import http
 import time
 from collections.abc import Callable
@@ -36,17 +38,19 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from market.clock import NS_PER_MS, NS_PER_S
-from market.errors import InputError, KeelError, PortInUseError
+from market.errors import InputError, KeelError, PortInUseError, SettingsError
 from market.feeds.simulator import frames
 from market.feeds.simulator.config import ExchangeConfig
-from market.feeds.simulator.desk import Desk, Line
+from market.feeds.simulator.desk import Desk
 from market.feeds.simulator.faults import DEFAULT_SECONDS, Faults
+from market.feeds.simulator.frames import Line
 from market.feeds.simulator.state import DIFF
-from market.feeds.simulator.world import STEP_NS, World
+from market.feeds.simulator.world import World
 
 HOST = "127.0.0.1"
 _CONTROLS = ("/sim/state", "/sim/regime", "/sim/fault")
-_BATCH_NS = 100 * NS_PER_MS  # what one message of pace=max holds
+_STEPS_A_MESSAGE = 10  # of pace=max
+_CLOSE_S = 1.0  # a client that does not read is not waited for longer
 _KINDS = (frames.DEPTH_STREAM, frames.TICKER_STREAM, frames.TRADE_STREAM, frames.MARK_STREAM)
 
 
@@ -77,10 +81,10 @@ class Subscription:
         return cls(
             names=_stream_names(said.get("streams", ""), symbol),
             lockstep=pace == "lockstep",
-            pace=0.0 if pace in ("max", "lockstep") else _number(pace, "pace"),
+            pace=0.0 if pace in ("max", "lockstep") else _pace(pace),
             seconds=_number(said["seconds"], "seconds") if "seconds" in said else None,
-            stamped=said.get("stamp") == "1",
-            snapshot=said.get("snapshot") == "1",
+            stamped=_flag(said, "stamp"),
+            snapshot=_flag(said, "snapshot"),
             snapshot_every_ns=int(_number(said.get("snapshot_every", "60"), "snapshot_every") * NS_PER_S),
         )
 
@@ -101,15 +105,23 @@ class Exchange:
 
         Raises:
             PortInUseError: the port is taken.
+            SettingsError: the system does not let us listen on it.
         """
         try:
             server = await serve(
-                self._talk, HOST, self._config.port, process_request=self._answer, compression=None, max_queue=256
+                self._talk,
+                HOST,
+                self._config.port,
+                process_request=self._answer,
+                compression=None,
+                max_queue=256,
+                close_timeout=_CLOSE_S,
             )
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise SettingsError(f"cannot listen on port {self._config.port}: {error.strerror}") from None
             raise PortInUseError(
-                f"port {self._config.port} is taken by another process ({error.strerror}); choose another one, or 0 "
-                "for a free one"
+                f"port {self._config.port} is taken by another process; choose another one, or 0 for a free one"
             ) from None
         self.port = next(iter(server.sockets)).getsockname()[1]
         return server
@@ -119,7 +131,7 @@ class Exchange:
     def _answer(self, _connection: ServerConnection, request: Request) -> Response | None:
         """Answer a plain GET; None lets a WebSocket handshake go on."""
         parts = urlsplit(request.path)
-        query = parse_qs(parts.query)
+        query = parse_qs(parts.query, keep_blank_values=True)
         try:
             if parts.path == "/stream":
                 Subscription.of(query, self._config.instrument.symbol)
@@ -178,32 +190,45 @@ class Exchange:
                 saw_diff |= record.kind == DIFF
                 frame = frames.market_frame(self._faults.distort(record), wanted.names, self._config.instrument.symbol)
                 if frame is not None:
-                    stamp = record.recv_ns + self._faults.stamp_offset_ns
-                    lines += [(stamp, each) for each in self._faults.frames(record, frame)]
+                    lines += [(record.recv_ns, each) for each in self._faults.frames(record, frame)]
                 report = desk.report(record)
                 if report is not None:
                     lines.append(report)
             if not due:
-                return lines, saw_diff
+                return self._faults.stamped(lines), saw_diff
             lines += desk.execute_next()
 
-    def snapshot_line(self) -> Line:
-        """The whole book as a line of the stream."""
-        return self._world.stamp() + self._faults.stamp_offset_ns, frames.snapshot_body(self._world.book(1000))
+    def take_snapshot(self) -> tuple[int, bytes]:
+        """The whole book now, and the world time at which it may be sent."""
+        body = frames.snapshot_body(self._world.book(1000))
+        return self._world.now_ns + self._faults.take_snapshot_delay(), body
+
+    def line(self, payload: bytes) -> Line:
+        """Something that is sent now."""
+        return self._faults.stamped([(self._world.stamp(), payload)])[0]
 
     def step_line(self) -> Line:
         """The mark at the end of a message."""
         self._steps += 1
-        return self._world.stamp(), frames.step_line(self._world.now_ns, self._steps)
+        return self._mark(frames.step_line(self._world.now_ns, self._steps))
 
     def end_line(self) -> Line:
         """The mark at the end of a stream."""
-        return self._world.stamp(), frames.end_line(self._world.now_ns, self._steps)
+        return self._mark(frames.end_line(self._world.now_ns, self._steps))
+
+    def _mark(self, payload: bytes) -> Line:
+        # its stamp is not drawn from the world's chance: how many marks there are must not change what comes after
+        return self._faults.stamped([(self._world.last_stamp, payload)])[0]
 
     @property
     def now_ns(self) -> int:
         """World time."""
         return self._world.now_ns
+
+    @property
+    def next_step_ns(self) -> int:
+        """World time at which the step that begins now ends."""
+        return self._world.next_step_ns
 
     def take_disconnect(self) -> bool:
         """Whether the connection is to be cut now."""
@@ -219,7 +244,9 @@ class _Stream:
         self._desk = desk
         self._exchange = exchange
         self._snapshot_due_ns: int | None = exchange.now_ns if wanted.snapshot else None
+        self._snapshots: list[tuple[int, bytes]] = []  # taken, to be sent at a world time
         self._asked = asyncio.Semaphore(0)  # steps that the client has asked for, or its leaving
+        self._left = False
 
     async def listen(self) -> None:
         """Take requests as they come."""
@@ -228,6 +255,7 @@ class _Stream:
                 for _ in range(self._desk.receive(message)):
                     self._asked.release()
         finally:
+            self._left = True
             self._asked.release()
 
     async def run(self) -> None:
@@ -235,15 +263,16 @@ class _Stream:
         exchange, wanted = self._exchange, self._wanted
         started_ns, began = exchange.now_ns, time.monotonic()
         end_ns = started_ns + int(wanted.seconds * NS_PER_S) if wanted.seconds is not None else None
-        size_ns = STEP_NS if wanted.lockstep or wanted.pace else _BATCH_NS
+        steps = 1 if wanted.lockstep or wanted.pace else _STEPS_A_MESSAGE
         while end_ns is None or exchange.now_ns < end_ns:
-            until_ns = exchange.now_ns + size_ns
-            await self._send(self._step(until_ns if end_ns is None else min(until_ns, end_ns)))
+            await self._send(self._message(steps, end_ns))
             if exchange.take_disconnect():
                 self._connection.transport.abort()
                 return
             if wanted.lockstep:
                 await self._asked.acquire()
+                if self._left:
+                    return  # nobody asked: the world stands still at the last step
             elif wanted.pace:
                 await asyncio.sleep(
                     (exchange.now_ns - started_ns) / NS_PER_S / wanted.pace - (time.monotonic() - began)
@@ -253,13 +282,25 @@ class _Stream:
         await self._send([exchange.end_line()])
         await self._connection.close(1000, "the stream has ended")
 
+    def _message(self, steps: int, end_ns: int | None) -> list[Line]:
+        lines: list[Line] = []
+        for _ in range(steps):
+            until_ns = self._exchange.next_step_ns
+            lines += self._step(until_ns if end_ns is None else min(until_ns, end_ns))
+            if self._exchange.now_ns == end_ns:
+                break
+        if self._wanted.stamped:
+            lines.append(self._exchange.step_line())
+        return lines
+
     def _step(self, until_ns: int) -> list[Line]:
         lines, saw_diff = self._exchange.lines_until(until_ns, self._desk, self._wanted)
         if self._snapshot_due_ns is not None and saw_diff and self._exchange.now_ns >= self._snapshot_due_ns:
-            lines.append(self._exchange.snapshot_line())
+            self._snapshots.append(self._exchange.take_snapshot())
             self._snapshot_due_ns += self._wanted.snapshot_every_ns
-        if self._wanted.stamped:
-            lines.append(self._exchange.step_line())
+        due = [body for at_ns, body in self._snapshots if at_ns <= self._exchange.now_ns]
+        self._snapshots = [each for each in self._snapshots if each[0] > self._exchange.now_ns]
+        lines += [self._exchange.line(body) for body in due]
         return lines
 
     async def _send(self, lines: list[Line]) -> None:
@@ -286,6 +327,20 @@ def _stream_names(text: str, symbol: str) -> dict[str, str]:
     if not names:
         raise InputError(f"no streams asked for; expected streams={symbol.lower()}@depth@100ms/...")
     return names
+
+
+def _flag(said: dict[str, str], name: str) -> bool:
+    text = said.get(name, "0")
+    if text not in ("0", "1"):
+        raise InputError(f"{name}: expected 0 or 1, saw {text!r}")
+    return text == "1"
+
+
+def _pace(text: str) -> float:
+    pace = _number(text, "pace")
+    if pace == 0:
+        raise InputError(f"pace: expected max, lockstep or a multiple of real time above 0, saw {text!r}")
+    return pace
 
 
 def _number(text: str, name: str) -> float:

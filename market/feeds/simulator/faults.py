@@ -5,7 +5,10 @@ kind                what happens
 ==================  ==================================================================================================
 trade_price         for ``seconds`` trades are printed 20 % away from the book
 drop_diff           the next depth diff is lost: a gap in the update ids
+gap                 for ``seconds`` every depth diff is lost
 duplicate_diff      the next depth diff is sent twice
+reorder_diffs       the next two depth diffs change places
+late_snapshot       the next snapshot in the stream comes ``seconds`` after it was taken: diffs have overtaken it
 malformed           before the next frame comes half of it, which is not JSON
 clock_back          receive stamps step back by ``seconds`` once and go on from there, until the connection ends
 disconnect          the connection is cut without a closing handshake
@@ -18,13 +21,17 @@ from dataclasses import dataclass
 
 from market.clock import NS_PER_S
 from market.errors import InputError
+from market.feeds.simulator.frames import Line
 from market.feeds.simulator.state import DIFF, TRADE
 from market.feeds.simulator.world import Record
 
 DEFAULT_SECONDS = {
     "trade_price": 5.0,
     "drop_diff": 0.0,
+    "gap": 1.0,
     "duplicate_diff": 0.0,
+    "reorder_diffs": 0.0,
+    "late_snapshot": 3.0,
     "malformed": 0.0,
     "clock_back": 0.5,
     "disconnect": 0.0,
@@ -36,8 +43,12 @@ class Faults:
     """What is wrong with the stream now."""
 
     trade_price_until_ns: int = 0
+    gap_until_ns: int = 0
     drop_diff: bool = False
     duplicate_diff: bool = False
+    reorder_diffs: bool = False
+    held_diff: bytes | None = None
+    snapshot_delay_ns: int = 0
     malformed: bool = False
     disconnect: bool = False
     stamp_offset_ns: int = 0
@@ -51,6 +62,10 @@ class Faults:
         check(kind)
         if kind == "trade_price":
             self.trade_price_until_ns = now_ns + int(seconds * NS_PER_S)
+        elif kind == "gap":
+            self.gap_until_ns = now_ns + int(seconds * NS_PER_S)
+        elif kind == "late_snapshot":
+            self.snapshot_delay_ns = int(seconds * NS_PER_S)
         elif kind == "clock_back":
             self.stamp_offset_ns -= int(seconds * NS_PER_S)
         else:
@@ -64,18 +79,39 @@ class Faults:
 
     def frames(self, record: Record, frame: bytes) -> list[bytes]:
         """The frames that go out instead of ``frame``."""
-        out = [frame]
-        if record.kind == DIFF and self.drop_diff:
-            self.drop_diff, out = False, []
-        elif record.kind == DIFF and self.duplicate_diff:
-            self.duplicate_diff, out = False, [frame, frame]
+        out = self._diffs(record.t_ns, frame) if record.kind == DIFF else [frame]
         if self.malformed:
             self.malformed, out = False, [frame[: len(frame) // 2], *out]
         return out
 
+    def _diffs(self, t_ns: int, frame: bytes) -> list[bytes]:
+        if self.drop_diff or t_ns < self.gap_until_ns:
+            self.drop_diff = False
+            return []
+        if self.held_diff is not None:
+            held, self.held_diff = self.held_diff, None
+            return [frame, held]
+        if self.reorder_diffs:
+            self.reorder_diffs, self.held_diff = False, frame
+            return []
+        if self.duplicate_diff:
+            self.duplicate_diff = False
+            return [frame, frame]
+        return [frame]
+
+    def take_snapshot_delay(self) -> int:
+        """For how many ns of world time a snapshot that is taken now is held back."""
+        delay_ns, self.snapshot_delay_ns = self.snapshot_delay_ns, 0
+        return delay_ns
+
+    def stamped(self, lines: list[Line]) -> list[Line]:
+        """The lines with the receive stamps that a faulty clock gives them."""
+        return [(recv_ns + self.stamp_offset_ns, payload) for recv_ns, payload in lines]
+
     def connection_ended(self) -> None:
-        """The next client has a healthy clock and connection."""
+        """The next client has a healthy clock and connection, and is sent nothing that was held back for this one."""
         self.stamp_offset_ns = 0
+        self.held_diff = None
         self.disconnect = False
 
 

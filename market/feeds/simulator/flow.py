@@ -16,8 +16,8 @@ not depend on how its time is cut into steps.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from market.compiled import compiled
 from market.feeds.simulator.chance import exponential, normal, uniform
 from market.feeds.simulator.matching import add, cancel_others, emit, market, own_size, set_size, size_at, trim
 from market.feeds.simulator.state import (
@@ -71,12 +71,12 @@ CANCEL_AT = np.array([1.2, 1.0, 1.0, 0.9, 0.9, 0.9, 0.8, 0.8, 0.8, 0.8])
 SHAPE = np.array([1.0, 0.55, 0.4, 0.33, 0.3, 0.28, 0.27, 0.26, 0.25, 0.25])
 
 
-@njit(cache=True)
+@compiled
 def _lognormal(core: Core, median: float, spread: float) -> int:
     return max(1, int(median * np.exp(spread * normal(core.flow_chance))))
 
 
-@njit(cache=True)
+@compiled
 def _resting(core: Core, distance: int) -> float:
     """The size that a level so many ticks from the best tends to."""
     depth = core.params[0].depth
@@ -85,7 +85,7 @@ def _resting(core: Core, distance: int) -> float:
     return float(depth * 0.25 * (1.0 + distance / 20.0) / (1.0 + (distance / 90.0) ** 2))
 
 
-@njit(cache=True)
+@compiled
 def _fullness(core: Core, side: int) -> float:
     """Near size over the size it tends to."""
     step = -1 if side == BIDS else 1
@@ -97,7 +97,7 @@ def _fullness(core: Core, side: int) -> float:
     return full
 
 
-@njit(cache=True)
+@compiled
 def intensities(core: Core, rates: np.ndarray) -> float:
     """Fill ``rates`` (8,) with events a second now; returns their sum."""
     s, p = core.state[0], core.params[0]
@@ -121,15 +121,19 @@ def intensities(core: Core, rates: np.ndarray) -> float:
     return total
 
 
-@njit(cache=True)
-def _decay(core: Core, dt_s: float) -> None:
+@compiled
+def _decay(core: Core) -> None:
+    """Let the excitation fall to what it is now. Done where it is read, so that a cut in time leaves no trace."""
+    s = core.state[0]
+    dt_s = (s.t_ns - s.excited_ns) / 1e9
     fast, slow = np.exp(-FAST_PER_S * dt_s), np.exp(-SLOW_PER_S * dt_s)
     for kind in range(6):
         core.fast[kind] *= fast
         core.slow[kind] *= slow
+    s.excited_ns = s.t_ns
 
 
-@njit(cache=True)
+@compiled
 def _excite(core: Core, by: int) -> None:
     scale = core.params[0].excitation
     for of in range(6):
@@ -137,7 +141,7 @@ def _excite(core: Core, by: int) -> None:
         core.slow[of] += scale * EXCITE[of, by] * (1.0 - FAST_SHARE) * SLOW_PER_S
 
 
-@njit(cache=True)
+@compiled
 def _market_order(core: Core, side: int) -> None:
     p = core.params[0]
     size = _lognormal(core, p.market_size, p.size_spread)
@@ -146,7 +150,7 @@ def _market_order(core: Core, side: int) -> None:
     market(core, side, size)
 
 
-@njit(cache=True)
+@compiled
 def _limit_order(core: Core, side: int) -> None:
     s, p = core.state[0], core.params[0]
     step = -1 if side == BIDS else 1
@@ -164,7 +168,7 @@ def _limit_order(core: Core, side: int) -> None:
     add(core, side, price + step * d, _lognormal(core, p.order_size, SIZE_SPREAD))
 
 
-@njit(cache=True)
+@compiled
 def _cancellation(core: Core, side: int) -> None:
     p = core.params[0]
     step = -1 if side == BIDS else 1
@@ -183,7 +187,7 @@ def _cancellation(core: Core, side: int) -> None:
     cancel_others(core, side, core.best[side] + step * d, size)
 
 
-@njit(cache=True)
+@compiled
 def _far(core: Core, side: int) -> None:
     """One far level is redrawn: emptied, or pulled towards the size it tends to."""
     step = -1 if side == BIDS else 1
@@ -192,7 +196,7 @@ def _far(core: Core, side: int) -> None:
     _redraw(core, side, core.best[side] + step * distance, distance)
 
 
-@njit(cache=True)
+@compiled
 def _redraw(core: Core, side: int, price: int, distance: int) -> None:
     others = size_at(core, side, price) - own_size(core, side, price)
     size = 0
@@ -204,7 +208,7 @@ def _redraw(core: Core, side: int, price: int, distance: int) -> None:
         cancel_others(core, side, price, others - size)
 
 
-@njit(cache=True)
+@compiled
 def _populate(core: Core) -> None:
     """Fill the grid out to REACH where the price has moved away from it."""
     s = core.state[0]
@@ -216,7 +220,7 @@ def _populate(core: Core) -> None:
         _redraw(core, ASKS, s.high_edge, s.high_edge - core.best[ASKS])
 
 
-@njit(cache=True)
+@compiled
 def open_book(core: Core) -> None:
     """The first book, around the configured price."""
     s = core.state[0]
@@ -227,7 +231,7 @@ def open_book(core: Core) -> None:
     _forget_changes(core)
 
 
-@njit(cache=True)
+@compiled
 def _forget_changes(core: Core) -> None:
     s = core.state[0]
     for k in range(s.n_changed):
@@ -236,7 +240,7 @@ def _forget_changes(core: Core) -> None:
     s.diff_id = s.update_id
 
 
-@njit(cache=True)
+@compiled
 def _happen(core: Core, kind: int) -> None:
     if kind <= SELL:
         _market_order(core, ASKS if kind == BUY else BIDS)
@@ -250,7 +254,7 @@ def _happen(core: Core, kind: int) -> None:
         _excite(core, kind)
 
 
-@njit(cache=True)
+@compiled
 def _slice(core: Core) -> None:
     """Move the hidden processes by one grid step."""
     s, p, dt = core.state[0], core.params[0], SLICE_NS / 1e9
@@ -271,7 +275,7 @@ def _slice(core: Core) -> None:
     s.next_ns = 0
 
 
-@njit(cache=True)
+@compiled
 def _publish_ticker(core: Core) -> None:
     s = core.state[0]
     bid, ask = core.best[BIDS], core.best[ASKS]
@@ -283,7 +287,7 @@ def _publish_ticker(core: Core) -> None:
     s.ticker_ns = s.t_ns
 
 
-@njit(cache=True)
+@compiled
 def _top_changed(core: Core) -> bool:
     bid, ask = core.best[BIDS], core.best[ASKS]
     return bool(
@@ -294,7 +298,7 @@ def _top_changed(core: Core) -> bool:
     )
 
 
-@njit(cache=True)
+@compiled
 def _publish_diff(core: Core) -> None:
     s = core.state[0]
     s.diff_ns += DIFF_NS
@@ -312,7 +316,7 @@ def _publish_diff(core: Core) -> None:
     _forget_changes(core)
 
 
-@njit(cache=True)
+@compiled
 def _publish_mark(core: Core) -> None:
     s = core.state[0]
     s.mark_ns += MARK_NS
@@ -323,18 +327,20 @@ def _publish_mark(core: Core) -> None:
     record.x2 = int(s.index * (1.0 + 0.5 * s.premium) * 1e7)
 
 
-@njit(cache=True)
+@compiled
 def _draw(core: Core, rates: np.ndarray) -> None:
     """Draw the next candidate event with the intensity now, which only falls until something happens."""
     s = core.state[0]
+    _decay(core)
     s.bound = intensities(core, rates)
     s.next_ns = s.t_ns + 1 + int(1e9 * exponential(core.flow_chance) / s.bound)
 
 
-@njit(cache=True)
+@compiled
 def _candidate(core: Core, rates: np.ndarray) -> None:
     """Accept the candidate as one kind of event, or as none."""
     s = core.state[0]
+    _decay(core)
     intensities(core, rates)
     u = uniform(core.flow_chance) * s.bound
     s.next_ns = 0
@@ -345,7 +351,7 @@ def _candidate(core: Core, rates: np.ndarray) -> None:
             return
 
 
-@njit(cache=True)
+@compiled
 def run(core: Core, until_ns: int) -> None:
     """Let the world go on until ``until_ns``, or until its output is nearly full (then ``t_ns`` stays before it)."""
     s = core.state[0]
@@ -356,10 +362,8 @@ def run(core: Core, until_ns: int) -> None:
         ticker_ns = s.ticker_ns + TICKER_NS if _top_changed(core) else until_ns + 1
         to_ns = min(s.next_ns, s.slice_ns, s.diff_ns, s.mark_ns, max(ticker_ns, s.t_ns))
         if to_ns > until_ns:
-            _decay(core, (until_ns - s.t_ns) / 1e9)
-            s.t_ns = until_ns
+            s.t_ns = max(s.t_ns, until_ns)
             return
-        _decay(core, (to_ns - s.t_ns) / 1e9)
         s.t_ns = to_ns
         if to_ns == s.slice_ns:
             _slice(core)

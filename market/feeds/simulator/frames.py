@@ -16,6 +16,8 @@ from market.events import BID
 from market.feeds.simulator.state import BIDS, DIFF, MARK, TICKER, TRADE
 from market.feeds.simulator.world import BookImage, Record
 
+Line = tuple[int, bytes]  # receive ns, payload
+
 DEPTH_STREAM = "depth"
 TICKER_STREAM = "bookTicker"
 TRADE_STREAM = "trade"
@@ -185,6 +187,6 @@ def order_update(symbol: str, order: OwnOrder, change: Change) -> bytes:
     return orjson.dumps({"stream": "userData", "data": update})
 
 
-def joined(lines: Sequence[tuple[int, bytes]]) -> bytes:
+def joined(lines: Sequence[Line]) -> bytes:
     """Stamped lines of one message."""
     return b"\n".join([b"%d %s" % line for line in lines])

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from market.compiled import compiled
 from market.feeds.simulator.chance import normal
 from market.feeds.simulator.state import (
     ASKS,
@@ -36,7 +36,7 @@ OUT_OF_REACH = 2
 TOO_MANY = 3
 
 
-@njit(cache=True)
+@compiled
 def stamp(core: Core, t_ns: int) -> int:
     """Receive time of something sent at ``t_ns``: about 0.3 to 1 ms later, and later than anything before it."""
     s = core.state[0]
@@ -46,7 +46,7 @@ def stamp(core: Core, t_ns: int) -> int:
     return stamped
 
 
-@njit(cache=True)
+@compiled
 def emit(core: Core, kind: int, side: int, ident: int, price: int, size: int) -> Any:
     """A new output record, stamped; the caller fills x0 to x2."""
     s = core.state[0]
@@ -65,14 +65,14 @@ def emit(core: Core, kind: int, side: int, ident: int, price: int, size: int) ->
     return record
 
 
-@njit(cache=True)
+@compiled
 def size_at(core: Core, side: int, price: int) -> int:
     """Size of a level, ours included."""
     size: int = core.sizes[side, price & MASK]
     return size
 
 
-@njit(cache=True)
+@compiled
 def set_size(core: Core, side: int, price: int, size: int) -> None:
     """Write a level: one update id, one entry in the next diff, the best price kept right."""
     s = core.state[0]
@@ -93,7 +93,7 @@ def set_size(core: Core, side: int, price: int, size: int) -> None:
         core.best[side] = best
 
 
-@njit(cache=True)
+@compiled
 def own_size(core: Core, side: int, price: int) -> int:
     """Our own resting size in a level."""
     total = 0
@@ -104,13 +104,13 @@ def own_size(core: Core, side: int, price: int) -> int:
     return total
 
 
-@njit(cache=True)
+@compiled
 def add(core: Core, side: int, price: int, size: int) -> None:
     """Others' size joins the end of a level."""
     set_size(core, side, price, size_at(core, side, price) + size)
 
 
-@njit(cache=True)
+@compiled
 def cancel_others(core: Core, side: int, price: int, size: int) -> None:
     """Others take ``size`` out of a level (at most what they have there), evenly from before and behind our orders."""
     others = size_at(core, side, price) - own_size(core, side, price)
@@ -120,13 +120,11 @@ def cancel_others(core: Core, side: int, price: int, size: int) -> None:
     for k in range(len(core.own)):
         order = core.own[k]
         if order.id != 0 and order.side == side and order.price == price:
-            behind = others - order.ahead
-            gone = (size * order.ahead + others // 2) // others
-            order.ahead -= min(order.ahead, max(gone, size - behind))
+            order.ahead -= (size * order.ahead + others // 2) // others  # rounded: at most `ahead`, as size <= others
     set_size(core, side, price, size_at(core, side, price) - size)
 
 
-@njit(cache=True)
+@compiled
 def _take(core: Core, side: int, price: int, size: int) -> None:
     """An aggressor takes ``size`` (not more than there is) from a level: prints, fills of ours, queue places."""
     s = core.state[0]
@@ -160,7 +158,7 @@ def _take(core: Core, side: int, price: int, size: int) -> None:
                 order.id = 0
 
 
-@njit(cache=True)
+@compiled
 def market(core: Core, side: int, size: int) -> None:
     """A market order against ``side`` (ASKS: a buyer), level by level."""
     for _ in range(SWEEP_LEVELS):
@@ -172,7 +170,7 @@ def market(core: Core, side: int, size: int) -> None:
         size -= taken
 
 
-@njit(cache=True)
+@compiled
 def place_own(core: Core, side: int, price: int, size: int) -> tuple[int, int]:
     """Rest one of our post-only orders; returns (verdict, order id). A crossing one is refused, never matched."""
     s = core.state[0]
@@ -197,7 +195,7 @@ def place_own(core: Core, side: int, price: int, size: int) -> tuple[int, int]:
     return ACCEPTED, order.id
 
 
-@njit(cache=True)
+@compiled
 def _free_slot(core: Core) -> int:
     """Slot after the last live order, moving orders together when needed, so that slots stay in order of arrival."""
     n = len(core.own)
@@ -211,7 +209,7 @@ def _free_slot(core: Core) -> int:
     return live if live < n else -1
 
 
-@njit(cache=True)
+@compiled
 def cancel_own(core: Core, order_id: int) -> int:
     """Take one of our orders out; returns what was left of it, -1 when it does not rest."""
     for k in range(len(core.own)):
@@ -224,7 +222,7 @@ def cancel_own(core: Core, order_id: int) -> int:
     return -1
 
 
-@njit(cache=True)
+@compiled
 def trim(core: Core) -> None:
     """Empty others' levels that lie too far from the best price; expire our orders that lie absurdly far."""
     s = core.state[0]
@@ -241,7 +239,7 @@ def trim(core: Core) -> None:
             emit(core, EXPIRED, side, ident, price, cancel_own(core, ident))
 
 
-@njit(cache=True)
+@compiled
 def _leave_only_ours(core: Core, side: int, price: int) -> None:
     ours = own_size(core, side, price)
     if size_at(core, side, price) != ours:

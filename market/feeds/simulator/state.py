@@ -21,9 +21,10 @@ OWN_REACH: Final = 3000
 OWN_KEEP: Final = 6000
 NEAR: Final = 10  # levels that near flow works on
 
-# NumPy integers, because numba compiles a function anew for every literal it is called with.
-BIDS: Final = np.int64(0)
-ASKS: Final = np.int64(1)
+# NumPy integers, because numba compiles a function anew for every literal it is called with;
+# Any, because to mypy the compiled functions take int.
+BIDS: Final[Any] = np.int64(0)
+ASKS: Final[Any] = np.int64(1)
 
 MAX_OWN: Final = 64
 MAX_OUT: Final = 16384
@@ -36,12 +37,12 @@ MAX_LEVELS: Final = 65536
 #   MARK     id next funding time in ms, price funding rate; x0 mark, x1 index, x2 settlement price; all times 1e8
 #   FILL     id order id, price, size of this fill, x0 filled so far, x1 trade id; side of the order
 #   EXPIRED  id order id, price, size that was left; side of the order
-TRADE: Final = np.int64(1)
-TICKER: Final = np.int64(2)
-DIFF: Final = np.int64(3)
-MARK: Final = np.int64(4)
-FILL: Final = np.int64(5)
-EXPIRED: Final = np.int64(6)
+TRADE: Final[Any] = np.int64(1)
+TICKER: Final[Any] = np.int64(2)
+DIFF: Final[Any] = np.int64(3)
+MARK: Final[Any] = np.int64(4)
+FILL: Final[Any] = np.int64(5)
+EXPIRED: Final[Any] = np.int64(6)
 
 OUT: Final = np.dtype(
     [(name, "<i8") for name in ("kind", "side", "t_ns", "recv_ns", "id", "price", "size", "x0", "x1", "x2")], align=True
@@ -54,6 +55,7 @@ STATE: Final = np.dtype(
     [
         ("t_ns", "<i8"),
         ("next_ns", "<i8"),  # pending candidate event; 0: none drawn
+        ("excited_ns", "<i8"),  # the time that `fast` and `slow` are of
         ("slice_ns", "<i8"),  # when the hidden processes move next
         ("diff_ns", "<i8"),
         ("mark_ns", "<i8"),
@@ -110,10 +112,10 @@ def new_core(config: ExchangeConfig) -> Core:
     seeds = np.random.SeedSequence(config.seed).generate_state(2, np.uint64)
     state = np.zeros(1, STATE)
     start_ns = config.start_ms * 1_000_000
-    state["t_ns"] = state["slice_ns"] = state["ticker_ns"] = start_ns
+    for clock in ("t_ns", "excited_ns", "slice_ns", "ticker_ns", "recv_ns"):
+        state[clock] = start_ns
     state["diff_ns"] = start_ns + 63_000_000  # off the step grid, so that no step ends exactly on a diff
     state["mark_ns"] = start_ns + 1_004_000_000
-    state["recv_ns"] = start_ns
     state["update_id"] = state["diff_id"] = 1_000_000_000
     state["trade_id"] = 1_000_000
     state["index"] = config.start_price

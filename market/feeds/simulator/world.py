@@ -19,7 +19,10 @@ Levels = list[tuple[int, int]]  # (price in ticks, size in lots), best first
 
 
 class Record(NamedTuple):
-    """One output of the core, columns as :mod:`market.feeds.simulator.state` says for its ``kind``."""
+    """One output of the core, columns as :mod:`market.feeds.simulator.state` says for its ``kind``.
+
+    A DIFF has its ``levels`` here, and no offset of them in ``price``.
+    """
 
     kind: int
     side: int
@@ -45,17 +48,30 @@ class BookImage:
 
 
 class World:
-    """One market. The same config, orders and regime changes at the same world times give the same records."""
+    """One market. The same config, orders and regime changes at the same world times give the same records, however
+    the time between them is cut into calls of :meth:`advance`.
+    """
 
     def __init__(self, config: ExchangeConfig) -> None:
         self.regime = config.regime
         self._core = new_core(config)
         self._state = self._core.state
+        self._start_ns = self.now_ns
         flow.open_book(self._core)
 
     @property
     def now_ns(self) -> int:
         return int(self._state["t_ns"][0])
+
+    @property
+    def next_step_ns(self) -> int:
+        """The next point of the step grid."""
+        return self.now_ns + STEP_NS - (self.now_ns - self._start_ns) % STEP_NS
+
+    @property
+    def last_stamp(self) -> int:
+        """The receive time of what was sent last."""
+        return int(self._state["recv_ns"][0])
 
     @property
     def update_id(self) -> int:
@@ -127,4 +143,5 @@ class World:
     def _record(self, *columns: Any) -> Record:
         kind, offset, count = columns[0], columns[5], columns[6]
         levels = self._core.levels[offset : offset + count].tolist() if kind == DIFF else []
-        return Record._make((*columns, levels))
+        record = Record._make((*columns, levels))
+        return record._replace(price=0) if kind == DIFF else record  # the offset depends on when we look

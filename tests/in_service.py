@@ -35,6 +35,7 @@ class Session:
     start_ns: int = LATER_NS
     skill: tuple[float, float] | None = None
     block_ns: int = 10 * NS_PER_S
+    bookless_every: int = 0  # at each so-manieth moment the book was not usable; 0: it always was
 
 
 def open_workspace(home: Path, write_bundle: Callable[..., Path], *, rows: int = 8000) -> Workspace:
@@ -59,6 +60,10 @@ def serve(workspace: Workspace, session: Session, folder: Path) -> None:
         said = [knowing(data.labels[:, :, 0], skill, session.seed + i) for i, skill in enumerate(session.skill)]
         arm = np.array([assign(7, INSTRUMENT, block_of(int(t), session.block_ns)) for t in recv_ns], np.int32)
     n = np.arange(1, len(data) + 1)
+    mid2 = data.mid2.copy()
+    if session.bookless_every:
+        for column, nothing in ((mid2, 0), (features, np.nan), (said[0], np.nan)):
+            column[:: session.bookless_every] = nothing
     columns = {
         "session": session.name,
         "n": n,
@@ -67,7 +72,7 @@ def serve(workspace: Workspace, session: Session, folder: Path) -> None:
         "seq": n,
         "recv_ns": recv_ns,
         "exch_ns": recv_ns,
-        "mid2": data.mid2,
+        "mid2": mid2,
         "arm": arm,
         "version0": 1,
         "version1": 0 if session.skill is None else 2,

@@ -1,0 +1,118 @@
+"""Recordings on disk: which venue's they are, what they consist of, and what an archive of several holds."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from market import archives
+from market.errors import CaptureError, EmptyDataError, InputError
+from market.feeds.replay import source_of
+from market.venues import registry
+from market.venues.protocol import SEVERAL, Venue
+
+_ID_DIGITS: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """A recording of one venue; ``key`` is that of its instrument, with the symbol :data:`SEVERAL` where it has more.
+
+    ``origin`` is what it is called: its name, and that of the archive which holds it.
+    """
+
+    path: Path
+    origin: str
+    venue: Venue
+    key: str
+
+    @property
+    def several(self) -> bool:
+        return self.key.partition(".")[2] == SEVERAL
+
+    def source(self) -> str:
+        """Its source id: of the bytes, not of the name.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        ids = [source_of(part) for part in self.venue.parts(self.path)]
+        if len(ids) == 1:
+            return ids[0]
+        return f"file-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:_ID_DIGITS]}"
+
+
+@contextmanager
+def opened(paths: Iterable[Path], venue: Venue | None = None) -> Iterator[list[Recording]]:
+    """All recordings in the files, those in archives unpacked for as long as the block lasts.
+
+    A file that belongs to another one's recording is not one by itself.
+
+    Raises:
+        InputError: a file is missing or may not be read.
+        CaptureError: a file is no recording of a known venue (of ``venue``, if given), nor an archive of some.
+        EmptyDataError: a file is empty.
+    """
+    with tempfile.TemporaryDirectory(prefix="keel-") as folder:
+        found: list[Recording] = []
+        for n, path in enumerate(dict.fromkeys(paths)):
+            recording = _recording(path, path.name, venue)
+            found += [recording] if recording else _inside(path, Path(folder) / str(n), venue)
+        taken = {part.resolve() for each in found for part in each.venue.parts(each.path) if part != each.path}
+        yield [each for each in found if each.path.resolve() not in taken]
+
+
+def _recording(path: Path, origin: str, asked: Venue | None) -> Recording | None:
+    """The first venue that recognises the file; damage is told only where none does."""
+    problem: CaptureError | None = None
+    for venue in (asked,) if asked else registry.VENUES:
+        try:
+            key = venue.recognise(path)
+        except CaptureError as error:
+            problem = error
+            continue
+        except EmptyDataError:
+            raise EmptyDataError(f"{origin} holds no frames; give a recording that is not empty") from None
+        if key is not None:
+            return Recording(path=path, origin=origin, venue=venue, key=key)
+    if problem:
+        raise problem
+    return None
+
+
+def _inside(path: Path, folder: Path, venue: Venue | None) -> list[Recording]:
+    """The recordings in an archive; every member must belong to one."""
+    unpacked = _unpacked(path, folder)
+    found = {member: _recording(member, f"{path.name}:{name}", venue) for name, member in unpacked.items()}
+    recordings = [each for each in found.values() if each]
+    parts = {part for each in recordings for part in each.venue.parts(each.path)}
+    strange = [member for member in found if member not in parts]
+    if strange or not recordings:
+        names = ", ".join(str(member.relative_to(folder)) for member in strange[:3]) or path.name
+        wanted = venue.name if venue else ", ".join(each.name for each in registry.VENUES)
+        raise CaptureError(
+            f"{path.name if not unpacked else names} is not a recording of {wanted}; give a recorded capture as it came"
+        )
+    return recordings
+
+
+def _unpacked(path: Path, folder: Path) -> dict[str, Path]:
+    """Every member of an archive as a file in ``folder``, by its name; none where the file is no archive of several."""
+    files: dict[str, Path] = {}
+    for name, member in archives.members(path):
+        if name == path.name:
+            return {}
+        target = (folder / name).resolve()
+        if not target.is_relative_to(folder.resolve()):
+            raise InputError(f"{path.name} has a member {name!r} outside of itself; unpack it by hand and look at it")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            shutil.copyfileobj(member, file)
+        files[name] = target
+    return files

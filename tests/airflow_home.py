@@ -1,0 +1,204 @@
+"""Airflow's embedded default in a folder: its database, the DAGs run one process each, and where people answer.
+
+Each DAG runs with ``dag.test()`` in a process of its own. It parks at a question until somebody answers; people do so
+through Airflow's own API server, signed in, as its approval screen does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[1]
+PEOPLE = ("ada", "grace")
+RESULT, WAITING = "RESULT ", "Waiting for Human-in-the-loop input"
+START_SECONDS = 120.0
+
+# What the scheduler does once a question is older than its time-out, with the day having gone by in the database.
+SWEEP = """
+from airflow._shared.timezones import timezone
+from airflow.jobs.job import Job
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.session import create_session
+with create_session() as session:
+    (asked,) = session.query(TaskInstance).filter_by(state="awaiting_input").all()
+    print(asked.trigger_timeout - asked.start_date)
+    asked.trigger_timeout = timezone.utcnow()
+SchedulerJobRunner(job=Job()).check_awaiting_input_timeouts()
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run: its state, ``task -> state``, how often each task was tried, and what it returned."""
+
+    state: str
+    tasks: dict[str, str]
+    tries: dict[str, int]
+    returned: dict[str, Any]
+
+
+class DagProcess:
+    """One DAG in a process of its own, to be run as often as one likes."""
+
+    def __init__(self, dag_id: str, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "run_dag.py"), dag_id],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+        )
+        self.log: list[str] = []
+
+    def run(self, **conf: Any) -> Run:
+        self.start(**conf)
+        return self.finish()
+
+    def start(self, **conf: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(conf) + "\n")
+        self._process.stdin.flush()
+
+    def wait_until_it_asks(self) -> None:
+        self._read_to(WAITING)
+
+    def finish(self) -> Run:
+        told = json.loads(self._read_to(RESULT).removeprefix(RESULT))
+        return Run(
+            state=told["state"],
+            tasks={name: task["state"] for name, task in told["tasks"].items()},
+            tries={name: task["tries"] for name, task in told["tasks"].items()},
+            returned=told["returned"],
+        )
+
+    def said(self, words: str) -> bool:
+        return any(words in line for line in self.log)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        self._process.communicate()
+        print("".join(self.log))  # pytest shows it with a failure
+
+    def _read_to(self, mark: str) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.log.append(line)
+            if mark in line:
+                return line
+        raise AssertionError(f"the process ended before it said {mark!r}:\n{''.join(self.log[-80:])}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AirflowHome:
+    """A migrated database and the environment in which DAGs find it and the lifecycle's own folder."""
+
+    environment: dict[str, str]
+    url: str
+
+    @contextmanager
+    def dag(self, dag_id: str, **variables: str) -> Iterator[DagProcess]:
+        process = DagProcess(dag_id, {**self.environment, **variables})
+        try:
+            yield process
+        except BaseException:
+            process.kill()  # it may be waiting for an answer that nobody gives any more
+            raise
+        finally:
+            process.close()
+
+    @contextmanager
+    def api_server(self) -> Iterator[None]:
+        """Airflow's API server, which is where a person answers."""
+        _, _, port = self.url.rpartition(":")
+        log = Path(self.environment["AIRFLOW_HOME"]) / "api-server.log"
+        words = ["airflow", "api-server", "--host", "127.0.0.1", "--port", port, "--workers", "1", "--apps", "core"]
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *words], env=self.environment, cwd=ROOT, stdout=sink, stderr=sink
+            )
+        try:
+            self._wait_for(process, log)
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+    def answer(self, who: str, choice: str, reason: str) -> dict[str, Any]:
+        """What ``who`` does at the one open question; returns the question as it was shown."""
+        login = httpx.post(f"{self.url}/auth/token", json={"username": who, "password": f"password of {who}"})
+        bearer = {"Authorization": f"Bearer {login.raise_for_status().json()['access_token']}"}
+        api = httpx.Client(base_url=f"{self.url}/api/v2", headers=bearer, timeout=60)
+        with api:
+            pending = api.get("/dags/~/dagRuns/~/hitlDetails", params={"response_received": False}).raise_for_status()
+            (question,) = pending.json()["hitl_details"]
+            task = question["task_instance"]
+            path = f"/dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/-1/hitlDetails"
+            api.patch(path, json={"chosen_options": [choice], "params_input": {"reason": reason}}).raise_for_status()
+        return dict(question)
+
+    def let_the_question_time_out(self) -> str:
+        """Returns how long the question would have waited."""
+        return run(self.environment, "-c", SWEEP).stdout.strip().splitlines()[0]
+
+    def _wait_for(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/api/v2/version").is_success:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.2)
+        raise AssertionError(f"Airflow's API server did not come up:\n{log.read_text()[-4000:]}")
+
+
+def make_airflow_home(folder: Path, **variables: str) -> AirflowHome:
+    """Migrate a new database under ``folder``; ``variables`` are the lifecycle's own (``KEEL_HOME`` and so on)."""
+    folder.mkdir(parents=True)
+    passwords = folder / "passwords.json"
+    passwords.write_text(json.dumps({who: f"password of {who}" for who in PEOPLE}))
+    url = f"http://127.0.0.1:{_free_port()}"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("KEEL_", "AIRFLOW"))}
+    environment |= {
+        "AIRFLOW_HOME": str(folder),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{who}:user" for who in PEOPLE),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API_AUTH__JWT_SECRET": "a secret that is as long as the longest of its hashes wants it to be",
+        "PYTHONPATH": str(ROOT),
+        **variables,
+    }
+    run(environment, "-m", "airflow", "db", "migrate")
+    return AirflowHome(environment=environment, url=url)
+
+
+def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, *words], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
