@@ -87,7 +87,7 @@ def keel(home: Path, *words: str, at: int = 0, by: signal.Signals = signal.SIGKI
 
 
 def _server() -> Any:
-    """The server that verbs are forked from. Its libraries count their threads when they are imported: one is plenty."""
+    """The server that verbs are forked from. Its libraries count their threads on import: one is plenty."""
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     before = os.environ.get("OMP_NUM_THREADS")

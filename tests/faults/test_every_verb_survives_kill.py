@@ -70,7 +70,7 @@ class Life:
         before = self._kept / verb
         shutil.rmtree(before, ignore_errors=True)
         shutil.copytree(self.home, before, symlinks=True)
-        import time; t=time.time(); done = keel(self.home, *words, **variables); print(words[:3], done.changes, round(time.time()-t,2), flush=True)
+        done = keel(self.home, *words, **variables)
         assert done.code == 0, (words, done.err)
         after = fingerprint(self.home)
         self.scenes[verb] = Scene(words=words, variables=variables, before=before, after=after, changes=done.changes)
