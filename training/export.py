@@ -150,7 +150,7 @@ def _manifest(network: Network, card: Card, files: dict[str, str], step: OnnxSte
 
 def _put(draft: Path, dest: Path) -> None:
     """Rename ``draft`` to ``dest``; a folder cannot be renamed over a full one, so the old one steps aside first."""
-    old = dest.with_name(f".{dest.name}.{os.getpid()}.old")
+    old = dest.with_name(f".{dest.name}.old.{os.getpid()}.tmp")  # named as a draft, for the same broom
     if dest.exists():
         shutil.rmtree(old, ignore_errors=True)
         dest.replace(old)

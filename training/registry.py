@@ -226,7 +226,11 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         with tracking.spoken(f"register run {run_id} as {name}", self._uri):
-            model_id = self._logged_model(run_id) or self._log_model(run_id, bundle)
+            model_id = self._logged_model(run_id)
+            if model_id is None:
+                model_id = self._log_model(run_id, bundle)
+            else:
+                self._client.set_terminated(run_id)  # whoever logged it was perhaps killed before the run was closed
             try:
                 self._client.create_registered_model(name)
             except MlflowException as error:

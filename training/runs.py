@@ -89,7 +89,7 @@ def check_feature_set(seen: str, whose: str) -> None:
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Keep an evaluation beside its run."""
-    draft = folder / f".{EVALUATION}.tmp"
+    draft = draft_of(folder / EVALUATION)
     draft.write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=1))
     draft.replace(folder / EVALUATION)
 

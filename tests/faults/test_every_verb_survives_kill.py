@@ -1,4 +1,4 @@
-"""Every verb is stopped by Ctrl-C, killed with 9, killed again, and run once more: it must end as if undisturbed.
+"""Every verb is killed with 9, run again and stopped by Ctrl-C, and run once more: it must end as if undisturbed.
 
 One small life of two models is lived through, verb by verb, each run undisturbed and its folder kept before it. Then
 each verb runs on a copy of the folder it found and is stopped at changes of that folder drawn by a seed. Ingest and a
@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Life:
     def __init__(self, folder: Path, triton: str) -> None:
         self.home = folder / "home"
         self._kept = folder / "kept"
-        self._variables = {"KEEL_TRITON_GRPC": triton}
+        self._variables = {"KEEL_TRITON_GRPC": triton, "KEEL_DEPLOY__MAX_P50_MS": "5000"}  # nothing here is timed
         self.scenes: dict[str, Scene] = {}
 
     def play(self, *words: str, **variables: str) -> Ended:
@@ -128,19 +129,19 @@ def live_through(life: Life, recording: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_stopped_and_killed_twice_ends_as_if_undisturbed(life: Life, verb: str) -> None:
+def test_a_verb_killed_and_then_stopped_ends_as_if_undisturbed(life: Life, verb: str) -> None:
     scene, chance = life.scenes[verb], random.Random(verb)
     life.restore(scene)
+    killed = life.again(scene, chance.randint(1, scene.changes), signal.SIGKILL)
+    assert killed.killed, killed.err
     stopped = life.again(scene, chance.randint(1, scene.changes), signal.SIGINT)
-    assert stopped.code == 130, stopped.err
-    assert stopped.err.strip().endswith(SAID)
-    assert "Traceback" not in stopped.err
-    for least in (True, False):
-        killed = life.again(scene, chance.randint(1, scene.changes), signal.SIGKILL)
-        assert killed.killed or (killed.code == 0 and not least), killed.err
+    if stopped.code != 0:  # else it was taken up so late that nothing was left to stop
+        assert stopped.code == 130, stopped.err
+        assert stopped.err.strip().endswith(SAID)
+        assert "Traceback" not in stopped.err
     calm = life.again(scene, 0, signal.SIGKILL)
     assert calm.code == 0, calm.err
-    assert fingerprint(life.home) == scene.after
+    assert_same(fingerprint(life.home), scene.after)
 
 
 @pytest.mark.parametrize("verb", READERS)
@@ -148,7 +149,19 @@ def test_a_verb_that_only_reads_changes_nothing_so_it_can_be_killed_at_any_time(
     scene = life.scenes[verb]
     life.restore(scene)
     assert scene.changes == 0
-    assert fingerprint(life.home) == scene.after
+    assert_same(fingerprint(life.home), scene.after)
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """As ``==``, naming only what differs."""
+    for part, value in expected.items():
+        if isinstance(value, dict):
+            assert_same(found[part], value)
+        elif isinstance(value, list):
+            more, less = Counter(map(str, found[part])), Counter(map(str, value))
+            assert (more - less, less - more) == (Counter(), Counter()), part
+        else:
+            assert found[part] == value, part
 
 
 def fingerprint(home: Path) -> dict[str, Any]:
@@ -167,12 +180,15 @@ def fingerprint(home: Path) -> dict[str, Any]:
 
 
 def rows_in(lake: Lake, table: str) -> tuple[int, str]:
-    """How many rows, and a digest of them; of the newest session where the table has sessions."""
+    """How many rows, and a digest of them; of the newest session or source, since every session is one of its own."""
     rows = lake.read(table)
-    if "session" in rows.column_names and rows.num_rows:
-        newest = max(rows["session"].unique().to_pylist())
-        kept = [name for name in rows.column_names if name not in ("session", "step_ns") and not name.endswith("_id")]
-        rows = lake.read(table, columns=kept, where={"session": newest})
+    for owner in {"session", "source"} & set(rows.column_names):
+        if rows.num_rows:
+            newest = max(rows[owner].unique().to_pylist())
+            apart = ("session", "source", "step_ns")
+            kept = [name for name in rows.column_names if name not in apart and not name.endswith("_id")]
+            rows = lake.read(table, columns=kept, where={owner: newest})
+            break
     return rows.num_rows, sha256(repr(rows.to_pylist()).encode()).hexdigest()
 
 
