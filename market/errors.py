@@ -102,14 +102,19 @@ class FolderError(KeelError):
     exit_code = 4
 
     @classmethod
+    def full(cls, where: str) -> FolderError:
+        """The sentence for a disk that is full."""
+        return cls(
+            f"{where} cannot be written: no space left on its disk. "
+            "Free some and run the same command again; what was committed is safe."
+        )
+
+    @classmethod
     def of(cls, error: OSError) -> FolderError | None:
         """The sentence for a disk that is full or may not be written; None for any other error."""
         where = error.filename or "a file"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return cls(
-                f"{where} cannot be written: no space left on its disk. "
-                "Free some and run the same command again; what was committed is safe."
-            )
+            return cls.full(where)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return cls(
                 f"{where} cannot be written: {(error.strerror or 'not allowed').lower()}. "

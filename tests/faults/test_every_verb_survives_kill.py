@@ -8,14 +8,16 @@ live session have tests of their own, since they are stopped by time and by fram
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -143,11 +145,49 @@ def test_a_verb_killed_and_then_stopped_ends_as_if_undisturbed(life: Life, verb:
     assert_same(fingerprint(life.home), scene.after)
 
 
+@pytest.mark.parametrize("verb", ["validate", "featurize", "train", "register", "deploy", "serve"])
+def test_a_verb_without_room_says_so_and_with_room_ends_as_if_undisturbed(life: Life, verb: str) -> None:
+    scene = life.scenes[verb]
+    with small_disk(life.home) as grow:
+        shutil.copytree(scene.before, life.home, symlinks=True, dirs_exist_ok=True)
+        grow(0)
+        refused = life.again(scene, 0, signal.SIGKILL)
+        assert refused.code == 4, refused.err
+        assert "no space left on" in refused.err.lower()
+        assert "Traceback" not in refused.err
+        grow(1 << 30)
+        assert life.again(scene, 0, signal.SIGKILL).code == 0
+        assert_same(fingerprint(life.home), scene.after)
+
+
 def test_skew_only_reads_so_it_can_be_killed_at_any_time(life: Life) -> None:
     scene = life.scenes["skew"]
     life.restore(scene)
     assert scene.changes == 0
     assert_same(fingerprint(life.home), scene.after)
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Callable[[int], None]]:
+    """A file system of its own in place of ``folder``; yields what makes it as large as its contents and some bytes."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    if os.geteuid() != 0 or not _done("mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(folder)):
+        pytest.skip("mounting a small file system is not allowed here")
+
+    def grow(more: int) -> None:
+        room = os.statvfs(folder)
+        used = (room.f_blocks - room.f_bfree) * room.f_frsize
+        assert _done("mount", "-o", f"remount,size={used + more}", str(folder))
+
+    try:
+        yield grow
+    finally:
+        assert _done("umount", str(folder))
+
+
+def _done(*command: str) -> bool:
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
