@@ -1,7 +1,8 @@
-# Two commands: `make demo` (the whole life of a model on one machine) and `make test`. Both install what they need.
+# Three commands: `make demo` (the whole life of a model on one machine), `make up` (real servers on loopback) and
+# `make test`. Each installs what it needs.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint bench docs clean
+.PHONY: help install demo up down status test lint bench docs clean
 
 VENV := .venv/bin
 CAPTURE ?=
@@ -14,6 +15,15 @@ install: ## set up .venv, the Triton server and its environment (idempotent; sec
 
 demo: install ## run the whole ring on the simulated exchange; CAPTURE="FILE..." runs it on recordings
 	@$(VENV)/keel demo $(foreach file,$(CAPTURE),--capture $(file))
+
+up: install ## start the local stack: PostgreSQL, Redis, Kafka, MLflow, Airflow, Triton, Prometheus, mail, exchange
+	@bash infra/local/install_stack.sh && $(VENV)/keel up
+
+down: ## stop the local stack; its data stays
+	@$(VENV)/keel down
+
+status: ## one screen: what is up, what is in service, last data, drift, open approvals
+	@$(VENV)/keel status
 
 test: install ## everything that is checked before a change may land
 	@bash tests/run.sh
@@ -28,4 +38,5 @@ docs: install ## redraw the pictures in docs/ that are made from the code
 	@$(VENV)/python docs/draw_architecture.py && $(VENV)/python docs/write_commands.py
 
 clean: ## remove what runs made (.keel); the installation stays
+	@if [ -x $(VENV)/keel ]; then $(VENV)/keel down; fi
 	@rm -rf .keel

@@ -271,6 +271,21 @@ class Lake:
         handle = self._open(table)
         return None if handle is None else int(handle.version())
 
+    def newest(self, table: str) -> dict[str, int]:
+        """Newest time of each instrument (key ``venue.SYMBOL``) in ns, from the log's statistics: no file is opened."""
+        handle = self._open(table)
+        if handle is None:
+            return {}
+        time = f"max.{_TIME.get(table, 'recv_ns')}"
+        with _sentences(self._path(table), "read"):
+            files = pa.table(handle.get_add_actions(flatten=True)).to_pylist()
+        found: dict[str, int] = {}
+        for file in files:
+            if file.get(time) is not None:
+                key = f"{file['partition.venue']}.{file['partition.instrument']}"
+                found[key] = max(found.get(key, 0), int(file[time]))
+        return found
+
     def exists(self, table: str) -> bool:
         return self._open(table) is not None
 

@@ -11,7 +11,6 @@ file; 5 a model was refused;
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import orjson
 import typer
 
-from market.errors import FolderError, KeelError, SettingsError
+from market.errors import FolderError, KeelError, ServiceError, SettingsError
 from pipelines import settings, stages
 from pipelines.progress import Bars
 
@@ -323,16 +322,22 @@ def simulate(
 
 
 @app.command()
-def triton() -> None:
+def triton(
+    grpc_port: Annotated[int, typer.Option(help="0 takes a free one, here and below.")] = 0,
+    http_port: Annotated[int, typer.Option()] = 0,
+    metrics_port: Annotated[int, typer.Option()] = 0,
+) -> None:
     """Keep Triton up with every version in service, until Ctrl-C.
 
     Example: `keel triton`
     """
     import threading
 
-    from pipelines.inference_server import hold_server
+    from pipelines.inference_server import TritonPorts, hold_server
 
-    hold_server(settings.workspace(), announce=typer.echo, wait=lambda: _forever(threading.Event()))
+    ports = TritonPorts(grpc=grpc_port, http=http_port, metrics=metrics_port)
+    wait = threading.Event()
+    hold_server(settings.workspace(), announce=typer.echo, wait=lambda: _forever(wait), ports=ports)
 
 
 def _forever(never: Any) -> None:
@@ -375,6 +380,62 @@ def _teller(as_json: bool, bars: Bars) -> Callable[[str], None]:
     return (lambda _line: None) if as_json else bars.tell
 
 
+@app.command()
+def up(
+    first_port: Annotated[int | None, typer.Option(help="The servers take the ports from here on.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="A server to leave out; may be given again.")] = None,
+    env: Annotated[
+        bool, typer.Option("--env", help="Print only the shell lines that point the pipeline at it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring up the local stack: real servers on loopback, each in its order and asked whether it is well.
+
+    Example: `keel up` and then `eval "$(keel up --env)"`
+    """
+    from pipelines.stack import environment, site
+    from pipelines.stack.up import UpConfig
+    from pipelines.stack.up import up as bring_up
+
+    given = {"first_port": first_port, "without": tuple(without) if without else None}
+    config = settings.stage_config("up", UpConfig, {k: v for k, v in given.items() if v is not None})
+    workspace = settings.workspace()
+    result = bring_up(config, workspace=workspace, tell=lambda line: typer.echo(line, err=True))
+    if env:
+        there = site.find(workspace.stack)
+        typer.echo(environment.export_lines(there) if there else "", nl=False)
+    else:
+        _print(result, as_json)
+
+
+@app.command()
+def down(as_json: Json = False) -> None:
+    """Stop the local stack; its data stays.
+
+    Example: `keel down`
+    """
+    from pipelines.stack.down import DownConfig
+    from pipelines.stack.down import down as bring_down
+
+    config = settings.stage_config("down", DownConfig)
+    _print(bring_down(config, workspace=settings.workspace(), tell=lambda line: typer.echo(line, err=True)), as_json)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """What is up, which model serves which instrument, the last data, the last drift, open approvals: one screen.
+
+    Exits with 6 when a server of a stack that was started does not answer. Example: `keel status --json`
+    """
+    from pipelines.stack.status import StatusConfig
+    from pipelines.stack.status import status as look
+
+    result = look(settings.stage_config("status", StatusConfig), workspace=settings.workspace())
+    _print(result, as_json)
+    if not result.well:
+        raise typer.Exit(ServiceError.exit_code)
+
+
 @app.command("settings")
 def show_settings(as_json: Json = False) -> None:
     """Print the variables and the parameters in force.
@@ -382,7 +443,7 @@ def show_settings(as_json: Json = False) -> None:
     Example: `keel settings`
     """
     variables = {
-        name: {"meaning": meaning, "value": os.environ.get(name)} for name, meaning in settings.VARIABLES.items()
+        name: {"meaning": meaning, "value": settings.shown(name)} for name, meaning in settings.VARIABLES.items()
     }
     parameters = settings.parameters()
     if as_json:

@@ -21,7 +21,7 @@ import runpy
 import sqlite3
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from market.clock import NS_PER_S
-from market.errors import LakeError, MarketDataError
+from market.errors import LakeError, MarketDataError, ServiceError, SettingsError
 from market.features import catalog
 from pipelines.workspace import Workspace, replacing
 
@@ -42,7 +42,12 @@ Floats = NDArray[np.float32]
 Int64s = NDArray[np.int64]
 
 REPOSITORY = Path(__file__).resolve().parents[1] / "feature_repo"
+# The embedded default, and what a stack or a cluster has: same definitions, another registry and online store.
+EMBEDDED = REPOSITORY / "feature_store.yaml"
+SHARED = REPOSITORY / "feature_store.stack.yaml"
 HOME_VARIABLE = "KEEL_FEAST_HOME"
+REGISTRY_VARIABLE = "KEEL_FEAST_REGISTRY"
+ONLINE_VARIABLE = "KEEL_FEAST_ONLINE"
 
 _SLOW_REFS = tuple(f"slow_features:{name}" for name in catalog.slow_names())
 # Feast's local store joins by a cross product; this bounds it in memory (some 60 bytes a pair)
@@ -72,6 +77,12 @@ class FeatureStore:
 
     def __init__(self, workspace: Workspace) -> None:
         self._home = workspace.feast
+        self._shared = bool(workspace.feast_registry)
+        self._variables = {HOME_VARIABLE: str(workspace.feast.absolute())}
+        if self._shared:
+            if not workspace.feast_online:
+                raise SettingsError(f"{REGISTRY_VARIABLE} is set and {ONLINE_VARIABLE} is not; set both or neither")
+            self._variables |= {REGISTRY_VARIABLE: workspace.feast_registry, ONLINE_VARIABLE: workspace.feast_online}
         self._opened: Any = None
 
     def publish(self, instrument: str, *, slow: SlowRecords, ticks: pa.Table) -> None:
@@ -81,6 +92,7 @@ class FeatureStore:
 
         Raises:
             LakeError: the files cannot be written.
+            ServiceError: registry or online store, where they are servers, are away.
         """
         self._export("slow_features", instrument, _slow_table(instrument, slow))
         self._export("tick_features", instrument, _tick_table(instrument, ticks))
@@ -143,13 +155,19 @@ class FeatureStore:
     @contextmanager
     def _asked(self) -> Iterator[None]:
         """Around every use of Feast: silent, and what goes wrong with its files is said."""
+        from redis.exceptions import RedisError
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             with _quietly():
                 yield
-        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        except (SQLAlchemyError, sqlite3.Error, RedisError, OSError) as error:
             said = " ".join(str(error).split())[:300]
+            if self._shared:
+                raise ServiceError(
+                    f"Feast's registry or online store does not answer as it should: {said}. Are the servers of "
+                    f"{REGISTRY_VARIABLE} and {ONLINE_VARIABLE} up?"
+                ) from error
             raise LakeError(
                 f"Feast cannot use its files under {self._home}: {said}. All of it is made from the lake: make room, "
                 "or remove that folder, and run featurize again"
@@ -158,18 +176,25 @@ class FeatureStore:
     def _open(self) -> Any:
         if self._opened is None:
             self._home.mkdir(parents=True, exist_ok=True)
-            with _environment(self._home), self._asked():
-                self._opened = _feast().FeatureStore(repo_path=str(REPOSITORY))
+            with _environment(self._variables), self._asked():
+                settings = SHARED if self._shared else EMBEDDED
+                self._opened = _feast().FeatureStore(repo_path=str(REPOSITORY), fs_yaml_file=settings)
         return self._opened
 
     def _open_applied(self) -> Any:
-        if self._opened is None and not (self._home / "registry.db").exists():
-            return self._apply()
-        return self._open()
+        if self._opened is not None:
+            return self._opened
+        return self._open() if self._is_applied() else self._apply()
+
+    def _is_applied(self) -> bool:
+        if not self._shared:
+            return (self._home / "registry.db").exists()
+        with self._asked():
+            return bool(self._open().list_feature_views())
 
     def _apply(self) -> Any:
         store = self._open()
-        with _environment(self._home), self._asked():
+        with _environment(self._variables), self._asked():
             store.apply(_definitions())
         return store
 
@@ -280,18 +305,19 @@ def _timestamps(ns: Int64s) -> Any:
 
 
 @contextmanager
-def _environment(home: Path) -> Iterator[None]:
-    """The variable that feature_store.yaml and definitions.py name, for as long as they are read."""
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """The variables that Feast's YAML and definitions.py name, for as long as they are read."""
     os.environ.setdefault("FEAST_USAGE", "False")
-    before = os.environ.get(HOME_VARIABLE)
-    os.environ[HOME_VARIABLE] = str(home.absolute())
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[HOME_VARIABLE]
-        else:
-            os.environ[HOME_VARIABLE] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

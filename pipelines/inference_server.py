@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from market.errors import ServiceError
@@ -11,7 +12,7 @@ from pipelines.workspace import Address, Workspace
 from serving.router import STATE_FILE, Roles, read_roles
 from serving.triton.client import TritonClient
 from serving.triton.repository import ModelRepository
-from serving.triton.server import find_running, running_triton
+from serving.triton.server import TritonConfig, TritonServer, default_install, find_running, running_triton
 
 
 def state_path(workspace: Workspace) -> Path:
@@ -55,16 +56,41 @@ def inference_server(workspace: Workspace) -> Iterator[TritonClient]:
         yield client
 
 
-def hold_server(workspace: Workspace, *, announce: Callable[[str], None], wait: Callable[[], None]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TritonPorts:
+    """Where a held server listens; 0 takes a free port."""
+
+    grpc: int = 0
+    http: int = 0
+    metrics: int = 0
+
+
+def hold_server(
+    workspace: Workspace,
+    *,
+    announce: Callable[[str], None],
+    wait: Callable[[], None],
+    ports: TritonPorts = TritonPorts(),  # frozen
+) -> None:
     """Keep a server up with everything that is in service, until ``wait`` returns (or Ctrl-C).
 
     Raises:
+        PortInUseError: a port that was asked for is taken.
         ServiceError: one is up already, it cannot be started, or a version does not get ready.
     """
     there = find_running(workspace.triton_repository)
     if there is not None:
         raise ServiceError(f"process {there.pid} already serves {workspace.triton_repository} at {there.endpoint}")
-    with running_triton(workspace.triton_repository, logs=workspace.home / "logs") as endpoint:
+    config = TritonConfig(
+        install=default_install(),
+        repository=workspace.triton_repository,
+        logs=workspace.home / "logs",
+        grpc_port=ports.grpc,
+        http_port=ports.http,
+        metrics_port=ports.metrics,
+    )
+    with TritonServer(config) as server:
+        endpoint = server.running.endpoint
         with TritonClient(endpoint) as client:
             repository = repository_of(workspace)
             for model in repository.published():

@@ -96,6 +96,23 @@ class KafkaNode:
         """The broker's process, None when it is not up."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What a process supervisor runs, once :meth:`prepare` is done, in place of :meth:`start`."""
+        return _java(self.config.install, "kafka.Kafka", str(self._properties_path))
+
+    def prepare(self) -> None:
+        """Write the settings for the configured ports and format empty storage, for :attr:`command`.
+
+        Raises:
+            ServiceError: not installed, or the storage cannot be formatted.
+        """
+        self._check_installed()
+        data = self.config.folder / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        address = Address(host=HOST, port=self.config.port)
+        self._format(data, self._write_properties(address, self.config.controller_port))
+
     def start(self) -> Address:
         """Start the broker and wait until it answers clients. Data that lies in the folder is taken up.
 
@@ -138,6 +155,10 @@ class KafkaNode:
     ) -> None:
         self.stop()
 
+    @property
+    def _properties_path(self) -> Path:
+        return self.config.folder / "server.properties"
+
     def _check_installed(self) -> None:
         install = self.config.install
         if not (install / "installed").is_file() or shutil.which("java") is None:
@@ -147,7 +168,7 @@ class KafkaNode:
             )
 
     def _write_properties(self, address: Address, controller_port: int) -> Path:
-        path = self.config.folder / "server.properties"
+        path = self._properties_path
         lines = {**_properties(self.config.folder / "data", address, controller_port), **dict(self.config.settings)}
         path.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         return path
@@ -161,17 +182,9 @@ class KafkaNode:
             raise ServiceError(f"the Kafka broker's storage in {data} could not be formatted; {self._last_words()}")
 
     def _launch(self, main: str, *arguments: str) -> subprocess.Popen[bytes]:
-        install = self.config.install.absolute()
-        java = [
-            "java",
-            *_HEAP,
-            f"-Dlog4j2.configurationFile={install / 'log4j2.properties'}",
-            "-cp",
-            f"{install}/libs/*",
-        ]
         with self.log.open("ab") as sink:
             return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", *java, main, *arguments],
+                ["setpriv", "--pdeathsig", "TERM", *_java(self.config.install, main, *arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -203,6 +216,12 @@ class KafkaNode:
     def _last_words(self) -> str:
         text = self.log.read_text(errors="replace").splitlines()[-12:]
         return f"its log {self.log} ends:\n" + "\n".join(text)
+
+
+def _java(install: Path, main: str, *arguments: str) -> tuple[str, ...]:
+    """The command that runs a class of the broker's jars."""
+    settings = f"-Dlog4j2.configurationFile={install.absolute() / 'log4j2.properties'}"
+    return ("java", *_HEAP, settings, "-cp", f"{install.absolute()}/libs/*", main, *arguments)
 
 
 def answers(address: Address) -> bool:

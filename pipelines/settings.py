@@ -34,10 +34,22 @@ VARIABLES: Mapping[str, str] = {
     "KEEL_TRITON_GRPC": "host:port of a running Triton",
     "KEEL_MAIL": "host:port of the mail server",
     "KEEL_TRITON_HOME": "where the Triton server is installed (default: .serving beside the code)",
+    "KEEL_STACK": "folder of the local stack (default: stack under KEEL_HOME)",
+    "KEEL_FEAST_REGISTRY": "SQLAlchemy address of Feast's registry when not a file under KEEL_HOME; with the next",
+    "KEEL_FEAST_ONLINE": "Redis connection string of Feast's online store: host:port,password=...",
     "KEEL_KAFKA_HOME": "where the Kafka broker is installed (default: .kafka beside the code)",
     "KEEL_KAFKA_SERVERS": "host:port of one or more brokers of the Kafka cluster, with commas between them",
     "KEEL_FEAST_HOME": "set by quotekeel itself for Feast's configuration",
 }
+
+# Their values are not for a screen.
+_SECRET = frozenset({"KEEL_FEAST_REGISTRY", "KEEL_FEAST_ONLINE"})
+
+
+def shown(variable: str) -> str | None:
+    """The value of a variable as it may be printed; None when it is not set."""
+    value = os.environ.get(variable)
+    return "(set, holds a password)" if value and variable in _SECRET else value
 
 
 def workspace(*, clock: Clock | None = None, progress: Progress | None = None) -> Workspace:
@@ -56,6 +68,9 @@ def workspace(*, clock: Clock | None = None, progress: Progress | None = None) -
         tracking_uri=os.environ.get("KEEL_TRACKING_URI", ""),
         triton_grpc=_address("KEEL_TRITON_GRPC"),
         mail=_address("KEEL_MAIL"),
+        feast_registry=os.environ.get("KEEL_FEAST_REGISTRY", ""),
+        feast_online=os.environ.get("KEEL_FEAST_ONLINE", ""),
+        stack_folder=Path(os.environ["KEEL_STACK"]).absolute() if os.environ.get("KEEL_STACK") else None,
     )
 
 

@@ -53,6 +53,8 @@ class Workspace:
 
     ``lake_uri`` and ``tracking_uri`` default to files under ``home``; the real stack sets them to S3 and to an MLflow
     server. ``mail`` None means: mails are written under ``home`` and not sent, and the stage says so.
+    ``feast_registry`` (an SQLAlchemy address) and ``feast_online`` (a Redis connection string) go together; they may
+    hold a password.
     """
 
     home: Path
@@ -63,6 +65,14 @@ class Workspace:
     tracking_uri: str = ""
     triton_grpc: Address | None = None
     mail: Address | None = None
+    feast_registry: str = ""
+    feast_online: str = ""
+    stack_folder: Path | None = None
+
+    @property
+    def stack(self) -> Path:
+        """Where the local stack lies that works, or would work, for this run."""
+        return self.stack_folder or self.home / "stack"
 
     @property
     def lake(self) -> str:

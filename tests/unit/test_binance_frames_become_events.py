@@ -78,6 +78,12 @@ def test_the_side_of_a_trade_is_the_aggressors():
     assert rows(bought.events, "kind", "side", "flags", "seq") == [(TRADE, BID, F_LAST, 2)]
 
 
+def test_the_fills_of_one_order_at_one_price_are_one_trade():
+    single = trade(7, "60000.1", "2")
+    told = changed(single, e="aggTrade", t=..., a=7, f=3, l=4)
+    assert read(told).events.tolist() == read(single).events.tolist()
+
+
 def test_a_trade_of_the_insurance_fund_is_no_event():
     parsed = read(trade(1, "0", "0", X="INSURANCE_FUND"))
     assert (parsed.kind, len(parsed.events)) == ("other", 0)
@@ -143,7 +149,7 @@ LEVELS = {"bids": [("60000.1", "1")], "asks": [("60000.2", "1")]}
         (b"{}", "unknown_frame"),
         (b'{"result":null,"id":1}', "unknown_frame"),
         (b'{"stream":"x@kline","data":{"e":"kline","s":"BTCUSDT","k":{}}}', "unknown_frame"),
-        (b'{"stream":"x@aggTrade","data":{"e":"aggTrade","s":"BTCUSDT","a":5,"p":"1"}}', "unknown_frame"),
+        (b'{"stream":"x@aggTrade","data":{"e":"aggTrade","s":"BTCUSDT","a":5,"p":"1"}}', "missing_field"),
         (changed(depth(5, 9, **LEVELS), pu=...), "missing_field"),
         (changed(depth(5, 9, **LEVELS), U=...), "missing_field"),
         (changed(depth(5, 9, **LEVELS), b=...), "missing_field"),

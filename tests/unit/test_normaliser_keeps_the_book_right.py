@@ -206,10 +206,21 @@ def test_levels_far_from_the_touch_are_forgotten_before_the_room_is_full():
     }
 
 
-def test_a_snapshot_that_no_book_can_hold_is_rejected_and_leaves_no_book():
+def test_a_snapshot_with_more_levels_than_there_is_room_for_keeps_those_near_the_touch():
     reader = Reader(depth_limit=16)
     many = [(f"{59000 - i}.0", "1") for i in range(20)]
-    events = reader.feed(snapshot(100, many, ASKS))
+    reader.feed(snapshot(100, many, ASKS))
+    assert reader.normaliser.synced
+    assert reader.stats.trimmed == 20 - 8
+    assert reader.book.counts() == (8, len(ASKS))
+    assert reader.book.bids(1).tolist() == [[590000, 1000]]
+
+
+def test_a_diff_that_no_book_can_hold_is_rejected_and_leaves_no_book():
+    reader = Reader(depth_limit=16)
+    reader.feed(snapshot(100, BIDS, ASKS))
+    many = [(f"{59000 - i}.0", "1") for i in range(20)]
+    events = reader.feed(depth(99, 101, previous=98, bids=many))
     assert events["kind"].tolist() == [CLEAR]
     assert dict(reader.stats.rejected) == {"book_refused": 1}
     assert not reader.normaliser.synced

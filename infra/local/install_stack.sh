@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Installs what the local stack runs besides the Python packages: database, Redis, Prometheus and Alertmanager by apt,
+# the Kafka broker by Maven. Installed servers are not started and not enabled: `keel up` starts its own.
+# What cannot be installed is named, all of it at once. Usage: infra/local/install_stack.sh
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+policy=/usr/sbin/policy-rc.d
+
+say() { printf '%s\n' "$*" >&2; }
+
+# package, then any file or command that shows it is there
+missing_packages() {
+    local postgres
+    postgres=$(compgen -G '/usr/lib/postgresql/*/bin/initdb' || true)
+    if [ -z "$postgres" ] && ! command -v initdb >/dev/null; then echo postgresql; fi
+    if ! command -v redis-server >/dev/null; then echo redis-server; fi
+    if ! command -v prometheus >/dev/null; then echo prometheus; fi
+    if ! command -v prometheus-alertmanager >/dev/null && ! command -v alertmanager >/dev/null; then
+        echo prometheus-alertmanager
+    fi
+}
+
+# Debian starts a server when it installs it, on its usual port and with nobody's password: not here
+forbid_starts() {
+    if [ -e "$policy" ]; then return; fi
+    printf '#!/bin/sh\nexit 101\n' > "$policy"
+    chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+}
+
+disable_services() {
+    if ! command -v systemctl >/dev/null; then return; fi
+    local package
+    for package in "$@"; do
+        systemctl disable --quiet "$package" >/dev/null 2>&1 || true # a package without a service of its name
+    done
+}
+
+install_packages() {
+    local wanted
+    mapfile -t wanted < <(missing_packages)
+    if [ "${#wanted[@]}" = 0 ]; then return; fi
+    if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then return; fi
+    say "installing ${wanted[*]}"
+    forbid_starts
+    export DEBIAN_FRONTEND=noninteractive
+    {
+        apt-get install -y -qq --no-install-recommends "${wanted[@]}" ||
+            { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${wanted[@]}"; }
+    } >/dev/null 2>&1 || say "apt-get did not install everything; 'apt-get update && apt-get install ${wanted[*]}' says why"
+    disable_services "${wanted[@]}"
+}
+
+failed=()
+install_packages
+while read -r package; do failed+=("the package $package (on Debian, as root: apt-get install $package)"); done < <(missing_packages)
+bash "$here/../kafka/install.sh" || failed+=("the Kafka broker (its own lines above say why)")
+bash "$here/../triton/install.sh" || failed+=("the Triton server (its own lines above say why)")
+if [ "${#failed[@]}" != 0 ]; then
+    say "the local stack lacks:"
+    printf '  %s\n' "${failed[@]}" >&2
+    say "Put that right and run this again, or start the rest: keel up --without NAME (see docs/stack.md)."
+    exit 1
+fi

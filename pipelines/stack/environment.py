@@ -1,0 +1,42 @@
+"""The variables with which the pipeline works on a stack instead of on files: the only difference between the two."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from pipelines.stack.site import HOST, Site, write_private
+
+
+def variables(site: Site) -> Mapping[str, str]:
+    """What a shell, or a task of Airflow, sets. A server that was left out is not named: its embedded form is used."""
+    up = site.has
+    found = {"KEEL_HOME": str(site.home), "KEEL_STACK": str(site.folder)}
+    if up("mlflow"):
+        found |= {
+            "KEEL_TRACKING_URI": site.url("mlflow"),
+            "MLFLOW_TRACKING_USERNAME": "keel",
+            "MLFLOW_TRACKING_PASSWORD": site.passwords["mlflow-keel"],
+        }
+    if up("postgresql") and up("redis"):
+        found |= {
+            "KEEL_FEAST_REGISTRY": site.database("feast"),
+            "KEEL_FEAST_ONLINE": f"{site.address('redis')},password={site.passwords['redis']}",
+        }
+    if up("mail"):
+        found["KEEL_MAIL"] = f"{HOST}:{site.port('mail')}"
+    if up("kafka"):
+        found["KEEL_KAFKA_SERVERS"] = str(site.address("kafka"))
+    if up("triton"):
+        found["KEEL_TRITON_GRPC"] = str(site.address("triton-grpc"))
+    return found
+
+
+def write_environment(site: Site) -> None:
+    """``stack.env``: for ``set -a; . stack.env``, for ``eval`` and for containers."""
+    write_private(site.folder / Site.ENVIRONMENT_FILE, export_lines(site))
+
+
+def export_lines(site: Site) -> str:
+    """Shell lines, passwords included: for ``eval`` only, never for a screen."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables(site).items())

@@ -1,0 +1,253 @@
+"""``keel status``: what is up, which model serves which instrument, the last data, the last drift, open approvals.
+
+Of a stack when one was started, else of the embedded default. Nothing is started, nothing heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from market.clock import NS_PER_S
+from market.errors import InputError, ServiceError
+from market.lake import Lake
+from pipelines import audit
+from pipelines.approve import KIND as APPROVAL
+from pipelines.inference_server import state_path
+from pipelines.monitor import read_result
+from pipelines.stack.catalog import chosen_servers
+from pipelines.stack.processes import memory_of
+from pipelines.stack.server import Server
+from pipelines.stack.servers.airflow import open_questions
+from pipelines.stack.site import Site, find
+from pipelines.stack.supervisor import State, Supervisor
+from pipelines.workspace import Workspace
+from serving.router import read_state
+
+UP = "up"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """Nothing to choose."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerStatus:
+    """``state``: up (it answers), unwell (it runs and does not answer as it should; ``said`` why), starting, down."""
+
+    name: str
+    state: str
+    said: str
+    pid: int | None
+    ports: tuple[int, ...]
+    memory_bytes: int
+    since: str | None
+    page: str
+    log: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstrumentStatus:
+    """Versions in service by role (None: nobody plays it), and the receive time of the newest landed event."""
+
+    instrument: str
+    champion: int | None
+    challenger: int | None
+    previous: int | None
+    last_data: str | None
+    last_data_ns: int | None
+    age_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftStatus:
+    """The newest verdict."""
+
+    monitor_id: str
+    instrument: str
+    model_version: int
+    drifted: bool
+    event_id: str
+    until: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenApproval:
+    """What waits for a person: a question of a DAG, or a challenger nobody has decided about (``keel approve``)."""
+
+    where: str
+    subject: str
+    since: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusResult:
+    """``stack``: whether one is up; ``well``: whether every server of it answers (true where none was started)."""
+
+    folder: str
+    home: str
+    stack: bool
+    well: bool
+    servers: tuple[ServerStatus, ...]
+    instruments: tuple[InstrumentStatus, ...]
+    drift: DriftStatus | None
+    approvals: tuple[OpenApproval, ...]
+    not_known: tuple[str, ...]
+
+    def line(self) -> str:
+        """One screen."""
+        lines = [f"stack in {self.folder}" if self.servers else f"no stack was started in {self.folder} (keel up)"]
+        lines += [_server_line(each) for each in self.servers]
+        if self.servers:
+            memory = sum(each.memory_bytes for each in self.servers)
+            answering = sum(each.state == UP for each in self.servers)
+            lines.append(f"  {answering} of {len(self.servers)} up, {memory / 2**20:,.0f} MB")
+        lines += ["", f"models and data in {self.home}"]
+        lines += [_instrument_line(each) for each in self.instruments] or ["  nothing in service, no data yet"]
+        lines += ["", _drift_line(self.drift), "", "open approvals" if self.approvals else "no open approvals"]
+        lines += [f"  {each.where:12} {each.subject}" for each in self.approvals]
+        return "\n".join([*lines, *(f"not known: {each}" for each in self.not_known)])
+
+
+def status(config: StatusConfig, *, workspace: Workspace) -> StatusResult:  # noqa: ARG001  # every stage has a config
+    """Look at everything once.
+
+    Raises:
+        LakeError, GateError: lake or audit record cannot be read.
+    """
+    site = find(workspace.stack)
+    # its models and data lie in a home of their own, also when this shell was not told so
+    ring = dataclasses.replace(workspace, home=site.home) if site and not workspace.tracking_uri else workspace
+    states = Supervisor(site).states() if site else {}
+    # nothing is expected of a stack that was stopped
+    servers = _servers(site, states) if site and states else ()
+    approvals = list(_undecided(ring))
+    not_known: list[str] = []
+    if site and any(each.name == "airflow-api" and each.state == UP for each in servers):
+        try:
+            approvals += [
+                OpenApproval(where=each["dag_id"], subject=each["subject"], since=each["asked_at"])
+                for each in open_questions(site)
+            ]
+        except ServiceError as error:
+            not_known.append(f"what Airflow asks ({error})")
+    return StatusResult(
+        folder=str(workspace.stack),
+        home=str(ring.home),
+        stack=bool(states),
+        well=all(each.state == UP for each in servers),
+        servers=servers,
+        instruments=_instruments(ring),
+        drift=_drift(ring),
+        approvals=tuple(approvals),
+        not_known=tuple(not_known),
+    )
+
+
+def _servers(site: Site, states: dict[str, State]) -> tuple[ServerStatus, ...]:
+    servers = chosen_servers(site)
+    with ThreadPoolExecutor(len(servers)) as pool:
+        return tuple(pool.map(lambda server: _look(site, server, states.get(server.name)), servers))
+
+
+def _look(site: Site, server: Server, state: State | None) -> ServerStatus:
+    word, said = "down", state.said if state else ""
+    if state is not None and state.pid:
+        try:
+            server.probe()
+            word, said = UP, ""
+        except ServiceError as error:
+            word, said = ("unwell" if state.running else "starting"), str(error)
+    running = state is not None and bool(state.pid)
+    return ServerStatus(
+        name=server.name,
+        state=word,
+        said=said,
+        pid=state.pid if state and running else None,
+        ports=tuple(site.port(name) for name in server.ports),
+        memory_bytes=memory_of(state.pid) if state and running else 0,
+        since=_iso(int(state.started) * NS_PER_S) if state and running else None,
+        page=server.page,
+        log=str(site.log(server.name)),
+    )
+
+
+def _instruments(ring: Workspace) -> tuple[InstrumentStatus, ...]:
+    roles = read_state(state_path(ring))
+    newest = Lake(ring.lake).newest("ticks")
+    now = ring.clock.now_ns()
+    return tuple(
+        InstrumentStatus(
+            instrument=key,
+            champion=(roles[key].champion or None) if key in roles else None,
+            challenger=(roles[key].challenger or None) if key in roles else None,
+            previous=(roles[key].previous or None) if key in roles else None,
+            last_data=_iso(newest[key]) if key in newest else None,
+            last_data_ns=newest.get(key),
+            age_seconds=(now - newest[key]) / NS_PER_S if key in newest else None,
+        )
+        for key in sorted({*roles, *newest})
+    )
+
+
+def _drift(ring: Workspace) -> DriftStatus | None:
+    try:
+        found = read_result(ring, "")
+    except InputError:  # monitor never ran
+        return None
+    return DriftStatus(
+        monitor_id=found["monitor_id"],
+        instrument=found["instrument"],
+        model_version=found["model_version"],
+        drifted=found["drifted"],
+        event_id=found["event_id"],
+        until=_iso(found["until_ns"]),
+    )
+
+
+def _undecided(ring: Workspace) -> Iterable[OpenApproval]:
+    """Challengers in service that nobody has approved or rejected."""
+    path = audit.path_of(ring)
+    decided = {(e.what["model_name"], e.what["version"]) for e in audit.read(path) if e.kind == APPROVAL}
+    for key, roles in sorted(read_state(state_path(ring)).items()):
+        if roles.challenger and (f"keel-{key}", roles.challenger) not in decided:
+            subject = f"challenger version {roles.challenger} of {key}: keel approve --version {roles.challenger}"
+            yield OpenApproval(where="registry", subject=f"{subject} --instrument {key}", since="")
+
+
+def _iso(ns: int) -> str:
+    return datetime.fromtimestamp(ns / NS_PER_S, tz=UTC).isoformat(timespec="seconds")
+
+
+def _server_line(server: ServerStatus) -> str:
+    ports = ",".join(str(port) for port in server.ports)
+    where = server.page if server.page.startswith("http") else ""
+    last = f"{server.said}; {server.log}" if server.state != UP else where
+    return f"  {server.name:18} {server.state:9} {server.memory_bytes / 2**20:6,.0f} MB  {ports:18} {last}"
+
+
+def _instrument_line(each: InstrumentStatus) -> str:
+    roles = [f"{role} {value}" for role in ("champion", "challenger", "previous") if (value := getattr(each, role))]
+    data = "no data" if each.age_seconds is None else f"last data {each.last_data} ({_age(each.age_seconds)} ago)"
+    return f"  {each.instrument:24} {', '.join(roles) or 'nothing in service':32} {data}"
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _drift_line(drift: DriftStatus | None) -> str:
+    if drift is None:
+        return "drift: nobody has looked yet (keel monitor)"
+    verdict = f"DRIFT {drift.event_id}" if drift.drifted else "no drift"
+    return f"drift: {verdict} of {drift.instrument} version {drift.model_version}, data until {drift.until}"
