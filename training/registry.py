@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from market.drafts import draft_of
-from market.errors import ManifestError, ModelError, TamperedError
+from market.errors import FolderError, ManifestError, ModelError, ServiceError, TamperedError
 from serving.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
 from training import tracking
 
@@ -26,6 +26,7 @@ PREVIOUS = "previous"
 
 MANIFEST_TAG = "manifest_sha256"
 BUNDLE_ARTIFACTS = "bundle"
+_LITTLE_ROOM = 1 << 20  # bytes; a bundle is smaller
 _PIP_REQUIREMENTS = ["onnxruntime"]
 
 
@@ -188,6 +189,7 @@ class Registry:
         Raises:
             ModelError: no such version, or it has no bundle.
             TamperedError: what is stored, or what lies at ``dest``, is not what was registered.
+            FolderError: there is no room for it.
         """
         record = self.version(name, version)
         expected = record.tags.get(MANIFEST_TAG)
@@ -206,6 +208,10 @@ class Registry:
             _check_manifest(fetched, expected, f"{name} version {version}")
             check_files(fetched, read_manifest(fetched))
             fetched.replace(dest)
+        except ServiceError:  # MLflow keeps it to itself why a download failed
+            if shutil.disk_usage(draft).free < _LITTLE_ROOM:
+                raise FolderError.full(str(dest)) from None
+            raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return dest
