@@ -145,7 +145,7 @@ def test_a_verb_killed_and_then_stopped_ends_as_if_undisturbed(life: Life, verb:
     assert_same(fingerprint(life.home), scene.after)
 
 
-@pytest.mark.parametrize("verb", ["validate", "featurize", "train", "register", "deploy", "serve"])
+@pytest.mark.parametrize("verb", ["featurize", "train", "register", "deploy"])
 def test_a_verb_without_room_says_so_and_with_room_ends_as_if_undisturbed(life: Life, verb: str) -> None:
     scene = life.scenes[verb]
     with small_disk(life.home) as grow:
