@@ -13,6 +13,7 @@
     │   ├── SequenceGapError       updates are missing: the feed must resynchronise
     │   └── EmptyDataError         a stage found no data where it needs some
     ├── LakeError                  a table cannot be read or written (no space, wrong schema)             (4)
+    ├── FolderError                a file of ours cannot be written (no space, read-only)                 (4)
     ├── ModelError                 a model that must not be served or trained on                          (5)
     │   ├── ManifestError          manifest missing, unreadable, of a wrong form, or expired
     │   ├── TamperedError          a file's sha256 is not the one in the manifest
@@ -25,6 +26,8 @@
 """
 
 from __future__ import annotations
+
+import errno
 
 
 class KeelError(Exception):
@@ -91,6 +94,33 @@ class LakeError(KeelError):
     """A table cannot be read or written."""
 
     exit_code = 4
+
+
+class FolderError(KeelError):
+    """A file of ours cannot be written."""
+
+    exit_code = 4
+
+    @classmethod
+    def full(cls, where: str) -> FolderError:
+        """The sentence for a disk that is full."""
+        return cls(
+            f"{where} cannot be written: no space left on its disk. "
+            "Free some and run the same command again; what was committed is safe."
+        )
+
+    @classmethod
+    def of(cls, error: OSError) -> FolderError | None:
+        """The sentence for a disk that is full or may not be written; None for any other error."""
+        where = error.filename or "a file"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return cls.full(where)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return cls(
+                f"{where} cannot be written: {(error.strerror or 'not allowed').lower()}. "
+                "Make it writable for this user, or set another KEEL_HOME."
+            )
+        return None
 
 
 class ModelError(KeelError):

@@ -3,7 +3,8 @@
 This is a composition root: it chooses the clock, the progress display and the workspace, calls one stage function and
 turns its result into a line (or ``--json``) and its errors into a sentence and an exit code.
 
-Exit codes: 0 done; 1 an error of ours; 2 wrong input; 3 the data contradicts itself; 4 the lake; 5 a model was refused;
+Exit codes: 0 done; 1 an error of ours; 2 wrong input; 3 the data contradicts itself; 4 the lake or another
+file; 5 a model was refused;
 6 a server is away or its port taken; 7 a gate said no; 130 stopped by Ctrl-C.
 """
 
@@ -13,12 +14,12 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import orjson
 import typer
 
-from market.errors import KeelError, ServiceError, SettingsError
+from market.errors import FolderError, KeelError, ServiceError, SettingsError
 from pipelines import settings, stages
 from pipelines.progress import Bars
 
@@ -36,6 +37,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", he
 Instrument = Annotated[str, typer.Option(help="Instrument key, venue.SYMBOL.")]
 
 DEFAULT_INSTRUMENT = "sim-usdm.BTCUSDT"
+STOPPED = 130
 
 
 def _run(verb: str, as_json: bool, assignments: list[str] | None, **overrides: Any) -> None:
@@ -473,21 +475,32 @@ def show_settings(as_json: Json = False) -> None:
         typer.echo(f"{section:18} {values}")
 
 
+def _fail(error: KeelError) -> NoReturn:
+    if "--json" in sys.argv:
+        typer.echo(orjson.dumps({"error": str(error), "kind": type(error).__name__}).decode())
+    typer.echo(f"{type(error).__name__}: {error}", err=True)
+    sys.exit(error.exit_code)
+
+
 def main() -> None:
     """Entry point: stage errors become a sentence on stderr and an exit code."""
     try:
         app()
     except KeelError as error:
-        if "--json" in sys.argv:
-            typer.echo(orjson.dumps({"error": str(error), "kind": type(error).__name__}).decode())
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo(
-            "stopped by Ctrl-C; what was committed stays, and running the same command again goes on from there",
-            err=True,
-        )
-        sys.exit(130)
+        _fail(error)
+    except OSError as error:
+        said = FolderError.of(error)
+        if said is None:
+            raise
+        _fail(said)
+    except SystemExit as ended:
+        # Typer turns KeyboardInterrupt into this code, without a word
+        if ended.code == STOPPED:
+            typer.echo(
+                "stopped by Ctrl-C; what was committed stays, and running the same command again goes on from there",
+                err=True,
+            )
+        raise
 
 
 if __name__ == "__main__":

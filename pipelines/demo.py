@@ -26,7 +26,7 @@ from pipelines.simulate import Exchange, SimulateConfig, running_exchange
 from pipelines.story import Story
 from pipelines.workspace import Address, Workspace
 from serving.hotpath.records import R_SHRINK, R_WIDEN
-from serving.triton.server import running_triton
+from serving.triton.server import running_triton, stop_orphan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +262,7 @@ def _set_aside_earlier_run(workspace: Workspace) -> None:
     home = workspace.home
     if not workspace.story.exists():
         return
+    stop_orphan(workspace.triton_repository)  # a killed demo's server must be found while its record is in its place
     earlier = home.with_name(f"{home.name}.earlier")
     shutil.rmtree(earlier, ignore_errors=True)
     home.rename(earlier)

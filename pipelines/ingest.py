@@ -112,6 +112,8 @@ class Landed:
             said += f", {self.proved:,} checksums right"
         if self.quarantined:
             said += ", quarantined " + ", ".join(f"{why} {n}" for why, n in sorted(self.quarantined.items()))
+        if self.clock_back:
+            said += f", the receiving clock ran back {self.clock_back:,} times"
         if self.steps == "inferred":
             said += f"; tick {self.tick} and lot {self.lot} inferred from its decimals"
         if not self.synced:

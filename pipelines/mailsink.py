@@ -1,6 +1,7 @@
 """A mail server that keeps what it is given: real SMTP on loopback, for the demo, for tests and for a laptop.
 
-The server is aiosmtpd with its Maildir handler, as a process of its own; each mail becomes a file under ``new/``.
+The server is aiosmtpd with its Maildir handler, as a process of its own, which ends with ours whatever ends that; each
+mail becomes a file under ``new/``.
 """
 
 from __future__ import annotations
@@ -42,12 +43,10 @@ def _start(folder: Path, port: int) -> tuple[subprocess.Popen[bytes], Address]:
     log = folder.with_name(f"{folder.name}.log")
     for tries_left in reversed(range(_TRIES)):
         address = Address(host=HOST, port=_free_port(port))
-        listen = ["-l", str(address)]
-        keep = ["-n", "-c", "aiosmtpd.handlers.Mailbox", str(folder)]
         with log.open("ab") as sink:
             process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", "aiosmtpd", *listen, *keep],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-W", "ignore", "-m", "pipelines.mailsink", str(address.port), str(folder)],
+                stdin=subprocess.PIPE,  # closed by our end, whatever ends us: then the server ends as well
                 stdout=sink,
                 stderr=sink,
                 start_new_session=True,  # Ctrl-C reaches us, and we stop the server in our order
@@ -90,7 +89,22 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
     try:
-        process.wait(STOP_SECONDS)
+        process.communicate(timeout=STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        process.communicate()
+
+
+def _serve(port: int, folder: str) -> None:
+    """The server process: keeps mails until its input ends."""
+    from aiosmtpd.controller import Controller
+    from aiosmtpd.handlers import Mailbox
+
+    controller = Controller(Mailbox(folder), hostname=HOST, port=port, enable_SMTPUTF8=False)
+    controller.start()
+    sys.stdin.buffer.read()
+    controller.stop()
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), sys.argv[2])

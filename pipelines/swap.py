@@ -90,6 +90,7 @@ def change_champion(change: Change, *, workspace: Workspace, registry: Registry,
                 deploy.serve_exactly(workspace, client, change.model, after.versions())
                 watcher.watch(watch_s)
             watcher.refuse_failures()
+            write_roles(inference_server.state_path(workspace), change.instrument, after)
         except KeelError:
             _take_back(change, roles, aliases, workspace, registry)
             raise
@@ -108,7 +109,11 @@ def is_done(change: Change, workspace: Workspace, registry: Registry) -> bool:
 
 
 def _commit(change: Change, roles: Roles, workspace: Workspace, registry: Registry) -> Roles:
-    """Intention, aliases, record, roles: in this order, each step harmless to repeat."""
+    """Intention, aliases, record, roles: in this order, each step harmless to repeat.
+
+    Answers the roles without the intention. It stands in the file until Triton serves them as well: a rollback that was
+    cut off before is completed by the next one, not turned round.
+    """
     state = inference_server.state_path(workspace)
     move = Move(new=change.new, old=change.old, kind=change.kind)
     write_roles(state, change.instrument, msgspec.structs.replace(roles, move=move))
@@ -125,7 +130,7 @@ def _commit(change: Change, roles: Roles, workspace: Workspace, registry: Regist
         previous=previous if previous in here and previous != change.new else 0,
         challenger=0 if roles.challenger == change.new else roles.challenger,
     )
-    write_roles(state, change.instrument, after)
+    write_roles(state, change.instrument, msgspec.structs.replace(after, move=move))
     return after
 
 

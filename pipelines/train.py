@@ -181,7 +181,8 @@ def _log(run_id: str, standing: Standing, workspace: Workspace) -> None:
 
     client = tracking.client(workspace.tracking)
     with tracking.spoken("log the history", workspace.tracking):
-        if "valid_loss" in client.get_run(run_id).data.metrics:
+        run = client.get_run(run_id)
+        if run.info.status == "FINISHED":
             return
         now_ms = workspace.clock.now_ns() // 1_000_000
         metrics = [
@@ -189,7 +190,8 @@ def _log(run_id: str, standing: Standing, workspace: Workspace) -> None:
             for entry in standing.history
             for name, value in (("train_loss", entry.train_loss), ("valid_loss", entry.valid_loss))
         ]
-        client.log_batch(run_id, metrics=metrics)
+        if "valid_loss" not in run.data.metrics:  # else a kill came between the two
+            client.log_batch(run_id, metrics=metrics)
         client.set_terminated(run_id)
 
 

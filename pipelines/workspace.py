@@ -6,7 +6,6 @@ stage as ``stage(config, *, workspace)``. All paths are under ``KEEL_HOME``; not
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from market.clock import Clock, SystemClock
+from market.drafts import draft_of
 
 
 class Progress(Protocol):
@@ -138,8 +138,7 @@ def tracked(progress: Progress, what: str, total: float | None = None) -> Iterat
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file so that nobody reads half of it: yields a sibling to write, then renames it over ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = draft_of(path)
     try:
         yield draft
         draft.replace(path)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Literal
 
 import msgspec
 
+from market.drafts import draft_of
 from market.errors import ModelError, ServiceError
 
 STATE_FILE = "serving.json"
@@ -94,8 +94,7 @@ def read_roles(path: Path, instrument: str) -> Roles:
 def write_roles(path: Path, instrument: str, roles: Roles) -> None:
     """Replace one instrument's roles; readers see the old file or the new one. Call under :func:`changing`."""
     text = msgspec.json.encode({**read_state(path), instrument: roles})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = draft_of(path)
     draft.write_bytes(msgspec.json.format(text, indent=2))
     draft.replace(path)
 

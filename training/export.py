@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from market.drafts import draft_of
 from market.errors import GoldenError
 from serving.manifest import (
     GOLDEN_FILE,
@@ -62,9 +63,8 @@ def write_bundle(network: Network, card: Card, golden_TF: Floats, dest: Path) ->
     Raises:
         GoldenError: ONNX Runtime and torch disagree by more than :data:`TOLERANCE`.
     """
-    draft = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    draft = draft_of(dest)
+    draft.mkdir()
     try:
         manifest = _fill(draft, network, card, golden_TF[:GOLDEN_STEPS])
         _put(draft, dest)
@@ -75,8 +75,7 @@ def write_bundle(network: Network, card: Card, golden_TF: Floats, dest: Path) ->
 
 def replace_model(bundle: Path, manifest: Manifest, model: bytes, *, tolerance: float, step_us: float) -> Manifest:
     """Put an INT8 step model in place of the fp32 one; ``tolerance`` is how far it strays from the golden vectors."""
-    draft = bundle.with_name(f".{bundle.name}.{os.getpid()}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = draft_of(bundle)
     shutil.copytree(bundle, draft)
     try:
         (draft / MODEL_FILE).write_bytes(model)
@@ -151,7 +150,7 @@ def _manifest(network: Network, card: Card, files: dict[str, str], step: OnnxSte
 
 def _put(draft: Path, dest: Path) -> None:
     """Rename ``draft`` to ``dest``; a folder cannot be renamed over a full one, so the old one steps aside first."""
-    old = dest.with_name(f".{dest.name}.{os.getpid()}.old")
+    old = dest.with_name(f".{dest.name}.old.{os.getpid()}.tmp")  # named as a draft, for the same broom
     if dest.exists():
         shutil.rmtree(old, ignore_errors=True)
         dest.replace(old)

@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from market.drafts import draft_of
 from training import checkpoint, datasets
 from training.checkpoint import Epoch, Standing, Tensors
 from training.models.gru import Network, StreamingGru, freeze
@@ -73,9 +74,8 @@ class Alone:
 
     def report(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
         target = self._folder / f"epoch-{int(metrics['epoch']) + 1:04d}"
-        draft = self._folder / f".{target.name}.tmp"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        draft = draft_of(target)
+        draft.mkdir()
         write(draft)
         draft.replace(target)
         for old in sorted(self._folder.glob("epoch-*"))[:-_KEEP]:

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from market.drafts import draft_of
 from market.errors import EmptyDataError, ModelError
 from training.datasets import Dataset, Run
 from training.models.gru import DIRECTIONS, GROUP, Floats, Normalisation
@@ -139,8 +140,7 @@ def class_frequencies(labels: np.ndarray[tuple[int], np.dtype[np.int8]], classes
 
 def write_plan(folder: Path, plan: Plan) -> None:
     """Write ``plan.json``, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{PLAN_FILE}.tmp"
+    draft = draft_of(folder / PLAN_FILE)
     draft.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=1))
     draft.replace(folder / PLAN_FILE)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from market.errors import ManifestError, ModelError, TamperedError
+from market.drafts import draft_of
+from market.errors import FolderError, ManifestError, ModelError, ServiceError, TamperedError
 from serving.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
 from training import tracking
 
@@ -25,6 +26,7 @@ PREVIOUS = "previous"
 
 MANIFEST_TAG = "manifest_sha256"
 BUNDLE_ARTIFACTS = "bundle"
+_LITTLE_ROOM = 1 << 20  # bytes; a bundle is smaller
 _PIP_REQUIREMENTS = ["onnxruntime"]
 
 
@@ -187,6 +189,7 @@ class Registry:
         Raises:
             ModelError: no such version, or it has no bundle.
             TamperedError: what is stored, or what lies at ``dest``, is not what was registered.
+            FolderError: there is no room for it.
         """
         record = self.version(name, version)
         expected = record.tags.get(MANIFEST_TAG)
@@ -197,14 +200,18 @@ class Registry:
         if dest.exists():
             _check_manifest(dest, expected, f"{name} version {version}")
             return dest
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
+        draft = draft_of(dest)
+        draft.mkdir()
         try:
             with tracking.spoken(f"download the bundle of {name} version {version}", self._uri):
                 fetched = Path(self._client.download_artifacts(record.run_id, BUNDLE_ARTIFACTS, str(draft)))
             _check_manifest(fetched, expected, f"{name} version {version}")
             check_files(fetched, read_manifest(fetched))
             fetched.replace(dest)
+        except ServiceError:  # MLflow keeps it to itself why a download failed
+            if shutil.disk_usage(draft).free < _LITTLE_ROOM:
+                raise FolderError.full(str(dest)) from None
+            raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return dest
@@ -225,7 +232,11 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         with tracking.spoken(f"register run {run_id} as {name}", self._uri):
-            model_id = self._logged_model(run_id) or self._log_model(run_id, bundle)
+            model_id = self._logged_model(run_id)
+            if model_id is None:
+                model_id = self._log_model(run_id, bundle)
+            else:
+                self._client.set_terminated(run_id)  # whoever logged it was perhaps killed before the run was closed
             try:
                 self._client.create_registered_model(name)
             except MlflowException as error:

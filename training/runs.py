@@ -6,7 +6,6 @@ temperatures), ``bundle/`` (after export). Each appears as a whole, so a stage t
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from market.drafts import draft_of
 from market.errors import FeatureSetError, InputError, ModelError
 from market.features import catalog
 from training import datasets
@@ -57,8 +57,7 @@ def find(runs: Path, run_id: str) -> Path:
 
 def keep_trained(folder: Path, checkpoint: Path) -> None:
     """Put the last checkpoint where the next stage looks for it; it appears as a whole."""
-    draft = folder / f".{TRAINED}.{os.getpid()}.tmp"
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = draft_of(folder / TRAINED)
     shutil.copytree(checkpoint, draft)
     draft.replace(folder / TRAINED)
 
@@ -90,7 +89,7 @@ def check_feature_set(seen: str, whose: str) -> None:
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Keep an evaluation beside its run."""
-    draft = folder / f".{EVALUATION}.tmp"
+    draft = draft_of(folder / EVALUATION)
     draft.write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=1))
     draft.replace(folder / EVALUATION)
 

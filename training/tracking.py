@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from market.errors import ServiceError
+from market.errors import FolderError, ServiceError
 
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -21,7 +21,9 @@ _SETTINGS = {
     # MLflow's own default retries a dead server for minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
 }
-_CHATTY = ("mlflow.store.db.utils", "mlflow.utils.environment", "mlflow.tracking.fluent", "alembic")
+_FULL = ("disk is full", "no space left", "file too large")  # SQLite's words, and the kernel's
+_CHATTY = ("mlflow.utils.environment", "mlflow.tracking.fluent", "alembic")
+_TWICE = "mlflow.store.db.utils"  # logs the trace of an error of the database, which it then raises
 
 
 def mlflow() -> Any:
@@ -32,6 +34,7 @@ def mlflow() -> Any:
 
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger(_TWICE).setLevel(logging.CRITICAL)
     return module
 
 
@@ -76,12 +79,17 @@ def experiment(mlflow_client: Any, name: str, artifacts: Path) -> str:
 
 @contextmanager
 def spoken(what: str, where: str) -> Iterator[None]:
-    """Say an error of MLflow as a :class:`ServiceError` that names the store and what was wanted of it."""
+    """Say an error of MLflow as a :class:`ServiceError` that names the store and what was wanted of it.
+
+    Where it means that the disk is full, it is a :class:`FolderError`.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
+        if any(sign in str(error).lower() for sign in _FULL):
+            raise FolderError.full(f"MLflow's store {where}, or what it was to {what},") from error
         raise ServiceError(
             f"MLflow at {where} could not {what}: {error}. Is KEEL_TRACKING_URI right and the server up?"
         ) from error

@@ -36,11 +36,14 @@ def read_story(workspace: Workspace) -> tuple[str, list[dict[str, Any]]]:
     path = workspace.story
     try:
         story = orjson.loads(path.read_bytes())
-        return str(story["kind"]), list(story["entries"])
+        kind, entries = str(story["kind"]), list(story["entries"])
     except FileNotFoundError:
         raise InputError(f"expected {path}, which a run of the ring writes, saw none; run keel demo first") from None
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not the story of a run ({error}); run keel demo again") from None
+    if not entries:
+        raise InputError(f"{path} tells of nothing yet; run keel demo again")
+    return kind, entries
 
 
 def gather(workspace: Workspace) -> Figures:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from market.drafts import draft_of
 from market.errors import ManifestError, ModelError
 from serving.bundle import Bundle
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
@@ -47,9 +47,8 @@ class ModelRepository:
         if manifest.registry_version < 1:
             raise ModelError(f"{bundle.path} has no registry version; register the run first (keel register)")
         place = self._version(manifest.model_name, manifest.registry_version)
-        draft = self.root.parent / ".drafts" / f"{place.parent.name}.{place.name}.{os.getpid()}"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        draft = draft_of(self.root.parent / ".drafts" / f"{place.parent.name}.{place.name}")
+        draft.mkdir()
         try:
             for name in (MODEL_FILE, MANIFEST_FILE, GOLDEN_FILE):
                 shutil.copyfile(bundle.path / name, draft / name)
@@ -71,7 +70,7 @@ class ModelRepository:
         manifests = {version: self.manifest(model, version) for version in sorted(set(versions))}
         text = config_text(model, manifests, self.platform)
         place = self.root / model / CONFIG_FILE
-        draft = place.with_name(f".{CONFIG_FILE}.{os.getpid()}.tmp")
+        draft = draft_of(place)
         draft.write_text(text)
         draft.replace(place)
 

@@ -22,6 +22,7 @@ from types import TracebackType
 
 import msgspec
 
+from market.drafts import draft_of
 from market.errors import PortInUseError, ServiceError
 
 HOST = "127.0.0.1"
@@ -97,11 +98,19 @@ def record_path(repository: Path) -> Path:
 
 
 def find_running(repository: Path) -> Running | None:
-    """The server of this model repository if one is up, answers, and has somebody who will stop it."""
-    running = _read_record(repository)
-    if running is None or not running.alive or running.orphaned:
-        return None
-    return running if _ready(running.http) else None
+    """The server of this model repository if one is up, answers, and has somebody who will stop it.
+
+    One that another process is just starting is waited for.
+    """
+    deadline = time.monotonic() + TritonConfig.start_timeout_s
+    while time.monotonic() < deadline:
+        running = _read_record(repository)
+        if running is None or not running.alive or running.orphaned:
+            return None
+        if _ready(running.http):
+            return running
+        time.sleep(_POLL_S)
+    return None
 
 
 @contextmanager
@@ -153,11 +162,15 @@ class TritonServer:
         self.config.logs.mkdir(parents=True, exist_ok=True)
         for tries_left in reversed(range(START_TRIES)):
             process, running = self._launch(binary)
-            self._process = process
-            if self._wait(process, running, may_retry=tries_left > 0):
-                self._running = running
+            self._process, self._running = process, running
+            try:
+                # recorded before it is ready: whoever comes after a kill -9 in between must find it
                 _write_record(self.config.repository, running)
-                return running
+                if self._wait(process, running, may_retry=tries_left > 0):
+                    return running
+            except BaseException:  # a Ctrl-C too: the server has a session of its own, and nobody else would stop it
+                self.stop()
+                raise
         raise ServiceError("the Triton server found its ports taken in every try")  # pragma: no cover
 
     def stop(self) -> None:
@@ -223,7 +236,6 @@ class TritonServer:
             if _ready(running.http) and _listens(running.metrics):
                 return True
             time.sleep(_POLL_S)
-        self.stop()
         raise ServiceError(
             f"the Triton server was not ready after {self.config.start_timeout_s:.0f} s; {_last_words(running.log)}"
         )
@@ -240,6 +252,12 @@ def stop_recorded(repository: Path) -> bool:
     _remove_shared_memory(running.shm)
     record_path(repository).unlink(missing_ok=True)
     return stopped
+
+
+def stop_orphan(repository: Path) -> bool:
+    """As :func:`stop_recorded`, but only a server whose owner is gone."""
+    running = _read_record(repository)
+    return running is not None and running.orphaned and stop_recorded(repository)
 
 
 def _server_folder(install: Path) -> Path:
@@ -368,7 +386,7 @@ def _read_record(repository: Path) -> Running | None:
 
 def _write_record(repository: Path, running: Running) -> None:
     path = record_path(repository)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = draft_of(path)
     draft.write_bytes(msgspec.json.encode(running))
     draft.replace(path)
 

@@ -72,6 +72,13 @@ def test_links_in_the_documents_lead_somewhere() -> None:
             assert (document.parent / link).exists(), f"{document.relative_to(ROOT)} links to {link}"
 
 
+def test_every_test_named_in_the_documents_exists() -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "faults.md").read_text()))
+    assert len(named) > 40
+    missing = [f"{path}::{name}" for path, name in sorted(named) if f"def {name}(" not in (ROOT / path).read_text()]
+    assert missing == []
+
+
 def test_the_architecture_picture_is_drawn_from_todays_code() -> None:
     drawn = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))["draw"]()
     assert (ROOT / "docs" / "architecture.svg").read_text() == drawn, "run `make docs` and commit the picture"

@@ -1,0 +1,45 @@
+"""Files and folders that appear as a whole: written beside their place under a draft's name, then renamed over it.
+
+A draft's name ends in the id of the process that writes it. Whoever writes into the same folder next removes the drafts
+of processes that are gone, so what a kill -9 leaves behind does not stay.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def draft_of(path: Path) -> Path:
+    """Where to write what is then renamed to ``path``; nothing is there. The folder around it is made.
+
+    The folder must be one that only processes of this machine write into.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for left in path.parent.glob(".*.tmp"):
+        if left == draft or _writer_is_gone(left):
+            remove_draft(left)
+    return draft
+
+
+def remove_draft(draft: Path) -> None:
+    """Remove a draft that is not wanted, file or folder; nothing happens where it is not there."""
+    if draft.is_dir():
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)
+
+
+def _writer_is_gone(draft: Path) -> bool:
+    pid = draft.name.split(".")[-2]
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
