@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pendulum
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, PartitionedAssetTimetable, dag, task
 
-from pipelines.scheduling import TASK_DEFAULTS
+from pipelines.scheduling import FEATURES, TASK_DEFAULTS, TICKS, instrument_of
 
 
 @dag(
-    schedule=None,
+    schedule=PartitionedAssetTimetable(assets=TICKS),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
@@ -18,11 +18,13 @@ from pipelines.scheduling import TASK_DEFAULTS
     tags=["quotekeel"],
 )
 def build_features():
-    @task
-    def featurize(params: dict | None = None) -> dict:
+    @task(outlets=[FEATURES])
+    def featurize(params=None, dag_run=None, outlet_events=None) -> dict:
         from pipelines.stages import run_as_task
 
-        return run_as_task("featurize", instrument=(params or {})["instrument"])
+        made = run_as_task("featurize", instrument=instrument_of(dag_run, params))
+        outlet_events[FEATURES].add_partitions(made["instrument"])
+        return made
 
     featurize()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pendulum
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, PartitionedAtRuntime, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
 
-from pipelines.scheduling import TASK_DEFAULTS
+from pipelines.scheduling import TASK_DEFAULTS, TICKS
 
 
 @dag(
-    schedule=None,
+    schedule=PartitionedAtRuntime(),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
@@ -34,7 +35,13 @@ def ingest_ticks():
 
         return run_as_task("validate", sources=sources)
 
-    validate(ingest())
+    @task(outlets=[TICKS])
+    def announce(judged: dict, outlet_events=None) -> None:
+        if not judged["instruments"]:
+            raise AirflowSkipException("nothing passed that was not there before")
+        outlet_events[TICKS].add_partitions(list(judged["instruments"]))
+
+    announce(validate(ingest()))
 
 
 ingest_ticks()

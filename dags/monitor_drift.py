@@ -1,59 +1,77 @@
-"""Look for drift; on drift send the mail, retrain, and put the challenger into service beside the champion."""
+"""Every quarter of an hour, for each instrument in service: look for drift, mail it, and see whether a test was won.
+
+A drift that nobody was told of before starts train_model; a challenger that has won its test starts promote_model.
+"""
 
 from __future__ import annotations
 
 import pendulum
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, dag, task, task_group
+from airflow.sdk.exceptions import AirflowSkipException
 
-from pipelines.scheduling import TASK_DEFAULTS
+from pipelines.scheduling import DRIFT, TASK_DEFAULTS, TEST_WON
 
 
 @dag(
-    schedule=None,
+    schedule="*/15 * * * *",
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
     default_args=TASK_DEFAULTS,
-    params={"instrument": Param("sim-usdm.BTCUSDT", type="string")},
+    params={"instrument": Param(None, type=["null", "string"], description="empty: every one in service")},
     tags=["quotekeel"],
 )
 def monitor_drift():
     @task
-    def monitor(params: dict | None = None) -> dict:
-        from pipelines.stages import run_as_task
+    def champions(params=None) -> list[str]:
+        from pipelines.stages import in_service
 
-        return run_as_task("monitor", instrument=(params or {})["instrument"])
-
-    @task.short_circuit
-    def drifted(verdict: dict) -> bool:
-        return bool(verdict["drifted"])
+        return [key for key in in_service() if params["instrument"] in (None, key)]
 
     @task
-    def notify(verdict: dict) -> dict:
+    def challengers(params=None) -> list[str]:
+        from pipelines.stages import under_test
+
+        return [key for key in under_test() if params["instrument"] in (None, key)]
+
+    @task_group
+    def watch(instrument: str):
+        @task
+        def monitor(instrument: str) -> dict:
+            from pipelines.stages import run_as_task
+
+            return run_as_task("monitor", instrument=instrument)
+
+        @task
+        def notify(verdict: dict) -> dict:
+            from pipelines.stages import run_as_task
+
+            if not verdict["drifted"]:
+                raise AirflowSkipException("no drift")
+            return run_as_task("notify", monitor_id=verdict["monitor_id"])
+
+        @task(outlets=[DRIFT])
+        def announce(verdict: dict, told: dict, outlet_events=None) -> None:
+            if told["before"]:
+                raise AirflowSkipException("the mail about this drift went out before")
+            outlet_events[DRIFT].add_partitions(verdict["instrument"])
+            outlet_events[DRIFT].extra = {"monitor_id": verdict["monitor_id"], "event_id": verdict["event_id"]}
+
+        verdict = monitor(instrument)
+        announce(verdict, notify(verdict))
+
+    @task(outlets=[TEST_WON])
+    def compare(instrument: str, outlet_events=None) -> dict:
         from pipelines.stages import run_as_task
 
-        return run_as_task("notify", monitor_id=verdict["monitor_id"])
+        tested = run_as_task("compare", instrument=instrument)
+        if tested["verdict"] != "promote":
+            raise AirflowSkipException(f"the test says {tested['verdict']}")
+        outlet_events[TEST_WON].add_partitions(instrument)
+        return tested
 
-    @task
-    def retrain(verdict: dict) -> dict:
-        from pipelines.stages import run_as_task
-
-        return run_as_task("retrain", instrument=verdict["instrument"], trigger=verdict["monitor_id"])
-
-    @task.short_circuit
-    def passed(retrained: dict) -> bool:
-        return retrained["version"] is not None
-
-    @task
-    def deploy(retrained: dict) -> dict:
-        from pipelines.stages import run_as_task
-
-        return run_as_task("deploy", instrument=retrained["instrument"], version=retrained["version"])
-
-    verdict = monitor()
-    challenger = retrain(verdict)
-    drifted(verdict) >> [notify(verdict), challenger]
-    passed(challenger) >> deploy(challenger)
+    watch.expand(instrument=champions())
+    compare.expand(instrument=challengers())
 
 
 monitor_drift()

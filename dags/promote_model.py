@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pendulum
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, PartitionedAssetTimetable, dag, task
 
-from pipelines.scheduling import TASK_DEFAULTS
+from pipelines.scheduling import TASK_DEFAULTS, TEST_WON, instrument_of
 
 
 @dag(
-    schedule=None,
+    schedule=PartitionedAssetTimetable(assets=TEST_WON),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
@@ -22,10 +22,10 @@ from pipelines.scheduling import TASK_DEFAULTS
 )
 def promote_model():
     @task
-    def compare(params: dict | None = None) -> dict:
+    def compare(params=None, dag_run=None) -> dict:
         from pipelines.stages import run_as_task
 
-        return run_as_task("compare", instrument=(params or {})["instrument"])
+        return run_as_task("compare", instrument=instrument_of(dag_run, params))
 
     @task.short_circuit
     def won(tested: dict) -> bool:
@@ -33,7 +33,8 @@ def promote_model():
 
     ask = HITLOperator(
         task_id="ask",
-        subject="Promote version {{ ti.xcom_pull(task_ids='compare')['challenger'] }} of {{ params.instrument }}?",
+        subject="Promote version {{ ti.xcom_pull(task_ids='compare')['challenger'] }} "
+        "of {{ ti.xcom_pull(task_ids='compare')['instrument'] }}?",
         body="{{ ti.xcom_pull(task_ids='compare')['summary'] }}",
         options=["approve", "reject"],
         defaults=["reject"],

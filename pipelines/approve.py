@@ -11,7 +11,9 @@ from typing import ClassVar, Literal
 
 from market.errors import ApprovalError
 from pipelines import audit
+from pipelines.inference_server import state_path
 from pipelines.workspace import Workspace
+from serving.router import read_state
 
 KIND = "approval"
 
@@ -120,6 +122,20 @@ def require_approval(workspace: Workspace, model_name: str, version: int) -> aud
     if _same_person(str(entry.what["name"]), tags.get("author", "")):
         raise ApprovalError(f"{what} was approved by its own author, {entry.what['name']}; someone else must: {how}")
     return entry
+
+
+def undecided(workspace: Workspace) -> dict[str, int]:
+    """Challengers in service that nobody has approved or rejected: the version by instrument.
+
+    Raises:
+        GateError: the audit record is broken.
+        ServiceError: the record of what is in service is damaged.
+    """
+    entries = audit.read(audit.path_of(workspace))
+    decided = {(e.what["model_name"], e.what["version"]) for e in entries if e.kind == KIND}
+    roles = read_state(state_path(workspace))
+    challengers = {key: each.challenger for key, each in sorted(roles.items()) if each.challenger}
+    return {key: version for key, version in challengers.items() if (f"keel-{key}", version) not in decided}
 
 
 def _require_words(config: ApproveConfig, name: str, reason: str) -> None:

@@ -1,11 +1,16 @@
-"""What every task of every DAG is given: what Airflow tries again, and how patiently. Only DAG files import this."""
+"""What the DAGs share: what Airflow tries again, and the assets by which one DAG starts another. Only DAG files import
+this.
+
+An asset's partition is the instrument: what is new about one instrument starts a run for that instrument, and while a
+run waits for its turn, more of the same is added to it instead of a second one being queued.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any, Final
 
-from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule
 
 from market.errors import LakeError, ServiceError
 
@@ -20,3 +25,14 @@ TASK_DEFAULTS: Final[dict[str, Any]] = {
     "max_retry_delay": timedelta(minutes=10),
     "retry_policy": ExceptionRetryPolicy([_MENDED_BY_TIME], default=RetryAction.FAIL),
 }
+
+TICKS: Final = Asset("ticks")  # minutes that passed the gate
+FEATURES: Final = Asset("features")  # and a dataset of them
+DRIFT: Final = Asset("drift")  # a drift that nobody was told of before
+CHALLENGER: Final = Asset("challenger")  # a version beside the champion
+TEST_WON: Final = Asset("test_won")  # a challenger that is better, and about which nobody has decided
+
+
+def instrument_of(dag_run: Any, params: Any) -> str:
+    """Whose run this is: the partition that an asset started it for, else what the person who started it said."""
+    return str(dag_run.partition_key or (params or {})["instrument"])

@@ -89,3 +89,18 @@ def run_as_task(verb: str, **overrides: Any) -> dict[str, Any]:
     """As :func:`run`, for a scheduler: the result as a dictionary of ids, versions, paths and figures."""
     result = run(verb, **overrides)
     return dict(dataclasses.asdict(result))
+
+
+def in_service() -> list[str]:
+    """Instruments with a champion, for a scheduler that looks after each."""
+    from pipelines.inference_server import state_path
+    from serving.router import read_state
+
+    return sorted(key for key, roles in read_state(state_path(settings.workspace())).items() if roles.champion)
+
+
+def under_test() -> list[str]:
+    """Instruments with a challenger about which nobody has decided."""
+    from pipelines.approve import undecided
+
+    return list(undecided(settings.workspace()))

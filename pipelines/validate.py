@@ -51,13 +51,18 @@ class ValidateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateResult:
-    """``reasons`` counts the rules that quarantined a batch; ``quarantined`` lists ``source/batch``."""
+    """``reasons`` counts the rules that quarantined a batch; ``quarantined`` lists ``source/batch``.
+
+    ``instruments`` have something new that passed; of sources that were named also what an earlier run let pass, so
+    that nothing is forgotten when that run was killed before it could say so.
+    """
 
     judged: int
     passed: int
     quarantined: tuple[str, ...]
     reasons: dict[str, int] = field(default_factory=dict)
     rows_quarantined: int = 0
+    instruments: tuple[str, ...] = ()
 
     def line(self) -> str:
         if not self.judged:
@@ -75,9 +80,11 @@ def validate(config: ValidateConfig, *, workspace: Workspace) -> ValidateResult:
     """
     lake = Lake(workspace.lake)
     passed, held, reasons, rows = 0, [], Counter[str](), 0
+    fresh: set[str] = set()
     for key, source in _sources(lake, config):
         batches = _unjudged(lake, key, source)
         if not batches:
+            fresh.update([key] if config.sources else [])
             continue
         with tracked(workspace.progress, f"judging {source}", len(batches)) as progress:
             judged = []
@@ -92,8 +99,14 @@ def validate(config: ValidateConfig, *, workspace: Workspace) -> ValidateResult:
             reasons.update(why)
             held += [f"{source}/{batch}"] if why else []
             passed += not why
+            fresh.update([] if why else [key])
     return ValidateResult(
-        judged=passed + len(held), passed=passed, quarantined=tuple(held), reasons=dict(reasons), rows_quarantined=rows
+        judged=passed + len(held),
+        passed=passed,
+        quarantined=tuple(held),
+        reasons=dict(reasons),
+        rows_quarantined=rows,
+        instruments=tuple(sorted(fresh)),
     )
 
 

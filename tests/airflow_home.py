@@ -42,12 +42,14 @@ SchedulerJobRunner(job=Job()).check_awaiting_input_timeouts()
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run: its state, ``task -> state``, how often each task was tried, and what it returned."""
+    """A finished run: its state, ``task -> state``, how often each task was tried, what it returned, and the assets it
+    made anew: name, partition, what was said about it."""
 
     state: str
     tasks: dict[str, str]
     tries: dict[str, int]
     returned: dict[str, Any]
+    events: list[list[Any]]
 
 
 class DagProcess:
@@ -84,6 +86,7 @@ class DagProcess:
             tasks={name: task["state"] for name, task in told["tasks"].items()},
             tries={name: task["tries"] for name, task in told["tasks"].items()},
             returned=told["returned"],
+            events=told["events"],
         )
 
     def said(self, words: str) -> bool:

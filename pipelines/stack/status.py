@@ -15,8 +15,7 @@ from typing import ClassVar
 from market.clock import NS_PER_S
 from market.errors import InputError, ServiceError
 from market.lake import Lake
-from pipelines import audit
-from pipelines.approve import KIND as APPROVAL
+from pipelines.approve import undecided
 from pipelines.inference_server import state_path
 from pipelines.monitor import read_result
 from pipelines.stack.catalog import chosen_servers
@@ -213,13 +212,9 @@ def _drift(ring: Workspace) -> DriftStatus | None:
 
 
 def _undecided(ring: Workspace) -> Iterable[OpenApproval]:
-    """Challengers in service that nobody has approved or rejected."""
-    path = audit.path_of(ring)
-    decided = {(e.what["model_name"], e.what["version"]) for e in audit.read(path) if e.kind == APPROVAL}
-    for key, roles in sorted(read_state(state_path(ring)).items()):
-        if roles.challenger and (f"keel-{key}", roles.challenger) not in decided:
-            subject = f"challenger version {roles.challenger} of {key}: keel approve --version {roles.challenger}"
-            yield OpenApproval(where="registry", subject=f"{subject} --instrument {key}", since="")
+    for key, version in undecided(ring).items():
+        subject = f"challenger version {version} of {key}: keel approve --version {version} --instrument {key}"
+        yield OpenApproval(where="registry", subject=subject, since="")
 
 
 def _iso(ns: int) -> str:

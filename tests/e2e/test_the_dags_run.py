@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import email
 import email.policy
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
 import planted
 import pytest
-from airflow_home import AirflowHome, Run, make_airflow_home
+from airflow_home import AirflowHome, DagProcess, Run, make_airflow_home
+from airflow_home import run as run_python
 from in_service import LATER_NS, Session, serve
 from wire_frames import USDM, BreathingExchange, stamped, write_lines
 
@@ -105,14 +107,21 @@ def first_champion(trained: Run, workspace: Workspace) -> int:
 @pytest.fixture(scope="module")
 def monitored(
     airflow: AirflowHome, workspace: Workspace, ingested: tuple[Run, ...], first_champion: int
-) -> tuple[Run, Run]:
-    """A run on a market as it was, and one after it has changed."""
+) -> tuple[Run, Run, Run]:
+    """A run on a market as it was, one after it has changed, and one more on the same."""
     sink = running_mail_sink(workspace.home / "mailsink")
     with sink as mail, airflow.dag("monitor_drift", KEEL_MAIL=str(mail)) as monitor_drift:
         serve(workspace, CALM, workspace.home.parent / "calm")
         calm = monitor_drift.run()
         serve(workspace, LOUD, workspace.home.parent / "loud")
-        return calm, monitor_drift.run()
+        return calm, monitor_drift.run(), monitor_drift.run()
+
+
+@pytest.fixture(scope="module")
+def retrained(airflow: AirflowHome, monitored: tuple[Run, Run, Run], triton: Endpoint) -> Run:
+    """What the drift sets off."""
+    with airflow.dag("train_model") as train_model:
+        return train_model.run(instrument=KEY)
 
 
 def served(triton: Endpoint) -> tuple[int, ...]:
@@ -133,6 +142,7 @@ def test_ingest_ticks_lands_and_judges_a_recording_once(ingested: tuple[Run, Run
     assert verdicts["verdict"].to_pylist() == ["pass"] * first.returned["validate"]["judged"]
     assert second.returned["ingest"] == [source]
     assert second.returned["validate"]["judged"] == 0
+    assert first.events == [["ticks", KEY, {}]]
 
 
 def test_ingest_ticks_with_nothing_new_to_land_ends_well(ingested: tuple[Run, Run, Run]) -> None:
@@ -140,6 +150,7 @@ def test_ingest_ticks_with_nothing_new_to_land_ends_well(ingested: tuple[Run, Ru
     assert nothing.state == "success"
     assert nothing.returned["ingest"] == []
     assert nothing.returned["validate"]["judged"] == 0
+    assert nothing.events == []
 
 
 def test_build_features_cuts_a_dataset_from_what_was_ingested(
@@ -149,6 +160,7 @@ def test_build_features_cuts_a_dataset_from_what_was_ingested(
         run = build_features.run(instrument=KEY)
     assert run.state == "success"
     made = run.returned["featurize"]
+    assert run.events == [["features", KEY, {}]]
     data = datasets.load(workspace.datasets / made["dataset_id"])
     assert len(data) == made["rows"] > 3000
     assert made["sources"] == ingested[0].returned["ingest"]
@@ -166,94 +178,148 @@ def test_train_model_registers_a_version_and_puts_it_into_service(trained: Run, 
     assert deployed["triton_gap"] < 1e-5
 
 
-def test_monitor_drift_leaves_a_market_alone_that_is_as_it_was(monitored: tuple[Run, Run]) -> None:
+def test_monitor_drift_leaves_a_market_alone_that_is_as_it_was(monitored: tuple[Run, Run, Run]) -> None:
     calm = monitored[0]
     assert calm.state == "success"
-    assert not calm.returned["monitor"]["drifted"]
+    assert not calm.returned["watch.monitor"]["drifted"]
     assert {task for task, state in calm.tasks.items() if state == "skipped"} == {
-        "notify",
-        "retrain",
-        "passed",
-        "deploy",
+        "watch.notify",
+        "watch.announce",
+        "compare",  # there is no challenger
     }
+    assert calm.events == []
 
 
-def test_monitor_drift_mails_a_drift_and_puts_a_challenger_beside_the_champion(
-    monitored: tuple[Run, Run], workspace: Workspace, triton: Endpoint
+def test_monitor_drift_mails_a_drift_and_announces_it_once(
+    monitored: tuple[Run, Run, Run], workspace: Workspace
 ) -> None:
-    loud = monitored[1]
-    assert loud.state == "success"
-    assert set(loud.tasks.values()) == {"success"}
-    found, retrained = loud.returned["monitor"], loud.returned["retrain"]
+    _, loud, again = monitored
+    assert loud.state == again.state == "success"
+    found = loud.returned["watch.monitor"]
     assert found["drifted"]
     (mail,) = (path for path in (workspace.home / "mailsink" / "new").iterdir())
     received = email.message_from_bytes(mail.read_bytes(), policy=email.policy.default)
     assert KEY in received["Subject"]
     assert found["event_id"] in received["Message-ID"]
-    assert (retrained["trigger"], retrained["version"]) == (found["monitor_id"], 2)
+    what = {"monitor_id": found["monitor_id"], "event_id": found["event_id"]}
+    assert loud.events == [["drift", KEY, what]]
+    assert again.returned["watch.monitor"]["event_id"] == found["event_id"]
+    assert (again.tasks["watch.announce"], again.events) == ("skipped", [])
+
+
+def test_train_model_puts_a_challenger_beside_the_champion(
+    retrained: Run, workspace: Workspace, triton: Endpoint
+) -> None:
+    assert (retrained.state, set(retrained.tasks.values())) == ("success", {"success"})
+    assert retrained.events == [["challenger", KEY, {}]]
     assert Registry(workspace.tracking).aliases(MODEL) == {"champion": 1, "challenger": 2}
     assert roles_of(workspace, KEY).challenger == 2
     assert served(triton) == (1, 2)
 
 
-def test_promote_model_moves_the_alias_only_for_a_second_person_who_approves(
-    airflow: AirflowHome, workspace: Workspace, monitored: tuple[Run, Run], triton: Endpoint
+def test_each_dag_waits_for_what_another_makes(airflow: AirflowHome) -> None:
+    code = (
+        "from airflow.dag_processing.dagbag import DagBag;"
+        "dags = DagBag().dags;"
+        "made = {name: sorted({o.name for t in dag.tasks for o in t.outlets}) for name, dag in dags.items()};"
+        "waits = {name: getattr(getattr(dag.timetable, 'asset_condition', None), 'name', '')"
+        " for name, dag in dags.items()};"
+        "import json; print(json.dumps([made, waits], sort_keys=True))"
+    )
+    made, waits = json.loads(run_python(airflow.environment, "-c", code).stdout.strip().splitlines()[-1])
+    assert made == {
+        "ingest_ticks": ["ticks"],
+        "build_features": ["features"],
+        "monitor_drift": ["drift", "test_won"],
+        "train_model": ["challenger"],
+        "promote_model": [],
+    }
+    assert waits == {
+        "ingest_ticks": "",
+        "build_features": "ticks",
+        "monitor_drift": "",
+        "train_model": "drift",
+        "promote_model": "test_won",
+    }
+
+
+@pytest.fixture(scope="module")
+def promote_model(airflow: AirflowHome, retrained: Run) -> Iterator[DagProcess]:
+    with airflow.api_server(), airflow.dag("promote_model") as process:
+        yield process
+
+
+def decisions(workspace: Workspace) -> list[tuple[str, str, str]]:
+    """What people said about the challenger."""
+    entries = audit.read(audit.path_of(workspace))
+    return [(e.what["decision"], e.what["name"], e.what["reason"]) for e in entries if e.kind == "approval"][1:]
+
+
+def announced(airflow: AirflowHome) -> bool:
+    """Whether monitor_drift says that the test is won."""
+    with airflow.dag("monitor_drift") as monitor_drift:
+        return ["test_won", KEY, {}] in monitor_drift.run().events
+
+
+def test_nobody_is_asked_before_the_test_is_won(
+    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess
+) -> None:
+    serve(workspace, EVEN, workspace.home.parent / "even")
+    run = promote_model.run()
+    assert (run.state, run.tasks["ask"], run.tasks["promote"]) == ("success", "skipped", "skipped")
+    assert run.returned["compare"]["verdict"] == "undecided"
+    assert not announced(airflow)
+    serve(workspace, TEST, workspace.home.parent / "test")
+    assert announced(airflow)
+
+
+def test_the_alias_stays_when_a_person_says_no_the_author_says_yes_or_nobody_says_anything(
+    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess
 ) -> None:
     registry = Registry(workspace.tracking)
     before = registry.aliases(MODEL)
 
-    def decisions() -> list[tuple[str, str, str]]:
-        entries = audit.read(audit.path_of(workspace))
-        return [(e.what["decision"], e.what["name"], e.what["reason"]) for e in entries if e.kind == "approval"][1:]
+    promote_model.start()
+    promote_model.wait_until_it_asks()
+    question = airflow.answer("ada", "reject", "too wide at night")
+    run = promote_model.finish()
+    assert question["subject"] == f"Promote version 2 of {KEY}?"
+    assert question["body"] == run.returned["compare"]["summary"]
+    assert (run.state, run.tasks["approved"], run.tasks["promote"]) == ("success", "success", "skipped")
+    assert decisions(workspace) == [("reject", "ada", "too wide at night")]
+    assert not announced(airflow)  # somebody has decided
 
-    with airflow.api_server(), airflow.dag("promote_model") as promote_model:
-        # the test was not won: nobody is asked
-        serve(workspace, EVEN, workspace.home.parent / "even")
-        run = promote_model.run()
-        assert (run.state, run.tasks["ask"], run.tasks["promote"]) == ("success", "skipped", "skipped")
-        assert run.returned["compare"]["verdict"] == "undecided"
-        serve(workspace, TEST, workspace.home.parent / "test")
+    # the author is refused, and not tried again
+    promote_model.start()
+    promote_model.wait_until_it_asks()
+    airflow.answer("grace", "approve", "mine is better")
+    run = promote_model.finish()
+    assert (run.state, run.tasks["approved"], run.tasks["promote"]) == ("failed", "failed", "upstream_failed")
+    assert run.tries["approved"] == 1
+    assert promote_model.said("who trains may not approve")
 
-        # a person says no
-        promote_model.start()
-        promote_model.wait_until_it_asks()
-        question = airflow.answer("ada", "reject", "too wide at night")
-        run = promote_model.finish()
-        assert question["subject"] == f"Promote version 2 of {KEY}?"
-        assert question["body"] == run.returned["compare"]["summary"]
-        assert (run.state, run.tasks["approved"], run.tasks["promote"]) == ("success", "success", "skipped")
-        assert decisions() == [("reject", "ada", "too wide at night")]
-        assert registry.aliases(MODEL) == before
+    promote_model.start()
+    promote_model.wait_until_it_asks()
+    assert airflow.let_the_question_time_out().startswith("1 day")
+    run = promote_model.finish()
+    assert run.returned["ask"]["chosen_options"] == ["reject"]
+    assert run.returned["ask"]["responded_by_user"] is None
+    assert (run.state, run.tasks["promote"]) == ("success", "skipped")
 
-        # the author says yes to their own model: refused, and not tried again
-        promote_model.start()
-        promote_model.wait_until_it_asks()
-        airflow.answer("grace", "approve", "mine is better")
-        run = promote_model.finish()
-        assert (run.state, run.tasks["approved"], run.tasks["promote"]) == ("failed", "failed", "upstream_failed")
-        assert run.tries["approved"] == 1
-        assert promote_model.said("who trains may not approve")
-        assert len(decisions()) == 1
-        assert registry.aliases(MODEL) == before
+    assert len(decisions(workspace)) == 1
+    assert registry.aliases(MODEL) == before
 
-        # nobody says anything for a day
-        promote_model.start()
-        promote_model.wait_until_it_asks()
-        assert airflow.let_the_question_time_out().startswith("1 day")
-        run = promote_model.finish()
-        assert run.returned["ask"]["chosen_options"] == ["reject"]
-        assert run.returned["ask"]["responded_by_user"] is None
-        assert (run.state, run.tasks["promote"]) == ("success", "skipped")
-        assert len(decisions()) == 1
-        assert registry.aliases(MODEL) == before
 
-        # a second person says yes
-        promote_model.start()
-        promote_model.wait_until_it_asks()
-        airflow.answer("ada", "approve", "better by 0.1 nats")
-        run = promote_model.finish()
+def test_promote_model_moves_the_alias_when_a_second_person_approves(
+    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess, triton: Endpoint
+) -> None:
+    registry = Registry(workspace.tracking)
+    promote_model.start()
+    promote_model.wait_until_it_asks()
+    airflow.answer("ada", "approve", "better by 0.1 nats")
+    run = promote_model.finish()
     assert (run.state, set(run.tasks.values())) == ("success", {"success"})
-    assert decisions()[1:] == [("approve", "ada", "better by 0.1 nats")]
+    assert decisions(workspace)[-1] == ("approve", "ada", "better by 0.1 nats")
     assert run.returned["promote"]["approved_by"] == "ada"
     assert run.returned["promote"]["watched"]["failed"] == 0
     assert registry.aliases(MODEL) == {"champion": 2, "previous": 1}
