@@ -78,9 +78,7 @@ def export(config: ExportConfig, *, workspace: Workspace) -> ExportResult:
         (bundle / MODEL_FILE).read_bytes(), data.features[rows], data.labels[rows], AccuracyGate()
     )
     if candidate.kept:
-        manifest = replace_model(
-            bundle, manifest, candidate.model, tolerance=2 * candidate.largest_gap, step_us=candidate.step_us
-        )
+        manifest = replace_model(bundle, manifest, candidate.model, step_us=candidate.step_us)
     return _result(config, bundle, manifest, (len(golden), candidate))
 
 

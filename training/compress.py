@@ -20,10 +20,15 @@ from training.sessions import OnnxStep
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyGate:
-    """``max_loss`` is how much mean log-loss (nats) may rise, ``max_gap`` how far a probability may move."""
+    """``max_loss`` is how much mean log-loss (nats) may rise, ``max_gap`` how far a probability may move,
+    ``max_state_gap`` how far the hidden state (numbers between -1 and 1); ``least_saving`` is the share
+    of the step's time that must be saved, more than two measurements of one model differ.
+    """
 
     max_loss: float = 0.002
     max_gap: float = 0.05
+    max_state_gap: float = 0.1
+    least_saving: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +48,11 @@ def int8_candidate(model: bytes, features_TF: Floats, labels: NDArray[np.int8], 
     """Quantise ``model`` and hold it against itself on consecutive rows (T, F) with labels (T, K, 3)."""
     quantised = _quantised(model)
     before, after = OnnxStep(model), OnnxStep(quantised)
-    probs, small = before.sequence(features_TF)[0], after.sequence(features_TF)[0]
+    (probs, state), (small, small_state) = before.sequence(features_TF), after.sequence(features_TF)
     change = mean_loss(row_losses(small, labels)) - mean_loss(row_losses(probs, labels))
-    gap = float(np.abs(small - probs).max())
+    gap, state_gap = float(np.abs(small - probs).max()), float(np.abs(small_state - state).max())
     fp32_us, int8_us = before.measure_us(), after.measure_us()
-    why = _verdict(change, gap, (fp32_us, int8_us), gate)
+    why = _verdict(change, (gap, state_gap), (fp32_us, int8_us), gate)
     kept = why.startswith("kept")
     return Candidate(
         kept=kept,
@@ -60,13 +65,15 @@ def int8_candidate(model: bytes, features_TF: Floats, labels: NDArray[np.int8], 
     )
 
 
-def _verdict(change: float, gap: float, times: tuple[float, float], gate: AccuracyGate) -> str:
-    fp32_us, int8_us = times
+def _verdict(change: float, gaps: tuple[float, float], times: tuple[float, float], gate: AccuracyGate) -> str:
+    (gap, state_gap), (fp32_us, int8_us) = gaps, times
     if not change <= gate.max_loss:  # also where it is not a number: nothing was shown
         return f"not kept: log-loss rises by {change:.4f}, at most {gate.max_loss:.4f} is allowed"
     if gap > gate.max_gap:
         return f"not kept: a probability moves by {gap:.3f}, at most {gate.max_gap:.3f} is allowed"
-    if int8_us >= fp32_us:
+    if state_gap > gate.max_state_gap:
+        return f"not kept: the hidden state moves by {state_gap:.3f}, at most {gate.max_state_gap:.3f} is allowed"
+    if int8_us > fp32_us * (1 - gate.least_saving):
         return f"not kept: a step takes {int8_us:.1f} us, {fp32_us:.1f} us in fp32"
     return f"kept: a step takes {int8_us:.1f} us instead of {fp32_us:.1f} us, log-loss changes by {change:+.4f}"
 

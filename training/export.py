@@ -73,8 +73,13 @@ def write_bundle(network: Network, card: Card, golden_TF: Floats, dest: Path) ->
     return manifest
 
 
-def replace_model(bundle: Path, manifest: Manifest, model: bytes, *, tolerance: float, step_us: float) -> Manifest:
-    """Put an INT8 step model in place of the fp32 one; ``tolerance`` is how far it strays from the golden vectors."""
+def replace_model(bundle: Path, manifest: Manifest, model: bytes, *, step_us: float) -> Manifest:
+    """Put an INT8 step model in place of the fp32 one. It may stray from the golden vectors, its hidden state included,
+    twice as far as it does here: another processor adds up in another order."""
+    from safetensors.numpy import load_file
+
+    golden = load_file(bundle / GOLDEN_FILE)
+    strays = _strays(OnnxStep(model), golden["features"], golden["probs"], golden["state"])
     draft = draft_of(bundle)
     shutil.copytree(bundle, draft)
     try:
@@ -82,7 +87,7 @@ def replace_model(bundle: Path, manifest: Manifest, model: bytes, *, tolerance: 
         changed = msgspec.structs.replace(
             manifest,
             precision="int8",
-            tolerance=tolerance,
+            tolerance=max(2 * strays, TOLERANCE),
             expected_step_us=step_us,
             files={**manifest.files, MODEL_FILE: sha256_of(draft / MODEL_FILE)},
         )
@@ -111,12 +116,17 @@ def _fill(folder: Path, network: Network, card: Card, golden_TF: Floats) -> Mani
 
 
 def _compare(step: OnnxStep, features_TF: Floats, probs_TP: Floats, state_TH: Floats) -> None:
-    seen_probs, seen_state = step.sequence(features_TF)
-    worst = max(float(np.abs(seen_probs - probs_TP).max()), float(np.abs(seen_state - state_TH).max()))
+    worst = _strays(step, features_TF, probs_TP, state_TH)
     if not worst <= TOLERANCE:
         raise GoldenError(
             f"ONNX Runtime strays {worst:.2e} from torch on the golden vectors; at most {TOLERANCE:.0e} is allowed"
         )
+
+
+def _strays(step: OnnxStep, features_TF: Floats, probs_TP: Floats, state_TH: Floats) -> float:
+    """Largest difference of a probability or of the hidden state over consecutive rows from the zero state."""
+    seen_probs, seen_state = step.sequence(features_TF)
+    return max(float(np.abs(seen_probs - probs_TP).max()), float(np.abs(seen_state - state_TH).max()))
 
 
 def _manifest(network: Network, card: Card, files: dict[str, str], step: OnnxStep) -> Manifest:
