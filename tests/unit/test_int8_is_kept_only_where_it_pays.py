@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WRITTEN_NS, WriteBundle
 
 from market.features import catalog
 from market.labels import N_OUTPUTS
@@ -15,6 +15,7 @@ from serving.manifest import MODEL_FILE
 from training.compress import AccuracyGate, Candidate, int8_candidate
 from training.export import replace_model
 
+NOW_NS = 1_800_000_000_000_000_000
 ALL = AccuracyGate(max_loss=9.0, max_gap=1.0, max_state_gap=2.0, least_saving=-99.0)
 
 
@@ -27,14 +28,14 @@ def candidate(bundle: Path, gate: AccuracyGate) -> Candidate:
 
 @pytest.mark.parametrize("hidden", [8, 64])
 def test_a_bundle_whose_model_was_replaced_proves_itself(
-    write_seeded_bundle: WriteBundle, tmp_path: Path, hidden: int
+    write_seeded_bundle: Callable[..., Path], tmp_path: Path, hidden: int
 ) -> None:
     folder = write_seeded_bundle(tmp_path / "bundle", hidden=hidden)
-    before = load_bundle(folder, now_ns=WRITTEN_NS, feature_set=catalog.feature_set()).manifest
+    before = load_bundle(folder, now_ns=NOW_NS, feature_set=catalog.feature_set()).manifest
     found = candidate(folder, ALL)
     assert found.kept
     after = replace_model(folder, before, found.model, step_us=found.step_us)
-    bundle = load_bundle(folder, now_ns=WRITTEN_NS, feature_set=catalog.feature_set())
+    bundle = load_bundle(folder, now_ns=NOW_NS, feature_set=catalog.feature_set())
     assert (bundle.manifest, after.precision) == (after, "int8")
     assert 0 < bundle.golden_gap <= after.tolerance
     assert after.files[MODEL_FILE] != before.files[MODEL_FILE]
@@ -50,7 +51,7 @@ def test_a_bundle_whose_model_was_replaced_proves_itself(
     ],
 )
 def test_a_candidate_that_costs_accuracy_or_saves_nothing_is_not_kept(
-    write_seeded_bundle: WriteBundle, tmp_path: Path, gate: AccuracyGate, why: str
+    write_seeded_bundle: Callable[..., Path], tmp_path: Path, gate: AccuracyGate, why: str
 ) -> None:
     found = candidate(write_seeded_bundle(tmp_path / "bundle", hidden=8), gate)
     assert (found.kept, found.model) == (False, b"")
