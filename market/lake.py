@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -155,6 +157,19 @@ _ORDER: Final = {
 _EVENT_COLUMNS: Final = tuple(name for name in EVENT.names or () if name != "instrument")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """A data file of a table. The times (ns) are those of its first and last row, where the log tells."""
+
+    path: str
+    instrument: str
+    date: str
+    rows: int
+    bytes: int
+    first_ns: int | None
+    last_ns: int | None
+
+
 class Lake:
     """All tables under one URI (a folder, or what delta-rs can open: ``s3://...``).
 
@@ -271,20 +286,51 @@ class Lake:
         handle = self._open(table)
         return None if handle is None else int(handle.version())
 
-    def newest(self, table: str) -> dict[str, int]:
-        """Newest time of each instrument (key ``venue.SYMBOL``) in ns, from the log's statistics: no file is opened."""
+    def files(self, table: str) -> tuple[DataFile, ...]:
+        """The data files of the newest version, as the log tells of them: none is opened."""
         handle = self._open(table)
         if handle is None:
-            return {}
-        time = f"max.{_TIME.get(table, 'recv_ns')}"
+            return ()
+        time = _TIME.get(table, "recv_ns")
         with _sentences(self._path(table), "read"):
-            files = pa.table(handle.get_add_actions(flatten=True)).to_pylist()
+            told = pa.table(handle.get_add_actions(flatten=True)).to_pylist()
+        return tuple(
+            DataFile(
+                path=each["path"],
+                instrument=f"{each['partition.venue']}.{each['partition.instrument']}",
+                date=each["partition.date"],
+                rows=int(each["num_records"]),
+                bytes=int(each["size_bytes"]),
+                first_ns=each.get(f"min.{time}"),
+                last_ns=each.get(f"max.{time}"),
+            )
+            for each in told
+        )
+
+    def newest(self, table: str) -> dict[str, int]:
+        """Newest time of each instrument (key ``venue.SYMBOL``) in ns, from the log's statistics: no file is opened."""
         found: dict[str, int] = {}
-        for file in files:
-            if file.get(time) is not None:
-                key = f"{file['partition.venue']}.{file['partition.instrument']}"
-                found[key] = max(found.get(key, 0), int(file[time]))
+        for file in self.files(table):
+            if file.last_ns is not None:
+                found[file.instrument] = max(found.get(file.instrument, 0), file.last_ns)
         return found
+
+    def damaged(self, table: str) -> Iterator[str]:
+        """A sentence for each data file that is not there, cannot be read, or has not the rows that the log says."""
+        handle = self._open(table)
+        if handle is None:
+            return
+        rows = {file.path: file.rows for file in self.files(table)}
+        for fragment in handle.to_pyarrow_dataset(filesystem=self._filesystem(table)).get_fragments():
+            path = unquote(fragment.path)
+            try:
+                seen = sum(batch.num_rows for batch in fragment.to_batches())
+            except (OSError, pa.ArrowException) as error:
+                yield f"{table}: {path} cannot be read: {str(error).splitlines()[0][:200]}"
+                continue
+            wanted = rows[path]
+            if seen != wanted:
+                yield f"{table}: {path} has {seen} rows, its log says {wanted}"
 
     def exists(self, table: str) -> bool:
         return self._open(table) is not None

@@ -10,7 +10,6 @@ file; 5 a model was refused;
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,8 @@ import typer
 
 from market.errors import FolderError, KeelError, ServiceError, SettingsError
 from pipelines import settings, stages
+from pipelines.cli_lake import lake_app
+from pipelines.cli_output import Json, print_result
 from pipelines.progress import Bars
 
 app = typer.Typer(
@@ -31,8 +32,8 @@ app = typer.Typer(
 )
 audit_app = typer.Typer(no_args_is_help=True, help="The append-only record of approvals.")
 app.add_typer(audit_app, name="audit")
+app.add_typer(lake_app, name="lake")
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other parameter of the stage.")]
 Instrument = Annotated[str, typer.Option(help="Instrument key, venue.SYMBOL.")]
 
@@ -46,14 +47,7 @@ def _run(verb: str, as_json: bool, assignments: list[str] | None, **overrides: A
     given.update(settings.parse_assignments(assignments or ()))
     with Bars(quiet=as_json) as bars:
         result = stages.run(verb, workspace=settings.workspace(progress=bars), **given)
-    _print(result, as_json)
-
-
-def _print(result: Any, as_json: bool) -> None:
-    if as_json:
-        typer.echo(orjson.dumps(dataclasses.asdict(result), default=str, option=orjson.OPT_SERIALIZE_NUMPY).decode())
-    else:
-        typer.echo(result.line())
+    print_result(result, as_json)
 
 
 @app.command()
@@ -309,7 +303,7 @@ def trace(
     given = settings.parse_assignments(set_ or ())
     result = stages.run("trace", workspace=settings.workspace(), quote_id=quote_id, **given)
     if as_json:
-        _print(result, True)
+        print_result(result, True)
     else:
         typer.echo(result.text())
 
@@ -322,7 +316,7 @@ def audit_verify(as_json: Json = False) -> None:
     """
     from pipelines.audit import verify_workspace
 
-    _print(verify_workspace(settings.workspace()), as_json)
+    print_result(verify_workspace(settings.workspace()), as_json)
 
 
 @app.command()
@@ -393,7 +387,7 @@ def demo(
     config = settings.stage_config("demo", DemoConfig, overrides)
     with Bars(quiet=as_json) as bars:
         result = run_demo(config, workspace=settings.workspace(progress=bars), tell=_teller(as_json, bars))
-    _print(result, as_json)
+    print_result(result, as_json)
 
 
 def _teller(as_json: bool, bars: Bars) -> Callable[[str], None]:
@@ -425,7 +419,7 @@ def up(
         there = site.find(workspace.stack)
         typer.echo(environment.export_lines(there) if there else "", nl=False)
     else:
-        _print(result, as_json)
+        print_result(result, as_json)
 
 
 @app.command()
@@ -438,7 +432,9 @@ def down(as_json: Json = False) -> None:
     from pipelines.stack.down import down as bring_down
 
     config = settings.stage_config("down", DownConfig)
-    _print(bring_down(config, workspace=settings.workspace(), tell=lambda line: typer.echo(line, err=True)), as_json)
+    print_result(
+        bring_down(config, workspace=settings.workspace(), tell=lambda line: typer.echo(line, err=True)), as_json
+    )
 
 
 @app.command()
@@ -451,7 +447,7 @@ def status(as_json: Json = False) -> None:
     from pipelines.stack.status import status as look
 
     result = look(settings.stage_config("status", StatusConfig), workspace=settings.workspace())
-    _print(result, as_json)
+    print_result(result, as_json)
     if not result.well:
         raise typer.Exit(ServiceError.exit_code)
 

@@ -26,7 +26,7 @@ VERBS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-define
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb: str) -> None:
-    path = [verb, "verify"] if verb == "audit" else [verb]
+    path = [verb, "verify"] if verb in ("audit", "lake") else [verb]
     result = CliRunner().invoke(app, [*path, "--help"])
     assert result.exit_code == 0
     assert f"keel {' '.join(path)}" in result.output.replace("\n", " ")

@@ -1,0 +1,123 @@
+"""`keel lake`: what the logs tell, what reading everything tells, and what is said about a lake that is not whole."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_lake import Market, workspace_with
+from typer.testing import CliRunner
+
+from market import inventory
+from market.instruments import find
+from market.lake import Lake, rows_of
+from pipelines.cli import app
+
+KEY, START_NS = "sim-usdm.BTCUSDT", 1_723_161_240_000_000_000
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    lake = Lake(workspace_with(tmp_path_factory.mktemp("lake") / "home", Market(seconds=130, frames=10)).lake)
+    frames = np.arange(1, 21)
+    said = [b'{"e":"trade"}', b"\xff not text"] * 10
+    columns = {"source": "s", "frame": frames, "recv_ns": START_NS + frames, "payload": said}
+    lake.append("raw", rows_of("raw", find(KEY), columns), source="s", position=20)
+    return Path(lake.uri)
+
+
+@pytest.fixture
+def lake(whole: Path, tmp_path: Path) -> Path:
+    """A copy, to break things in."""
+    import shutil
+
+    return Path(shutil.copytree(whole, tmp_path / "lake"))
+
+
+def keel(*words: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, ["lake", *words])
+    assert done.exit_code == code, done.output
+    return done.stdout
+
+
+def test_the_logs_tell_what_reading_tells(whole: Path) -> None:
+    lake = Lake(whole)
+    told = {each.table: each for each in inventory.tables(lake)}
+    assert {"raw", "ticks"} <= set(told)
+    for name, each in told.items():
+        rows = lake.read(name)
+        assert (each.holding.rows, each.version) == (rows.num_rows, lake.version(name))
+        assert each.instruments == (KEY,)
+        days = inventory.partitions(lake, name)
+        assert sum(day.holding.rows for day in days) == rows.num_rows
+        assert sum(day.holding.bytes for day in days) == each.holding.bytes
+    ticks = lake.read("ticks", columns=["recv_ns"])["recv_ns"].to_pylist()
+    assert (told["ticks"].holding.first_ns, told["ticks"].holding.last_ns) == (min(ticks), max(ticks))
+
+
+def test_ls_and_stats_are_for_a_screen_and_for_a_program(whole: Path) -> None:
+    screen = keel("ls", "--lake", str(whole))
+    assert re.search(rf"^ticks +[\d,]+ .*{KEY}$", screen, re.MULTILINE)
+    listed = json.loads(keel("ls", "--lake", str(whole), "--json"))
+    (ticks,) = (each for each in listed["tables"] if each["table"] == "ticks")
+    days = json.loads(keel("stats", "ticks", "--lake", str(whole), "--json"))["partitions"]
+    assert sum(day["holding"]["rows"] for day in days) == ticks["holding"]["rows"]
+    assert keel("stats", "ticks", "--lake", str(whole)).count(KEY) == len(days)
+
+
+def test_cat_prints_the_rows_that_are_asked_for(whole: Path) -> None:
+    wanted = ["--lake", str(whole), "--instrument", KEY, "--columns", "recv_ns,price", "--limit", "3"]
+    rows = list(csv.DictReader(io.StringIO(keel("cat", "ticks", *wanted))))
+    first = Lake(whole).read("ticks", columns=["recv_ns", "price"]).slice(0, 3).to_pylist()
+    assert [{k: int(v) for k, v in row.items()} for row in rows] == first
+    assert [json.loads(line) for line in keel("cat", "ticks", *wanted, "--json").splitlines()] == first
+    frames = [
+        json.loads(line) for line in keel("cat", "raw", "--lake", str(whole), "--limit", "2", "--json").splitlines()
+    ]
+    assert [frame["payload"] for frame in frames] == ['{"e":"trade"}', "\\xff not text"]
+
+
+def test_a_lake_that_is_whole_is_said_to_be(whole: Path) -> None:
+    assert "is whole" in keel("verify", "--lake", str(whole))
+
+
+def test_a_file_that_is_gone_or_damaged_is_named(lake: Path) -> None:
+    gone, damaged = (next((lake / table).rglob("*.parquet")) for table in ("raw", "ticks"))
+    gone.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    found = json.loads(keel("verify", "--lake", str(lake), "--json", code=4))["faults"]
+    assert len(found) == 2
+    assert found[0].startswith("raw: ")
+    assert gone.name in found[0]
+    assert found[1].startswith("ticks: ")
+    assert damaged.name in found[1]
+
+
+def test_frames_and_rows_that_are_missing_or_doubled_are_counted(lake: Path) -> None:
+    opened = Lake(lake)
+    opened.append("raw", opened.read("raw").slice(0, 2))
+    opened.delete("raw", {"source": "s", "frame": [5, 6, 7]})
+    opened.delete("ticks", {"row": 1})
+    found = json.loads(keel("verify", "--lake", str(lake), "--json", code=4))["faults"]
+    assert found[:2] == ["raw: source s: frames 2 are there twice", "raw: source s: frames 3 of 1 to 20 are missing"]
+    assert any(re.search(r"^ticks: .* rows 1 of 0 to \d+ are missing$", each) for each in found)
+
+
+def test_compact_merges_and_loses_nothing(lake: Path) -> None:
+    before = Lake(lake).read("ticks")
+    told = json.loads(keel("compact", "--lake", str(lake), "--json"))["files"]
+    old, new = told["ticks"]
+    assert new <= old
+    assert new == len({(day.instrument, day.date) for day in inventory.partitions(Lake(lake), "ticks")})
+    assert Lake(lake).read("ticks").equals(before)
+
+
+def test_a_table_that_there_is_not_is_said(whole: Path) -> None:
+    done = CliRunner().invoke(app, ["lake", "stats", "tick", "--lake", str(whole)])
+    assert done.exit_code
+    assert "ticks" in str(done.exception)
