@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from market.feeds.splitting import source_of_symbol
+from market.feeds.topic import SOURCE_PREFIX
 from market.lake import SCHEMAS, DataFile, Lake
 
 
@@ -106,9 +108,15 @@ def faults(lake: Lake, advance: Callable[[], None] = lambda: None) -> tuple[str,
 
 def _missing(lake: Lake, table: str) -> Iterator[str]:
     if table == "raw":
-        rows = lake.read("raw", columns=["source", "frame"])
-        for (source,), numbers in _grouped(rows, ["source"], "frame"):
-            yield from _counted(f"raw: source {source}: frames", numbers, first=1)
+        frames: dict[str, list[NDArray[np.int64]]] = {}
+        rows = lake.read("raw", columns=["instrument", "source", "frame"])
+        for (symbol, source), numbers in _grouped(rows, ["instrument", "source"], "frame"):
+            # a recording of several instruments is a source for each, which share the numbers of its frames
+            frames.setdefault(str(source).removesuffix(source_of_symbol("", str(symbol))), []).append(numbers)
+        for recording, parts in sorted(frames.items()):
+            # in a topic the frames of others lie between
+            first = None if recording.startswith(SOURCE_PREFIX) else 1
+            yield from _counted(f"raw: source {recording}: frames", np.sort(np.concatenate(parts)), first=first)
     if table == "ticks":
         rows = lake.read("ticks", columns=["venue", "instrument", "source", "batch", "row"])
         for (venue, symbol, source, batch), numbers in _grouped(
@@ -128,12 +136,13 @@ def _grouped(rows: pa.Table, keys: list[str], column: str) -> Iterator[tuple[tup
         yield tuple(key.values()), np.sort(numbers[ends[i] : ends[i + 1]].astype(np.int64))
 
 
-def _counted(what: str, numbers: NDArray[np.int64], *, first: int) -> Iterator[str]:
-    """Sorted ``numbers`` must be first, first + 1, and so on."""
+def _counted(what: str, numbers: NDArray[np.int64], *, first: int | None) -> Iterator[str]:
+    """Sorted ``numbers`` must be there once each, and be first, first + 1, and so on where there is a ``first``."""
     doubled = int((np.diff(numbers) == 0).sum())
     if doubled:
         yield f"{what} {doubled} are there twice"
-    wanted = int(numbers[-1]) - first + 1
-    missing = wanted - len(np.unique(numbers))
+    if first is None:
+        return
+    missing = int(numbers[-1]) - first + 1 - len(np.unique(numbers))
     if missing:
         yield f"{what} {missing} of {first} to {numbers[-1]} are missing"

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -320,15 +319,15 @@ class Lake:
         handle = self._open(table)
         if handle is None:
             return
-        rows = {file.path: file.rows for file in self.files(table)}
+        rows = {PurePosixPath(file.path).name: file.rows for file in self.files(table)}
         for fragment in handle.to_pyarrow_dataset(filesystem=self._filesystem(table)).get_fragments():
-            path = unquote(fragment.path)
+            path = PurePosixPath(fragment.path)  # its folders are escaped once, those of the log twice
             try:
                 seen = sum(batch.num_rows for batch in fragment.to_batches())
             except (OSError, pa.ArrowException) as error:
                 yield f"{table}: {path} cannot be read: {str(error).splitlines()[0][:200]}"
                 continue
-            wanted = rows[path]
+            wanted = rows[path.name]
             if seen != wanted:
                 yield f"{table}: {path} has {seen} rows, its log says {wanted}"
 

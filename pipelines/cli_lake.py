@@ -73,9 +73,12 @@ class Verified:
     """What ``verify`` prints; ``faults`` is empty when the lake is whole."""
 
     lake: str
+    tables: int
     faults: tuple[str, ...]
 
     def line(self) -> str:
+        if not self.tables:
+            return f"no tables in {self.lake}"
         return "\n".join(self.faults) or f"{self.lake} is whole: every file reads as its log says, no row is missing"
 
 
@@ -154,7 +157,7 @@ def verify(lake: Where = "", as_json: Json = False) -> None:
     opened = _open(lake)
     with Bars(quiet=as_json) as bars, tracked(bars, "reading every table", len(SCHEMAS)) as progress:
         found = inventory.faults(opened, lambda: progress.advance(1))
-    print_result(Verified(lake=opened.uri, faults=found), as_json)
+    print_result(Verified(lake=opened.uri, tables=len(inventory.tables(opened)), faults=found), as_json)
     if found:
         raise typer.Exit(LakeError.exit_code)
 

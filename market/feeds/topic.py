@@ -43,6 +43,7 @@ _ASK_S: Final = 10.0
 _PATIENCE_S: Final = 30.0
 _POLLED: Final = 2_000
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
+SOURCE_PREFIX: Final = "kafka-"  # frames of such a source are numbered by their place in the topic
 
 
 class FrameSender:
@@ -209,7 +210,7 @@ def stretch(topic: Topic, instrument: Instrument, first: int) -> Stretch:
     """The source that begins at an offset."""
     key = _UNSAFE.sub("-", instrument.key)
     partition = topic.partition_of(instrument.key.encode())
-    return Stretch(source=f"kafka-{topic.name}-{topic.identity}-{partition}-{key}-{first}", first=first)
+    return Stretch(source=f"{SOURCE_PREFIX}{topic.name}-{topic.identity}-{partition}-{key}-{first}", first=first)
 
 
 def unfinished_stretch(topic: Topic, instrument: Instrument, lake: Lake) -> Stretch:

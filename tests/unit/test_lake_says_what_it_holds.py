@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from small_lake import Market, workspace_with
 from typer.testing import CliRunner
 
 from market import inventory
-from market.instruments import find
+from market.feeds.splitting import source_of_symbol
+from market.instruments import Instrument, find
 from market.lake import Lake, rows_of
 from pipelines.cli import app
 
@@ -84,6 +86,25 @@ def test_cat_prints_the_rows_that_are_asked_for(whole: Path) -> None:
 
 def test_a_lake_that_is_whole_is_said_to_be(whole: Path) -> None:
     assert "is whole" in keel("verify", "--lake", str(whole))
+    assert "no tables in" in keel("verify", "--lake", str(whole / "elsewhere"))
+
+
+def test_a_symbol_that_a_path_must_escape_is_no_fault(tmp_path: Path) -> None:
+    odd = Instrument(venue="bitfinex", symbol="tTEST BTC:TEST/USD%", tick=Decimal(1), lot=Decimal(1))
+    columns = {"source": "s", "frame": np.arange(1, 4), "recv_ns": START_NS + np.arange(3), "payload": [b""] * 3}
+    Lake(tmp_path).append("raw", rows_of("raw", odd, columns), source="s", position=3)
+    assert inventory.tables(Lake(tmp_path))[0].instruments == (odd.key,)
+    assert inventory.faults(Lake(tmp_path)) == ()
+
+
+def test_instruments_of_one_recording_share_its_frames(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    for symbol, frames in (("AA", [1, 3]), ("tB:B", [2, 5])):
+        instrument = Instrument(venue="coinbase", symbol=symbol, tick=Decimal(1), lot=Decimal(1))
+        source = source_of_symbol("file-1234", symbol)
+        columns = {"source": source, "frame": frames, "recv_ns": [START_NS, START_NS + 1], "payload": [b""] * 2}
+        lake.append("raw", rows_of("raw", instrument, columns), source=source, position=5)
+    assert inventory.faults(lake) == ("raw: source file-1234: frames 1 of 1 to 5 are missing",)
 
 
 def test_a_file_that_is_gone_or_damaged_is_named(lake: Path) -> None:
