@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from bench import market
 from market.feeds.normalise import Normaliser
 from market.venues.binance import Parser
 
+ROUNDS = 9
+
 
 def run() -> dict[str, Any]:
     lines = market.lines()
     parser = Parser(market.instrument())
-    ours = _rate(lambda: [parser.parse(payload, recv_ns, i) for i, (recv_ns, payload) in enumerate(lines)], len(lines))
-    whole = _rate(_normalise, len(lines))
-    decimals = _rate(lambda: [_by_decimal(payload) for _, payload in lines], len(lines))
-    floats = _rate(lambda: [_by_float(payload) for _, payload in lines], len(lines))
+    works = {
+        "parsed": lambda: [parser.parse(payload, recv_ns, i) for i, (recv_ns, payload) in enumerate(lines)],
+        "whole": _normalise,
+        "json + Decimal": lambda: [_by_decimal(payload) for _, payload in lines],
+        "orjson + float": lambda: [_by_float(payload) for _, payload in lines],
+    }
+    rates = _rates(works, len(lines))
     return {
         "title": "Raw frames to events",
         "rows": [
-            _row("frames parsed to integer events", ours, "json + Decimal", decimals),
-            _row("frames parsed to integer events", ours, "orjson + float", floats),
-            _row("frames parsed, resynchronised, through the book", whole, "orjson + float, no book", floats),
+            _row("frames parsed to integer events", rates, ("parsed", "json + Decimal"), ""),
+            _row("frames parsed to integer events", rates, ("parsed", "orjson + float"), ""),
+            _row("frames parsed, resynchronised, through the book", rates, ("whole", "orjson + float"), ", no book"),
         ],
-        "notes": [f"{len(lines):,} frames of the simulated exchange, volatile; one core; best of 3."],
+        "notes": [
+            f"{len(lines):,} frames of the simulated exchange, volatile; one core; medians of {ROUNDS} rounds in which "
+            "each has its turn. A ratio is the median of the rounds' ratios: the machine's speed changes."
+        ],
     }
 
 
@@ -52,22 +63,25 @@ def _levels(frame: dict[str, Any], number: Any) -> list[Any]:
     return [(number(price), number(size)) for price, size in levels]
 
 
-def _rate(work: Any, count: int) -> float:
-    best = float("inf")
-    for _ in range(3):
-        began = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - began)
-    return count / best
+def _rates(works: dict[str, Callable[[], Any]], count: int) -> dict[str, NDArray[np.float64]]:
+    """Frames a second of each work in each round."""
+    found = {name: np.empty(ROUNDS) for name in works}
+    for turn in range(ROUNDS):
+        for name, work in works.items():
+            began = time.perf_counter()
+            work()
+            found[name][turn] = count / (time.perf_counter() - began)
+    return found
 
 
-def _row(what: str, value: float, peer: str, peer_value: float) -> dict[str, Any]:
+def _row(what: str, rates: dict[str, NDArray[np.float64]], names: tuple[str, str], beside: str) -> dict[str, Any]:
+    ours, peer = (rates[name] for name in names)
     return {
         "what": what,
-        "value": round(value),
+        "value": round(float(np.median(ours))),
         "unit": "frames/s",
-        "peer": peer,
-        "peer_value": round(peer_value),
-        "ratio": value / peer_value,
+        "peer": names[1] + beside,
+        "peer_value": round(float(np.median(peer))),
+        "ratio": float(np.median(ours / peer)),
         "goal": ">= 2x the fastest peer",
     }
