@@ -107,7 +107,7 @@ def _environment(site: Site) -> Mapping[str, str]:
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "2",
         "CORE__MAX_ACTIVE_TASKS_PER_DAG": "2",
-        # nothing here has a schedule: a run is somebody's wish and must not wait for a second click
+        # the life of a model goes on by itself from the first start: nobody has to switch each DAG on
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "CORE__FERNET_KEY": site.passwords["airflow-fernet"],
         "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in _ROLES.items()),
