@@ -221,6 +221,8 @@ def apply(book: Int64s, kind: int, side: int, price: int, size: int, flags: int,
     """Apply one event. Answers OK or the code of what is wrong; a refused event leaves the book as it was."""
     if kind == CLEAR:
         clear(book)
+        if flags & F_CHECKPOINT:  # of a book that was empty nothing else tells how far it is
+            book[DEPTH_SEQ] = seq
     else:
         code = _refusal(kind, side, price, size)
         if code == OK and kind == DEPTH:

@@ -291,6 +291,8 @@ def apply(state: State, event: Any) -> int:
         return l2.apply(state.levels, kind, side, event["price"], event["size"], flags, event["seq"])
     if kind == CLEAR:
         clear(state)
+        if flags & F_CHECKPOINT:
+            state.levels[l2.DEPTH_SEQ] = event["seq"]
     elif kind == DEPTH or ADD <= kind <= FILL:
         code = _apply_to_orders(state, event)
         if code != OK:

@@ -34,6 +34,7 @@ class SlowBook:
         kind, side, price, size = (int(e[k]) for k in ("kind", "side", "price", "size"))
         if kind == CLEAR:
             self.clear()
+            self.depth_seq = int(e["seq"]) if e["flags"] & F_CHECKPOINT else 0
         elif kind == DEPTH:
             self.delta = size - self.sides[side].get(price, 0)
             self.rank = sum(side * p > side * price for p in self.sides[side])

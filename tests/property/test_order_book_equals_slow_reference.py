@@ -208,3 +208,14 @@ def test_trades_pass_a_book_of_orders_unchanged():
     assert said[["kind", "price", "size", "flags"]].tolist() == [(TRADE, 5, 2, F_LAST), (CLEAR, 0, 0, 0)]
     assert not codes.any()
     assert said["recv_ns"].tolist() == [START, START]
+
+
+def test_the_checkpoint_of_a_book_that_was_emptied_tells_how_far_it_is():
+    events = empty(2)
+    events["kind"], events["side"], events["price"], events["order_id"] = [ADD, REMOVE], BID, 995, 1
+    events["size"], events["seq"] = [1, 0], [1, 7]
+    book, again, levels = OrderBook(), OrderBook(), Book()
+    book.sift(events)
+    again.apply_batch(book.order_events(events[-1]))
+    levels.apply_batch(book.snapshot_events(events[-1]))
+    assert book.seq == again.seq == levels.seq == 7
