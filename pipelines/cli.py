@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="The life of the models that keep a market maker's quotes stable. `keel VERB --help` has an example of each.",
 )
-audit_app = typer.Typer(no_args_is_help=True, help="The append-only record of approvals.")
+audit_app = typer.Typer(no_args_is_help=True, help="The append-only record of what was decided and done.")
 app.add_typer(audit_app, name="audit")
 app.add_typer(lake_app, name="lake")
 
@@ -308,9 +308,22 @@ def trace(
         typer.echo(result.text())
 
 
+@audit_app.command("ls")
+def audit_ls(
+    last: Annotated[int, typer.Option(help="Only the last so many; 0: all.")] = 0, as_json: Json = False
+) -> None:
+    """What was decided and done: who, when, why.
+
+    Example: `keel audit ls --last 20`
+    """
+    from pipelines.audit import ls
+
+    print_result(ls(settings.workspace(), last=last), as_json)
+
+
 @audit_app.command("verify")
 def audit_verify(as_json: Json = False) -> None:
-    """Check the hash chain of the approvals.
+    """Check the hash chain of the record, and that the registry's decisions and champions are those of the record.
 
     Example: `keel audit verify`
     """
