@@ -226,6 +226,39 @@ def acknowledge(
 
 
 @app.command()
+def escalate(as_json: Json = False, set_: Set = None) -> None:
+    """Do what is due about alerts nobody acknowledged: a second mail, then the safe state. Run it every few minutes.
+
+    Example: `keel escalate --set acknowledge_within=900 --set escalate_to=[head@desk.example]`
+    """
+    _run("escalate", as_json, set_)
+
+
+Name = Annotated[str, typer.Option(envvar="APPROVE_AS", help="Who; asked for when absent.")]
+Reason = Annotated[str, typer.Option(help="Why; asked for when absent.")]
+
+
+@app.command()
+def safe(instrument: Instrument, name: Name = "", reason: Reason = "", as_json: Json = False, set_: Set = None) -> None:
+    """Put an instrument into the safe state: wider and smaller quotes.
+
+    Example: `keel safe --instrument sim-usdm.BTCUSDT --name ada --reason "the venue is under maintenance"`
+    """
+    _run("safe", as_json, set_, instrument=instrument, name=name or _ask("Who"), reason=reason or _ask("Why"))
+
+
+@app.command()
+def resume(
+    instrument: Instrument, name: Name = "", reason: Reason = "", as_json: Json = False, set_: Set = None
+) -> None:
+    """End the safe state of an instrument: a person only, not the author of the champion.
+
+    Example: `keel resume --instrument sim-usdm.BTCUSDT --name ada --reason "the drift is understood"`
+    """
+    _run("resume", as_json, set_, instrument=instrument, name=name or _ask("Who"), reason=reason or _ask("Why"))
+
+
+@app.command()
 def retrain(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
     """Train, evaluate, export and register a challenger on newer data; one at a time.
 

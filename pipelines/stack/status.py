@@ -18,6 +18,7 @@ from market.lake import Lake
 from pipelines.approve import undecided
 from pipelines.inference_server import state_path
 from pipelines.monitor import read_result
+from pipelines.safety import stance_path
 from pipelines.stack.catalog import chosen_servers
 from pipelines.stack.processes import memory_of
 from pipelines.stack.server import Server
@@ -26,6 +27,7 @@ from pipelines.stack.site import Site, find
 from pipelines.stack.supervisor import State, Supervisor
 from pipelines.workspace import Workspace
 from serving.router import read_state
+from serving.stance import NORMAL, Stance, read_stances
 
 UP = "up"
 
@@ -54,7 +56,8 @@ class ServerStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class InstrumentStatus:
-    """Versions in service by role (None: nobody plays it), and the receive time of the newest landed event."""
+    """Versions in service by role (None: nobody plays it), and the receive time of the newest landed event; ``safe``:
+    since when, on whose word and why it is in the safe state, empty where it is not."""
 
     instrument: str
     champion: int | None
@@ -63,6 +66,7 @@ class InstrumentStatus:
     last_data: str | None
     last_data_ns: int | None
     age_seconds: float | None
+    safe: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +185,7 @@ def _look(site: Site, server: Server, state: State | None) -> ServerStatus:
 def _instruments(ring: Workspace) -> tuple[InstrumentStatus, ...]:
     roles = read_state(state_path(ring))
     newest = Lake(ring.lake).newest("ticks")
+    stances = read_stances(stance_path(ring))
     now = ring.clock.now_ns()
     return tuple(
         InstrumentStatus(
@@ -191,9 +196,14 @@ def _instruments(ring: Workspace) -> tuple[InstrumentStatus, ...]:
             last_data=_iso(newest[key]) if key in newest else None,
             last_data_ns=newest.get(key),
             age_seconds=(now - newest[key]) / NS_PER_S if key in newest else None,
+            safe=_safe(stances.get(key, NORMAL)),
         )
-        for key in sorted({*roles, *newest})
+        for key in sorted({*roles, *newest, *(key for key, each in stances.items() if each.mode == "safe")})
     )
+
+
+def _safe(stance: Stance) -> str:
+    return f"since {_iso(stance.since_ns)} by {stance.by}: {stance.reason}" if stance.mode == "safe" else ""
 
 
 def _drift(ring: Workspace) -> DriftStatus | None:
@@ -231,7 +241,8 @@ def _server_line(server: ServerStatus) -> str:
 def _instrument_line(each: InstrumentStatus) -> str:
     roles = [f"{role} {value}" for role in ("champion", "challenger", "previous") if (value := getattr(each, role))]
     data = "no data" if each.age_seconds is None else f"last data {each.last_data} ({_age(each.age_seconds)} ago)"
-    return f"  {each.instrument:24} {', '.join(roles) or 'nothing in service':32} {data}"
+    safe = f"\n  {'':24} SAFE STATE {each.safe} (keel resume)" if each.safe else ""
+    return f"  {each.instrument:24} {', '.join(roles) or 'nothing in service':32} {data}{safe}"
 
 
 def _age(seconds: float) -> str:
