@@ -1,4 +1,4 @@
-"""Accepted ticks to features, labels, Feast and a versioned dataset."""
+"""Accepted ticks to features, labels, Feast and a versioned dataset; of all there are, or of one day that is named."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from pipelines.scheduling import FEATURES, TASK_DEFAULTS, TICKS, instrument_of
     catchup=False,
     max_active_runs=1,
     default_args=TASK_DEFAULTS,
-    params={"instrument": Param("sim-usdm.BTCUSDT", type="string")},
+    params={
+        "instrument": Param("sim-usdm.BTCUSDT", type="string"),
+        "day": Param(None, type=["null", "string"], format="date", description="in UTC; empty: all there is"),
+    },
     tags=["quotekeel"],
 )
 def build_features():
     @task(outlets=[FEATURES])
     def featurize(params=None, dag_run=None, outlet_events=None) -> dict:
-        from pipelines.stages import run_as_task
+        from pipelines.stages import bounds_of, run_as_task
 
-        made = run_as_task("featurize", instrument=instrument_of(dag_run, params))
+        day = bounds_of((params or {})["day"])
+        made = run_as_task("featurize", instrument=instrument_of(dag_run, params), **day)
         outlet_events[FEATURES].add_partitions(made["instrument"])
         return made
 

@@ -1,16 +1,19 @@
-"""Ticks into the lake: land what the source has, then let the quality gate judge it."""
+"""Ticks into the lake: land the recordings that are named, then let the quality gate judge what nobody has judged yet.
+
+Every five minutes without recordings: what live sessions have landed since.
+"""
 
 from __future__ import annotations
 
 import pendulum
-from airflow.sdk import Param, PartitionedAtRuntime, dag, task
+from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from pipelines.scheduling import TASK_DEFAULTS, TICKS
 
 
 @dag(
-    schedule=PartitionedAtRuntime(),
+    schedule="*/5 * * * *",
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
@@ -23,25 +26,32 @@ from pipelines.scheduling import TASK_DEFAULTS, TICKS
 )
 def ingest_ticks():
     @task
-    def ingest(params: dict | None = None) -> list[str]:
+    def recordings(params: dict | None = None) -> list[str]:
+        return (params or {})["files"]
+
+    @task(map_index_template="{{ file }}")
+    def ingest(file: str, params: dict | None = None) -> dict:
         from pipelines.stages import run_as_task
 
-        asked = dict(params or {})
-        return run_as_task("ingest", **asked)["sources"] if asked["files"] else []
+        return run_as_task("ingest", files=[file], instrument=(params or {})["instrument"])
 
-    @task
-    def validate(sources: list[str]) -> dict:
+    @task(trigger_rule="none_failed")
+    def instruments(landed: list[dict] | None) -> list[dict]:
+        from pipelines.stages import to_judge
+
+        return to_judge(list(landed or []))
+
+    @task(outlets=[TICKS], map_index_template="{{ batches['instrument'] }}")
+    def validate(batches: dict, outlet_events=None) -> dict:
         from pipelines.stages import run_as_task
 
-        return run_as_task("validate", sources=sources)
-
-    @task(outlets=[TICKS])
-    def announce(judged: dict, outlet_events=None) -> None:
+        judged = run_as_task("validate", **batches)
         if not judged["instruments"]:
             raise AirflowSkipException("nothing passed that was not there before")
-        outlet_events[TICKS].add_partitions(list(judged["instruments"]))
+        outlet_events[TICKS].add_partitions(judged["instruments"])
+        return judged
 
-    announce(validate(ingest()))
+    validate.expand(batches=instruments(ingest.expand(file=recordings())))
 
 
 ingest_ticks()

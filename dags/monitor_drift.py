@@ -1,6 +1,7 @@
 """Every quarter of an hour, for each instrument in service: look for drift, mail it, and see whether a test was won.
 
-A drift that nobody was told of before starts train_model; a challenger that has won its test starts promote_model.
+A drift is mailed once and starts train_model, again only when the cool-down after it is over and the drift is not; a
+challenger that has won its test starts promote_model.
 """
 
 from __future__ import annotations
@@ -51,14 +52,18 @@ def monitor_drift():
             return run_as_task("notify", monitor_id=verdict["monitor_id"])
 
         @task(outlets=[DRIFT])
-        def announce(verdict: dict, told: dict, outlet_events=None) -> None:
-            if told["before"]:
-                raise AirflowSkipException("the mail about this drift went out before")
+        def announce(verdict: dict, outlet_events=None) -> None:
+            from pipelines.stages import may_retrain
+
+            may, why = may_retrain(verdict["instrument"]) if verdict["drifted"] else (False, "no drift")
+            if not may:
+                raise AirflowSkipException(why)
             outlet_events[DRIFT].add_partitions(verdict["instrument"])
             outlet_events[DRIFT].extra = {"monitor_id": verdict["monitor_id"], "event_id": verdict["event_id"]}
 
         verdict = monitor(instrument)
-        announce(verdict, notify(verdict))
+        notify(verdict)
+        announce(verdict)  # also when the mail server is away
 
     @task(outlets=[TEST_WON])
     def compare(instrument: str, outlet_events=None) -> dict:

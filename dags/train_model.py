@@ -1,11 +1,15 @@
-"""A dataset to a registered, deployed challenger: of a drift's instrument, or the dataset that a person names."""
+"""A dataset to a registered, deployed challenger: of a drift's instrument, or the dataset that a person names.
+
+A version that has no champion to be tested against asks for its approval at once.
+"""
 
 from __future__ import annotations
 
 import pendulum
 from airflow.sdk import Param, PartitionedAssetTimetable, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
 
-from pipelines.scheduling import CHALLENGER, DRIFT, TASK_DEFAULTS, instrument_of
+from pipelines.scheduling import CHALLENGER, DRIFT, TASK_DEFAULTS, TEST_WON, TRAINING_POOL, instrument_of
 
 
 @dag(
@@ -22,13 +26,23 @@ from pipelines.scheduling import CHALLENGER, DRIFT, TASK_DEFAULTS, instrument_of
 )
 def train_model():
     @task
-    def dataset(params=None, dag_run=None) -> str:
+    def begin(params=None, dag_run=None) -> str:
+        from pipelines.stages import begin_retraining
+
+        instrument, by_hand = instrument_of(dag_run, params), not dag_run.partition_key
+        may, why = begin_retraining(instrument, f"train_model {dag_run.run_id}", asked_by_a_person=by_hand)
+        if not may:
+            raise AirflowSkipException(why)
+        return instrument
+
+    @task
+    def dataset(instrument: str, params=None) -> str:
         from pipelines.stages import run_as_task
 
         given = (params or {})["dataset_id"]
-        return given or run_as_task("featurize", instrument=instrument_of(dag_run, params))["dataset_id"]
+        return given or run_as_task("featurize", instrument=instrument)["dataset_id"]
 
-    @task
+    @task(pool=TRAINING_POOL)
     def train(dataset_id: str) -> str:
         from pipelines.stages import run_as_task
 
@@ -64,10 +78,18 @@ def train_model():
         outlet_events[CHALLENGER].add_partitions(registered["instrument"])
         return run_as_task("deploy", instrument=registered["instrument"], version=registered["version"])
 
-    trained = train(dataset())
+    @task(outlets=[TEST_WON])
+    def first_of_its_instrument(deployed: dict, outlet_events=None) -> None:
+        from pipelines.stages import in_service
+
+        if deployed["instrument"] in in_service():
+            raise AirflowSkipException("its test against the champion comes first")
+        outlet_events[TEST_WON].add_partitions(deployed["instrument"])
+
+    trained = train(dataset(begin()))
     exported = export(trained)
     passed(evaluate(trained)) >> exported
-    deploy(register(exported))
+    first_of_its_instrument(deploy(register(exported)))
 
 
 train_model()

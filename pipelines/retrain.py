@@ -8,14 +8,17 @@ from typing import ClassVar
 import filelock
 
 from market.errors import ServiceError
-from pipelines import evaluate, export, featurize, register, train
+from pipelines import admission, evaluate, export, featurize, register, train
 from pipelines.settings import stage_config
 from pipelines.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainConfig:
-    """The data to learn from: ``sources`` (empty: all) between the times; ``trigger`` says what asked for it."""
+    """The data to learn from: ``sources`` (empty: all) between the times; ``trigger`` says what asked for it.
+
+    ``cool_down_hours``: how long after a retraining began a scheduler may not begin another of the instrument.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -24,6 +27,11 @@ class RetrainConfig:
     start_ns: int | None = None
     end_ns: int | None = None
     trigger: str = "by hand"
+    cool_down_hours: float = 6.0
+
+    @property
+    def cool_down_seconds(self) -> float:
+        return 3600.0 * self.cool_down_hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +54,7 @@ class RetrainResult:
 
 
 def retrain(config: RetrainConfig, *, workspace: Workspace) -> RetrainResult:
-    """Run the stages from featurize to register.
+    """Run the stages from featurize to register. Who calls this is not held up by a cool-down, but starts one.
 
     Raises:
         ServiceError: a retraining of this instrument is under way.
@@ -56,6 +64,7 @@ def retrain(config: RetrainConfig, *, workspace: Workspace) -> RetrainResult:
     lock = filelock.FileLock(workspace.home / f"retrain-{config.instrument}.lock")
     try:
         with lock.acquire(timeout=0):
+            admission.admit(workspace, config.instrument, config.trigger, cool_down_seconds=0.0)
             return _retrain(config, workspace)
     except filelock.Timeout:
         raise ServiceError(

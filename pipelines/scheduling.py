@@ -26,11 +26,14 @@ TASK_DEFAULTS: Final[dict[str, Any]] = {
     "retry_policy": ExceptionRetryPolicy([_MENDED_BY_TIME], default=RetryAction.FAIL),
 }
 
+# Slots are in infra/airflow/pools.json: training takes the whole machine, or the whole cluster.
+TRAINING_POOL: Final = "training"
+
 TICKS: Final = Asset("ticks")  # minutes that passed the gate
 FEATURES: Final = Asset("features")  # and a dataset of them
-DRIFT: Final = Asset("drift")  # a drift that nobody was told of before
+DRIFT: Final = Asset("drift")  # a drift, and the cool-down after the last retraining is over
 CHALLENGER: Final = Asset("challenger")  # a version beside the champion
-TEST_WON: Final = Asset("test_won")  # a challenger that is better, and about which nobody has decided
+TEST_WON: Final = Asset("test_won")  # a challenger that is better, or has no champion, and nobody has decided about
 
 
 def instrument_of(dag_run: Any, params: Any) -> str:

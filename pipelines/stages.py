@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+from market.clock import NS_PER_S
 from market.errors import SettingsError
 from pipelines import settings
 from pipelines.workspace import Workspace
+
+DAY_NS = 86_400 * NS_PER_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,34 @@ def run_as_task(verb: str, **overrides: Any) -> dict[str, Any]:
     return dict(dataclasses.asdict(result))
 
 
+def to_judge(landed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the quality gate should look at, one configuration of validate an instrument: the sources that ``landed``
+    names (results of ingest), and of every other instrument in the lake whatever was not judged yet."""
+    from market.lake import Lake
+
+    named: dict[str, list[str]] = {}
+    for each in (one for result in landed for one in result["landed"]):
+        named.setdefault(each["instrument"], []).append(each["source"])
+    others = set(Lake(settings.workspace().lake).newest("ticks")) - set(named)
+    return [{"instrument": key, "sources": named.get(key, [])} for key in sorted({*named, *others})]
+
+
+def bounds_of(day: str | None) -> dict[str, int]:
+    """A day in UTC as ``start_ns`` and ``end_ns``; nothing of no day.
+
+    Raises:
+        SettingsError: not a date.
+    """
+    if not day:
+        return {}
+    try:
+        start = datetime.fromisoformat(day).replace(tzinfo=UTC)
+    except ValueError:
+        raise SettingsError(f"expected a day such as 2026-01-31, saw {day!r}") from None
+    start_ns = int(start.timestamp()) * NS_PER_S
+    return {"start_ns": start_ns, "end_ns": start_ns + DAY_NS}
+
+
 def in_service() -> list[str]:
     """Instruments with a champion, for a scheduler that looks after each."""
     from pipelines.inference_server import state_path
@@ -109,3 +141,24 @@ def under_test() -> list[str]:
     from pipelines.approve import undecided
 
     return list(undecided(settings.workspace()))
+
+
+def may_retrain(instrument: str) -> tuple[bool, str]:
+    """Whether the last retraining of an instrument is long enough ago, and why not."""
+    from pipelines.admission import admission
+
+    answer = admission(settings.workspace(), instrument, _retraining().cool_down_seconds)
+    return answer.admitted, answer.why
+
+
+def begin_retraining(instrument: str, trigger: str, *, asked_by_a_person: bool) -> tuple[bool, str]:
+    """Begin a retraining, or go on with it; whether it may, and why not. No cool-down holds up a person."""
+    from pipelines.admission import admit
+
+    cool_down = 0.0 if asked_by_a_person else _retraining().cool_down_seconds
+    answer = admit(settings.workspace(), instrument, trigger, cool_down_seconds=cool_down)
+    return answer.admitted, answer.why
+
+
+def _retraining() -> Any:
+    return settings.stage_config("retrain", table()["retrain"].config, {})

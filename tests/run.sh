@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tests/lint.sh
 # where a server cannot be had, its tests are skipped and say why
-bash infra/local/install_stack.sh || true
+bash infra/local/install_stack.sh --with-browser || true
 exec .venv/bin/python -m pytest tests/unit tests/property tests/parity tests/contracts tests/dags tests/docs tests/e2e tests/faults "$@"

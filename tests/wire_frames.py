@@ -152,12 +152,14 @@ class ToyExchange:
             return trade(self.trades, price, lots, maker_bought=sold, at_ms=at_ms, on=self.instrument)
         return mark_price("60001.10000000", "60000.50000000", "0.00010000", at_ms=at_ms, on=self.instrument)
 
-    def session(self, *, seconds: float, rate: int = 20, snapshot_after: int = 5) -> list[Line]:
+    def session(
+        self, *, seconds: float, rate: int = 20, snapshot_after: int = 5, start_ns: int = START_NS
+    ) -> list[Line]:
         """``rate`` frames a second; the snapshot comes after ``snapshot_after`` frames, taken two frames before."""
         lines: list[Line] = []
         taken: dict | None = None
         for i in range(int(seconds * rate)):
-            recv_ns = START_NS + i * (1_000_000_000 // rate)
+            recv_ns = start_ns + i * (1_000_000_000 // rate)
             lines.append((recv_ns, self.frame(recv_ns // MS + 3)))
             if i == max(0, snapshot_after - 2):
                 taken = self.snapshot()

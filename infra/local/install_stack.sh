@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Installs what the local stack runs besides the Python packages: database, Redis, Prometheus and Alertmanager by apt,
 # the Kafka broker by Maven. Installed servers are not started and not enabled: `keel up` starts its own.
-# What cannot be installed is named, all of it at once. Usage: infra/local/install_stack.sh
+# What cannot be installed is named, all of it at once. The tests also look at pages, with a browser.
+# Usage: infra/local/install_stack.sh [--with-browser]
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 policy=/usr/sbin/policy-rc.d
+browser=${1:-}
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -19,6 +21,7 @@ missing_packages() {
     if ! command -v prometheus-alertmanager >/dev/null && ! command -v alertmanager >/dev/null; then
         echo prometheus-alertmanager
     fi
+    if [ "$browser" = --with-browser ] && ! command -v chromium >/dev/null; then echo chromium; fi
 }
 
 # Debian starts a server when it installs it, on its usual port and with nobody's password: not here

@@ -12,6 +12,8 @@ def variables(site: Site) -> Mapping[str, str]:
     """What a shell, or a task of Airflow, sets. A server that was left out is not named: its embedded form is used."""
     up = site.has
     found = {"KEEL_HOME": str(site.home), "KEEL_STACK": str(site.folder)}
+    if site.params.is_file():
+        found["KEEL_PARAMS"] = str(site.params)
     if up("mlflow"):
         found |= {
             "KEEL_TRACKING_URI": site.url("mlflow"),

@@ -5,6 +5,7 @@
     FOLDER/site.json         first port and what was left out: what `down` and `status` go by
     FOLDER/passwords.json    made at the first start, readable by the owner only
     FOLDER/stack.env         the variables with which the pipeline works on this stack
+    FOLDER/params.yaml       numbers of this stack, laid over pipelines/params.yaml, where a person wrote some down
     FOLDER/conf/             written anew at every start from the templates in infra/
     FOLDER/data/SERVER/      what a server keeps
     FOLDER/logs/SERVER.log   what it says
@@ -102,6 +103,10 @@ class Site:
         """SQLAlchemy's address of a database, with its owner's password: never for a command line or a message."""
         owner = account or name
         return f"{driver}://{owner}:{self.passwords[f'postgresql-{owner}']}@{self.address('postgresql')}/{name}"
+
+    @property
+    def params(self) -> Path:
+        return self.folder / "params.yaml"
 
     @property
     def conf(self) -> Path:

@@ -66,7 +66,7 @@ def test_parsing_a_dag_loads_no_heavy_library(path: Path, airflow_home: dict[str
 @pytest.mark.parametrize("path", DAGS, ids=lambda p: p.stem)
 def test_a_dag_is_thin(path: Path) -> None:
     tree = ast.parse(path.read_text())
-    assert len(path.read_text().splitlines()) <= 82
+    assert len(path.read_text().splitlines()) <= 100
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name != path.stem:
             assert len(node.body) <= 5, f"{path.name}: {node.name} does work of its own"

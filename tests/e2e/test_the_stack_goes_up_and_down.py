@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import smtplib
-import socket
 import stat
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from email.message import EmailMessage
-from pathlib import Path
 from typing import Any
 
 import httpx
-import orjson
 import psutil
 import psycopg2
 import pytest
 import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from ring import ROOT, run_keel
+from local_stack import Stack, is_free, running_stack, until
+from ring import run_keel
 
 from pipelines.stack.processes import left_behind
-from pipelines.stack.site import HOST, PORTS, Site, find
+from pipelines.stack.site import HOST, PORTS, Site
 
 pytestmark = pytest.mark.heavy
 
@@ -40,78 +33,10 @@ SERVERS = {
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stack:
-    """A stack in a folder of its own, driven as a person drives it."""
-
-    home: Path
-    first_port: int
-
-    def keel(self, *words: str, code: int | None = 0) -> Any:
-        done = run_keel(self.home, *words, "--json")
-        assert code is None or done.returncode == code, done.stdout[-2000:] + done.stderr[-6000:]
-        return orjson.loads(done.stdout)
-
-    def up(self) -> Any:
-        return self.keel("up", "--first-port", str(self.first_port))
-
-    @property
-    def site(self) -> Site:
-        site = find(self.home / "stack")
-        assert site is not None
-        return site
-
-    def is_well(self) -> bool:
-        """every server to answer: none is late for good because the machine was busy at one look"""
-        return bool(self.keel("status", code=None)["well"])
-
-    def states(self) -> dict[str, dict[str, Any]]:
-        return {each["name"]: each for each in self.keel("status", code=None)["servers"]}
-
-
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    installed = subprocess.run(
-        ["bash", str(ROOT / "infra" / "local" / "install_stack.sh")], capture_output=True, text=True, check=False
-    )
-    if installed.returncode:
-        pytest.skip(installed.stderr)
-    # not under pytest's own folder, which it closes to the account that PostgreSQL runs as
-    folder = Path(tempfile.mkdtemp(prefix="keel-stack-"))
-    folder.chmod(0o711)
-    stack = Stack(home=folder / "home", first_port=free_ports(len(PORTS)))
-    try:
-        stack.up()
+    with running_stack() as stack:
         yield stack
-    finally:
-        stack.keel("down", code=None)
-        shutil.rmtree(folder)
-
-
-def free_ports(count: int) -> int:
-    """The first of ``count`` ports in a row that nobody has, below those the kernel hands out."""
-    for first in range(22_000, 32_000, 100):
-        if all(is_free(port) for port in range(first, first + count)):
-            return first
-    pytest.fail(f"no {count} free ports in a row")
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def until(what: Callable[[], bool], tries: int = 240) -> None:
-    for _ in range(tries):
-        if what():
-            return
-        time.sleep(0.5)
-    pytest.fail(f"waited in vain for {what.__doc__ or what}")
 
 
 def test_every_server_answers_and_one_screen_says_so(stack: Stack) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from market.errors import ServiceError
 from pipelines.stack.environment import variables
-from pipelines.stack.server import Server, get
+from pipelines.stack.server import PROBE_SECONDS, Server, get, spoken
 from pipelines.stack.servers.postgresql import query
 from pipelines.stack.site import CHECKOUT, HOST, Site, write_private
 
@@ -44,6 +44,7 @@ def airflow(site: Site) -> tuple[Server, ...]:
         environment=environment,
         prepare=functools.partial(_prepare, site),
         probe=functools.partial(_probe, site, "metadatabase", "airflow-api"),
+        settle=functools.partial(_settle, site),
         page=site.url("airflow"),
     )
     rest = [
@@ -88,8 +89,6 @@ def token(site: Site, account: str) -> str:
         ServiceError: Airflow does not answer, or knows no such account.
     """
     import httpx
-
-    from pipelines.stack.server import PROBE_SECONDS, spoken
 
     url = f"{site.url('airflow')}/auth/token"
     account_and_password = {"username": account, "password": site.passwords[f"airflow-{account}"]}
@@ -162,6 +161,20 @@ def _prepare(site: Site) -> None:
     if done.returncode:
         raise ServiceError(f"'airflow db migrate' failed with {done.returncode}; see {log}")
     stamp.write_text(version)
+
+
+def _settle(site: Site) -> None:
+    """The pools that tasks name, with the slots that this checkout gives them."""
+    import httpx
+
+    pools = json.loads((CHECKOUT / "infra" / "airflow" / "pools.json").read_text())
+    url = f"{site.url('airflow')}/api/v2/pools"
+    headers = {"Authorization": f"Bearer {token(site, 'admin')}"}
+    with spoken(url, httpx.HTTPError), httpx.Client(headers=headers, timeout=PROBE_SECONDS, trust_env=False) as api:
+        for name, pool in pools.items():
+            body = {"name": name, **pool}
+            if api.post(url, json=body).status_code == httpx.codes.CONFLICT:
+                api.patch(f"{url}/{name}", json=body).raise_for_status()
 
 
 def _own_environment() -> dict[str, str]:
