@@ -277,11 +277,26 @@ def compare(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, 
 
 
 @app.command()
+def dossier(
+    instrument: Instrument = DEFAULT_INSTRUMENT,
+    version: Annotated[int | None, typer.Option(help="Registry version; default: the challenger's.")] = None,
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """What there is to know before approving a version, as Airflow's approval screen shows it.
+
+    Example: `keel dossier --version 2`
+    """
+    _run("dossier", as_json, set_, instrument=instrument, version=version)
+
+
+@app.command()
 def approve(
     version: Annotated[int, typer.Option(help="Registry version.")],
     instrument: Instrument = DEFAULT_INSTRUMENT,
     name: Annotated[str, typer.Option(envvar="APPROVE_AS", help="Who approves; asked for when absent.")] = "",
     reason: Annotated[str, typer.Option(help="Why; asked for when absent.")] = "",
+    show: Annotated[bool, typer.Option("--show", help="Only show what there is to know; nothing is decided.")] = False,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
@@ -289,6 +304,9 @@ def approve(
 
     Example: `keel approve --version 2 --name ada --reason "better calibrated in the new regime"`
     """
+    if show:
+        _run("dossier", as_json, None, instrument=instrument, version=version)
+        return
     name = name or _ask("Who approves")
     reason = reason or _ask("Why")
     _run("approve", as_json, set_, instrument=instrument, version=version, name=name, reason=reason)

@@ -22,9 +22,11 @@ from pipelines.drift_mail import Later
 from pipelines.inference_server import roles_of
 from pipelines.mail import Postage, utc
 from pipelines.monitor import read_result
+from pipelines.notify import retraining
 from pipelines.workspace import Workspace
 
 BY: Final = "quotekeel"  # whose word a safe state is that no person asked for
+LONGEST_S: Final = 7 * 86_400
 
 State = Literal["waiting", "acknowledged", "superseded", "escalated", "safe"]
 
@@ -76,7 +78,7 @@ def escalate(config: EscalateConfig, *, workspace: Workspace) -> EscalateResult:
     """Do what is due about every alert.
 
     Raises:
-        SettingsError: times that are not positive, or nobody to escalate to.
+        SettingsError: times that are not positive or beyond a week, or nobody to escalate to.
         GateError: the audit record is broken.
         ServiceError: the mail server stayed away. Whatever else was due has been done.
     """
@@ -94,10 +96,11 @@ def escalate(config: EscalateConfig, *, workspace: Workspace) -> EscalateResult:
 
 
 def _check(config: EscalateConfig) -> None:
-    if config.acknowledge_within <= 0 or config.safe_within <= 0:
+    times = (config.acknowledge_within, config.safe_within)
+    if not all(0 < seconds <= LONGEST_S for seconds in times):
         raise SettingsError(
-            f"expected acknowledge_within and safe_within above 0 seconds, saw {config.acknowledge_within:g} and "
-            f"{config.safe_within:g}"
+            f"expected acknowledge_within and safe_within above 0 and at most {LONGEST_S} seconds (a week), saw "
+            f"{times[0]:g} and {times[1]:g}"
         )
     mail.require_addresses(Postage(sender=config.sender, recipients=config.escalate_to))
 
@@ -188,7 +191,7 @@ class _Desk:
         self._post(found, tuple(everybody), _later("safe", urgent, subject, first))
 
     def _post(self, found: dict[str, Any], to: Sequence[str], later: Later) -> None:
-        doing = "See Airflow for what is being retrained." if self._workspace.airflow_run else "No person has answered."
+        doing = retraining(self._workspace, found["instrument"])
         letter = drift_mail.letter(self._workspace, found, doing=doing, later=later)
         postage = Postage(
             sender=self._config.sender,

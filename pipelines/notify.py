@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipelines import drift_mail, mail
+from pipelines.admission import admission
 from pipelines.mail import Postage, Posted
 from pipelines.monitor import read_result
+from pipelines.retrain import RetrainConfig
+from pipelines.settings import stage_config
 from pipelines.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotifyConfig:
-    """Which monitor run (empty: the newest), to whom, and how often a server that is away is tried.
-
-    ``retraining``: a sentence on what is being done about the drift, from whoever knows; empty: what is so by default.
-    """
+    """Which monitor run (empty: the newest), to whom, and how often a server that is away is tried."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -25,7 +25,6 @@ class NotifyConfig:
     sender: str = "keel@desk.example"
     attempts: int = 4
     wait_seconds: float = 0.5
-    retraining: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ def notify(config: NotifyConfig, *, workspace: Workspace) -> NotifyResult:
     event = str(found["event_id"])
     posted, subject = Posted(sent=False, before=False, eml=""), ""
     if event:
-        letter = drift_mail.letter(workspace, found, doing=config.retraining or _usual(workspace, found["instrument"]))
+        letter = drift_mail.letter(workspace, found, doing=retraining(workspace, found["instrument"]))
         posted, subject = mail.post(letter, postage, workspace=workspace), letter.subject
     return NotifyResult(
         monitor_id=str(found["monitor_id"]),
@@ -87,7 +86,16 @@ def notify(config: NotifyConfig, *, workspace: Workspace) -> NotifyResult:
     )
 
 
-def _usual(workspace: Workspace, instrument: str) -> str:
-    if workspace.airflow_run:
-        return "The scheduler trains a challenger (train_model) as soon as the cool-down after the last one allows it."
-    return f"Nothing is retrained by itself here; start it with keel retrain --instrument {instrument}."
+def retraining(workspace: Workspace, instrument: str) -> str:
+    """What is done about a drift, in a sentence: a retraining begins, waits for its cool-down, or nobody starts one.
+
+    Raises:
+        ServiceError: the record of retrainings is damaged.
+    """
+    if not workspace.airflow_run:
+        return f"Nothing is retrained by itself here; start it with keel retrain --instrument {instrument}."
+    cool_down = stage_config("retrain", RetrainConfig).cool_down_seconds
+    answer = admission(workspace, instrument, cool_down)
+    return (
+        "A challenger is being trained (train_model)." if answer.admitted else f"No new retraining yet: {answer.why}."
+    )

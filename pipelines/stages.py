@@ -31,6 +31,7 @@ def table() -> Mapping[str, Stage]:
         approve,
         compare,
         deploy,
+        dossier,
         escalate,
         evaluate,
         export,
@@ -72,6 +73,7 @@ def table() -> Mapping[str, Stage]:
         "resume": Stage(config=safety.ResumeConfig, function=safety.resume),
         "retrain": Stage(config=retrain.RetrainConfig, function=retrain.retrain),
         "compare": Stage(config=compare.CompareConfig, function=compare.compare),
+        "dossier": Stage(config=dossier.DossierConfig, function=dossier.dossier),
         "approve": Stage(config=approve.ApproveConfig, function=approve.approve),
         "promote": Stage(config=promote.PromoteConfig, function=promote.promote),
         "rollback": Stage(config=rollback.RollbackConfig, function=rollback.rollback),
@@ -137,10 +139,11 @@ def in_service() -> list[str]:
 
 
 def under_test() -> list[str]:
-    """Instruments with a challenger about which nobody has decided."""
+    """Instruments with a champion and a challenger about which nobody has decided."""
     from pipelines.approve import undecided
 
-    return list(undecided(settings.workspace()))
+    served = in_service()
+    return [key for key in undecided(settings.workspace()) if key in served]
 
 
 def may_retrain(instrument: str) -> tuple[bool, str]:

@@ -39,7 +39,7 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def test_all_five_dags_parse_without_an_error(airflow_home: dict[str, str]) -> None:
+def test_all_dags_parse_without_an_error(airflow_home: dict[str, str]) -> None:
     code = (
         "from airflow.dag_processing.dagbag import DagBag;"
         f"bag = DagBag({str(ROOT / 'dags')!r});"
@@ -48,7 +48,7 @@ def test_all_five_dags_parse_without_an_error(airflow_home: dict[str, str]) -> N
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=airflow_home, check=True)
     errors, names = done.stdout.strip().splitlines()[-2:]
     assert errors == "{}"
-    assert names == "['build_features', 'ingest_ticks', 'monitor_drift', 'promote_model', 'train_model']"
+    assert names == str(sorted(path.stem for path in DAGS))
 
 
 @pytest.mark.parametrize("path", DAGS, ids=lambda p: p.stem)

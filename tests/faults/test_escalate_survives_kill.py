@@ -13,7 +13,7 @@ from doomed import keel
 from drift_found import EVENT, found_drift
 from in_service import approved
 
-from market.clock import NS_PER_S, ManualClock
+from market.clock import NS_PER_S, ManualClock, SystemClock
 from pipelines import audit
 from pipelines.inference_server import state_path
 from pipelines.mailsink import running_mail_sink
@@ -26,7 +26,7 @@ from serving.stance import read_stances
 pytestmark = pytest.mark.heavy
 
 KEY = "sim-usdm.BTCUSDT"
-ESCALATED = ("escalate", "--set=acknowledge_within=1", "--set=safe_within=1e12")
+ESCALATED = ("escalate", "--set=acknowledge_within=1", "--set=safe_within=604800")
 SAFE = ("escalate", "--set=acknowledge_within=1", "--set=safe_within=1")
 
 
@@ -38,8 +38,10 @@ def sink(tmp_path: Path) -> Iterator[Address]:
 
 @pytest.fixture
 def alerted(tmp_path: Path, sink: Address) -> Path:
-    """A home with a drift of long ago that was mailed and that nobody acknowledged."""
-    workspace = Workspace(home=tmp_path / "alerted", clock=ManualClock(1_700_000_000 * NS_PER_S), mail=sink)
+    """A home with a drift of an hour ago that was mailed and that nobody acknowledged."""
+    workspace = Workspace(
+        home=tmp_path / "alerted", clock=ManualClock(SystemClock().now_ns() - 3600 * NS_PER_S), mail=sink
+    )
     found_drift(workspace)
     write_roles(state_path(workspace), KEY, Roles(champion=1))
     approved(workspace, KEY, 1)

@@ -19,8 +19,9 @@ from market.clock import ManualClock
 from market.errors import ApprovalError, InputError, PortInUseError, ServiceError, SettingsError
 from pipelines import audit
 from pipelines.acknowledge import AcknowledgeConfig, acknowledge
+from pipelines.admission import admit
 from pipelines.mailsink import running_mail_sink
-from pipelines.notify import NotifyConfig, notify
+from pipelines.notify import NotifyConfig, notify, retraining
 from pipelines.workspace import Address, Workspace
 
 ASKED = NotifyConfig(recipients=("ada@desk.example", "grace@desk.example"), attempts=2, wait_seconds=0.05)
@@ -82,12 +83,12 @@ def test_what_is_done_what_fails_and_where_to_look_is_in_the_mail(
         tracking_uri="https://keel:secret@mlflow.example/",
         airflow_run="https://airflow.example/dags/monitor_drift/runs/r1",
     )
-    asked = replace(ASKED, monitor_id="monitor-2", retraining="Cooling down: the next retraining in 40 min.")
-    notify(asked, workspace=equipped)
+    admit(equipped, "sim-usdm.BTCUSDT", "a drift before", cool_down_seconds=60.0)
+    notify(replace(ASKED, monitor_id="monitor-2"), workspace=equipped)
     (mail,) = _received(tmp_path)
     for part in ("plain", "html"):
         body = mail.get_body((part,)).get_content()  # type: ignore[union-attr]
-        assert "Cooling down: the next retraining in 40 min." in body
+        assert "No new retraining yet: sim-usdm.BTCUSDT was retrained 0 s ago (a drift before)" in body
         assert "step p99 91.0, limit 50.0" in body.replace("<b>", "").replace("</b>", "")
         assert "staleness" not in body
         assert "https://mlflow.example/#/models/keel-sim-usdm.BTCUSDT/versions/1" in body
@@ -95,6 +96,12 @@ def test_what_is_done_what_fails_and_where_to_look_is_in_the_mail(
         assert "https://airflow.example/dags/monitor_drift/runs/r1" in body
         assert "secret" not in body
         assert "/home/keel/report.html" not in body  # nobody can open it from a mail
+
+
+def test_the_mail_says_whether_a_retraining_begins(workspace: Workspace) -> None:
+    assert "keel retrain" in retraining(workspace, "sim-usdm.BTCUSDT")
+    scheduled = replace(workspace, airflow_run="https://airflow.example/dags/monitor_drift/runs/r1")
+    assert "is being trained" in retraining(scheduled, "sim-usdm.BTCUSDT")
 
 
 def test_the_same_drift_is_mailed_once_however_often_it_isfound_drift(
