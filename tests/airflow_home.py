@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
-PEOPLE = ("ada", "grace")
+PEOPLE = ("ada", "grace", "mallory")
 RESULT, WAITING = "RESULT ", "Waiting for Human-in-the-loop input"
 START_SECONDS = 120.0
 
