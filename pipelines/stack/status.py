@@ -15,11 +15,13 @@ from typing import ClassVar
 from market.clock import NS_PER_S
 from market.errors import InputError, ServiceError
 from market.lake import Lake
+from pipelines import audit
 from pipelines.approve import undecided
 from pipelines.inference_server import state_path
 from pipelines.monitor import read_result
 from pipelines.safety import stance_path
 from pipelines.stack.catalog import chosen_servers
+from pipelines.stack.champions import champions
 from pipelines.stack.processes import memory_of
 from pipelines.stack.server import Server
 from pipelines.stack.servers.airflow import open_questions
@@ -28,6 +30,7 @@ from pipelines.stack.supervisor import State, Supervisor
 from pipelines.workspace import Workspace
 from serving.router import read_state
 from serving.stance import NORMAL, Stance, read_stances
+from training.registry import model_name
 
 UP = "up"
 
@@ -103,6 +106,7 @@ class StatusResult:
     drift: DriftStatus | None
     approvals: tuple[OpenApproval, ...]
     not_known: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def line(self) -> str:
         """One screen."""
@@ -116,6 +120,7 @@ class StatusResult:
         lines += [_instrument_line(each) for each in self.instruments] or ["  nothing in service, no data yet"]
         lines += ["", _drift_line(self.drift), "", "open approvals" if self.approvals else "no open approvals"]
         lines += [f"  {each.where:12} {each.subject}" for each in self.approvals]
+        lines += [f"WARNING: {each}" for each in self.warnings]
         return "\n".join([*lines, *(f"not known: {each}" for each in self.not_known)])
 
 
@@ -141,6 +146,11 @@ def status(config: StatusConfig, *, workspace: Workspace) -> StatusResult:  # no
             ]
         except ServiceError as error:
             not_known.append(f"what Airflow asks ({error})")
+    warnings: list[str] = []
+    try:
+        warnings += _stray_aliases(ring, site if states else None)
+    except ServiceError as error:
+        not_known.append(f"whether the registry's champions are those on record ({error})")
     return StatusResult(
         folder=str(workspace.stack),
         home=str(ring.home),
@@ -151,7 +161,15 @@ def status(config: StatusConfig, *, workspace: Workspace) -> StatusResult:  # no
         drift=_drift(ring),
         approvals=tuple(approvals),
         not_known=tuple(not_known),
+        warnings=tuple(warnings),
     )
+
+
+def _stray_aliases(ring: Workspace, site: Site | None) -> list[str]:
+    """Champions in the registry that nobody promoted through us, of the models in service or on record."""
+    recorded = audit.champions(audit.read(audit.path_of(ring)))
+    models = {*recorded, *(model_name(key) for key in read_state(state_path(ring)))}
+    return audit.stray_aliases(ring, champions(ring, site, sorted(models))) if models else []
 
 
 def _servers(site: Site, states: dict[str, State]) -> tuple[ServerStatus, ...]:
