@@ -74,7 +74,9 @@ def _facts(workspace: Workspace, found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pages(workspace: Workspace, found: Mapping[str, Any]) -> dict[str, str]:
     """Title to address; what is not there is left out."""
+    screen = f"{workspace.airflow_url}/dags/acknowledge_drift/runs/{found['event_id']}/required_actions"
     pages = {
+        "Acknowledge in Airflow": screen if workspace.airflow_url else "",
         "Airflow run": workspace.airflow_run,
         "Model version in MLflow": links.version_page(workspace, found["instrument"], found["model_version"]),
         **{str(title): links.without_login(str(url)) for title, url in (found.get("links") or {}).items()},

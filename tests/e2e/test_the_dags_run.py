@@ -288,6 +288,7 @@ def test_each_dag_waits_for_what_another_makes(airflow: AirflowHome) -> None:
         "train_model": ["challenger", "test_won"],
         "promote_model": [],
         "escalate_alerts": [],
+        "acknowledge_drift": [],
     }
     assert waits == {
         "ingest_ticks": "",
@@ -296,6 +297,7 @@ def test_each_dag_waits_for_what_another_makes(airflow: AirflowHome) -> None:
         "train_model": "drift",
         "promote_model": "test_won",
         "escalate_alerts": "",
+        "acknowledge_drift": "",
     }
 
 
@@ -411,7 +413,7 @@ def test_promote_model_moves_the_alias_when_a_second_person_approves(
     assert audit.verify_workspace(workspace).entries == len(audit.read(audit.path_of(workspace)))
 
 
-def test_escalate_alerts_tells_others_of_a_drift_that_nobody_acknowledged(
+def test_an_alert_goes_to_others_and_stops_once_somebody_takes_it_on_in_airflow(
     airflow: AirflowHome, workspace: Workspace, monitored: tuple[Run, Run, Run], promote_model: DagProcess
 ) -> None:
     event = monitored[1].returned["watch.monitor"]["event_id"]
@@ -420,7 +422,19 @@ def test_escalate_alerts_tells_others_of_a_drift_that_nobody_acknowledged(
     sink, soon = running_mail_sink(workspace.home / "mailsink"), {"KEEL_ESCALATE__ACKNOWLEDGE_WITHIN": "1"}
     with sink as mail, airflow.dag("escalate_alerts", KEEL_MAIL=str(mail), **soon) as escalate_alerts:
         first, second = escalate_alerts.run(), escalate_alerts.run()
+        assert first.returned["escalate"]["mailed"] == [f"{event}.escalated"]
+        assert (first.tasks["ask"], second.tasks["ask"]) == ("success", "skipped")  # a run of its own, once
+        assert second.returned["escalate"]["mailed"] == []
+        assert [alert["state"] for alert in second.returned["escalate"]["alerts"]] == ["escalated"]
+
+        with airflow.dag("acknowledge_drift") as acknowledge_drift:
+            acknowledge_drift.start(event_id=event, instrument=KEY, says="waits")
+            acknowledge_drift.wait_until_it_asks()
+            question = airflow.answer("mallory", "I take it on", "", field="note")
+            run = acknowledge_drift.finish()
+        assert question["subject"] == f"Drift on {KEY}: who takes it on?"
+        assert (run.state, run.returned["acknowledge"]["name"]) == ("success", "mallory")
+        third = escalate_alerts.run()
     write_roles(state_path(workspace), KEY, roles)
-    assert first.returned["escalate"]["mailed"] == [f"{event}.escalated"]
-    assert second.returned["escalate"]["mailed"] == []
-    assert [alert["state"] for alert in second.returned["escalate"]["alerts"]] == ["escalated"]
+    assert [alert["state"] for alert in third.returned["escalate"]["alerts"]] == ["acknowledged"]
+    assert third.tasks["ask"] == "skipped"
