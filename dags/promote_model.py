@@ -1,4 +1,8 @@
-"""The test verdict, a person's answer on Airflow's own approval screen, and only then the alias."""
+"""The evidence about a version, a person's answer on Airflow's own approval screen, and only then the alias.
+
+The first version of an instrument is judged by its evaluation. Fail closed: no answer in time, no reason, somebody who
+may not approve and the author of the run all leave the alias where it is.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ from datetime import timedelta
 import pendulum
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param, PartitionedAssetTimetable, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
 
 from pipelines.scheduling import TASK_DEFAULTS, TEST_WON, instrument_of
+from pipelines.settings import approvers
 
 
 @dag(
@@ -22,50 +28,44 @@ from pipelines.scheduling import TASK_DEFAULTS, TEST_WON, instrument_of
 )
 def promote_model():
     @task
-    def compare(params=None, dag_run=None) -> dict:
+    def dossier(params=None, dag_run=None) -> dict:
         from pipelines.stages import run_as_task
 
-        return run_as_task("compare", instrument=instrument_of(dag_run, params))
+        return run_as_task("dossier", instrument=instrument_of(dag_run, params))
 
-    @task.short_circuit
-    def won(tested: dict) -> bool:
-        return tested["verdict"] == "promote"
+    @task
+    def due(shown: dict) -> None:
+        if not shown["due"]:
+            raise AirflowSkipException(shown["why"])
 
     ask = HITLOperator(
         task_id="ask",
-        subject="Promote version {{ ti.xcom_pull(task_ids='compare')['challenger'] }} "
-        "of {{ ti.xcom_pull(task_ids='compare')['instrument'] }}?",
-        body="{{ ti.xcom_pull(task_ids='compare')['summary'] }}",
-        options=["approve", "reject"],
+        subject="{{ ti.xcom_pull(task_ids='dossier')['subject'] }}",
+        body="{{ ti.xcom_pull(task_ids='dossier')['body'] }}",
+        options=["approve", "reject", "more data"],
         defaults=["reject"],
+        assigned_users=[{"id": name, "name": name} for name in approvers()] or None,
         response_timeout=timedelta(days=1),
-        params={"reason": Param("", type="string", description="why")},
+        params={"reason": Param("", type="string", description="why; an answer without a reason counts for nothing")},
         retries=0,  # a retry would ask again and wipe the answer
     )
 
     @task.short_circuit
-    def approved(answer: dict, tested: dict) -> bool:
+    def approved(answer: dict, shown: dict) -> bool:
+        from pipelines.dossier import said
         from pipelines.stages import run_as_task
 
-        who, (decision,) = answer["responded_by_user"], answer["chosen_options"]
-        if who is None:  # nobody answered in time
-            return False
-        said = {"name": who["name"], "reason": answer["params_input"].get("reason", ""), "decision": decision}
-        return run_as_task("approve", **_of(tested), **said)["decision"] == "approve"
+        return run_as_task("approve", **said(shown, answer))["decision"] == "approve"
 
     @task
-    def promote(tested: dict) -> dict:
+    def promote(shown: dict) -> dict:
         from pipelines.stages import run_as_task
 
-        return run_as_task("promote", **_of(tested))
+        return run_as_task("promote", instrument=shown["instrument"], version=shown["version"])
 
-    tested = compare()
-    won(tested) >> ask
-    approved(ask.output, tested) >> promote(tested)
-
-
-def _of(tested: dict) -> dict:
-    return {"instrument": tested["instrument"], "version": tested["challenger"]}
+    shown = dossier()
+    due(shown) >> ask
+    approved(ask.output, shown) >> promote(shown)
 
 
 promote_model()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from market.errors import ApprovalError, InputError
-from pipelines import audit
+from market.errors import InputError
+from pipelines import audit, people
 from pipelines.monitor import MONITOR_FILE
 from pipelines.workspace import Workspace
 
@@ -42,13 +42,12 @@ def acknowledge(config: AcknowledgeConfig, *, workspace: Workspace) -> Acknowled
     """Record that a person has seen a drift; the same person a second time changes nothing.
 
     Raises:
-        ApprovalError: no name.
+        ApprovalError: no name, or a program's.
         InputError: no monitor run has found this event.
         GateError: the audit record is broken.
     """
     name = config.name.strip()
-    if not name:
-        raise ApprovalError("an acknowledgement needs the name of a person; give --name")
+    people.require_person(name, "an acknowledgement")
     known = workspace.reports.glob(f"monitor-*/{MONITOR_FILE}")
     if not config.event_id or not any(f'"{config.event_id}"'.encode() in path.read_bytes() for path in known):
         raise InputError(f"no drift event {config.event_id!r}; its id is in the mail and in what keel monitor printed")

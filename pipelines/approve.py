@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from market.errors import ApprovalError
-from pipelines import audit
+from pipelines import audit, people
 from pipelines.inference_server import state_path
 from pipelines.workspace import Workspace
 from serving.router import read_state
 
 KIND = "approval"
+MORE_DATA = "more data"  # of an answer that decides nothing yet
 
-Decision = Literal["approve", "reject"]
+Decision = Literal["approve", "reject", "more data"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ApproveConfig:
-    """Who decides what about which version, and why."""
+    """Who decides what about which version, and why. ``evidence`` and its ``blocks``: what the person was shown."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -31,6 +32,8 @@ class ApproveConfig:
     name: str
     reason: str
     decision: Decision = "approve"
+    evidence: str = ""
+    blocks: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ class ApproveResult:
     audit_digest: str
 
     def line(self) -> str:
-        done = "approved" if self.decision == "approve" else "rejected"
+        done = {"approve": "approved", "reject": "rejected", MORE_DATA: "left open for more data"}[self.decision]
         return (
             f"{self.model_name} version {self.version} {done} by {self.name}: {self.reason} "
             f"(decision {self.audit_number}, {self.audit_digest[:12]})"
@@ -56,17 +59,17 @@ class ApproveResult:
 
 
 def approve(config: ApproveConfig, *, workspace: Workspace) -> ApproveResult:
-    """Record a decision.
+    """Record a decision, or that more data is wanted before one.
 
     Raises:
-        ApprovalError: no name, no reason, or the person is the author of the run.
+        ApprovalError: no name, no reason, not on the list of approvers, or the person is the author of the run.
         ModelError: there is no such version.
         GateError: the audit record is broken.
     """
     from training.registry import Registry, model_name
 
     name, reason = config.name.strip(), config.reason.strip()
-    _require_words(config, name, reason)
+    _require_words(config, name, reason, workspace.approvers)
     model, registry = model_name(config.instrument), Registry(workspace.tracking)
     author = registry.version(model, config.version).tags.get("author", "")
     _require_second_person(config, name, author)
@@ -78,11 +81,14 @@ def approve(config: ApproveConfig, *, workspace: Workspace) -> ApproveResult:
         "name": name,
         "reason": reason,
         "author": author,
+        **({"evidence": config.evidence, "blocks": config.blocks} if config.evidence else {}),
     }
-    entry = _last_decision(audit.read(path), model, config.version)
+    kind = MORE_DATA if config.decision == MORE_DATA else KIND
+    entry = _last(audit.read(path), model, config.version, kind)
     if entry is None or dict(entry.what) != what:
-        entry = audit.append(path, clock=workspace.clock, kind=KIND, what=what)
-    registry.set_tags(model, config.version, _tags(entry))
+        entry = audit.append(path, clock=workspace.clock, kind=kind, what=what)
+    if kind == KIND:
+        registry.set_tags(model, config.version, _tags(entry))
     return ApproveResult(
         model_name=model,
         version=config.version,
@@ -96,31 +102,44 @@ def approve(config: ApproveConfig, *, workspace: Workspace) -> ApproveResult:
     )
 
 
+def require_recorded(workspace: Workspace, model_name: str, version: int) -> audit.Entry:
+    """The approval of a version in the audit record: what serving asks for, with the registry away.
+
+    Raises:
+        ApprovalError: nobody decided, the last decision was a rejection, or the author decided.
+        GateError: the audit record is broken.
+    """
+    entry = _last(audit.read(audit.path_of(workspace)), model_name, version, KIND)
+    what = f"{model_name} version {version}"
+    if entry is None:
+        raise ApprovalError(
+            f"nobody has approved {what}; a person other than its author must: {_how(model_name, version)}"
+        )
+    if entry.what["decision"] != "approve":
+        raise ApprovalError(f"{what} was rejected by {entry.what['name']}: {entry.what['reason']}")
+    _refuse_author(entry, str(entry.what.get("author", "")), model_name, version)
+    return entry
+
+
 def require_approval(workspace: Workspace, model_name: str, version: int) -> audit.Entry:
     """The approval of a version, when audit record and registry agree on it.
 
     Raises:
-        ApprovalError: nobody decided, the last decision was a rejection, the author decided, or the two records differ.
+        ApprovalError: as :func:`require_recorded`, or the two records differ.
         GateError: the audit record is broken.
         ModelError: there is no such version.
     """
     from training.registry import Registry
 
     tags = Registry(workspace.tracking).tags(model_name, version)
-    entry = _last_decision(audit.read(audit.path_of(workspace)), model_name, version)
-    what = f"{model_name} version {version}"
-    how = f"keel approve --version {version} --instrument {model_name.removeprefix('keel-')}"
-    if entry is None:
-        raise ApprovalError(f"nobody has approved {what}; a person other than its author must: {how}")
+    entry = require_recorded(workspace, model_name, version)
     if {key: tags.get(key) for key in _tags(entry)} != _tags(entry):
         raise ApprovalError(
-            f"audit record and registry disagree about {what}: expected decision {entry.digest[:12]}, the registry has "
-            f"{tags.get('audit_digest', 'none')[:12]}; find out who changed which, then decide again: {how}"
+            f"audit record and registry disagree about {model_name} version {version}: expected decision "
+            f"{entry.digest[:12]}, the registry has {tags.get('audit_digest', 'none')[:12]}; find out who changed "
+            f"which, then decide again: {_how(model_name, version)}"
         )
-    if entry.what["decision"] != "approve":
-        raise ApprovalError(f"{what} was rejected by {entry.what['name']}: {entry.what['reason']}")
-    if _same_person(str(entry.what["name"]), tags.get("author", "")):
-        raise ApprovalError(f"{what} was approved by its own author, {entry.what['name']}; someone else must: {how}")
+    _refuse_author(entry, tags.get("author", ""), model_name, version)
     return entry
 
 
@@ -138,11 +157,15 @@ def undecided(workspace: Workspace) -> dict[str, int]:
     return {key: version for key, version in challengers.items() if (f"keel-{key}", version) not in decided}
 
 
-def _require_words(config: ApproveConfig, name: str, reason: str) -> None:
-    if not name:
-        raise ApprovalError("an approval needs the name of a person; give --name, or set APPROVE_AS")
-    if not reason:
-        raise ApprovalError(f"an approval needs a reason; {name} should say why version {config.version} with --reason")
+def _require_words(config: ApproveConfig, name: str, reason: str, approvers: tuple[str, ...]) -> None:
+    doing = "an approval"
+    if name == people.NOBODY:
+        if config.decision != "reject":
+            raise ApprovalError(f"{doing} needs the name of a person; without an answer a version can only be rejected")
+    else:
+        people.require_person(name, doing)
+        people.require_listed(name, approvers, doing)
+    people.require_reason(name, reason, doing)
 
 
 def _require_second_person(config: ApproveConfig, name: str, author: str) -> None:
@@ -151,19 +174,27 @@ def _require_second_person(config: ApproveConfig, name: str, author: str) -> Non
             f"version {config.version} of {config.instrument} does not say who trained it, so nobody can be known to "
             "be someone else; register it again with KEEL_AUTHOR set"
         )
-    if _same_person(name, author):
+    if people.same_person(name, author):
         raise ApprovalError(
             f"{name} trained version {config.version} of {config.instrument}, and who trains may not approve; ask "
             "someone else"
         )
 
 
-def _same_person(one: str, other: str) -> bool:
-    return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()
+def _refuse_author(entry: audit.Entry, author: str, model: str, version: int) -> None:
+    if people.same_person(str(entry.what["name"]), author):
+        raise ApprovalError(
+            f"{model} version {version} was approved by its own author, {entry.what['name']}; someone else must: "
+            f"{_how(model, version)}"
+        )
 
 
-def _last_decision(entries: tuple[audit.Entry, ...], model: str, version: int) -> audit.Entry | None:
-    about = [e for e in entries if e.kind == KIND and e.what["model_name"] == model and e.what["version"] == version]
+def _how(model: str, version: int) -> str:
+    return f"keel approve --version {version} --instrument {model.removeprefix('keel-')}"
+
+
+def _last(entries: tuple[audit.Entry, ...], model: str, version: int, kind: str) -> audit.Entry | None:
+    about = [e for e in entries if e.kind == kind and e.what["model_name"] == model and e.what["version"] == version]
     return about[-1] if about else None
 
 

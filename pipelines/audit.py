@@ -1,4 +1,4 @@
-"""The append-only record of what people decided: approvals, rejections, acknowledged alerts.
+"""The append-only record of what was decided and done: approvals, promotions, acknowledged alerts, safe states.
 
 One JSON line a decision. Each line carries the sha256 of the line before it and of itself, so that a changed, removed
 or reordered line breaks the chain; the hash of a version's last decision is also a tag in the model registry, so that
@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from market.clock import Clock
+from market.clock import NS_PER_S, Clock
 from market.errors import GateError, ServiceError
 from pipelines.workspace import Workspace
+from serving.router import STATE_FILE, read_state
 
 GENESIS = "0" * 64
 LOCK_SECONDS = 10.0
+TAKEN_BACK = " taken back"  # ends the kind of a change of champion that was undone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,22 @@ class AuditVerifyResult:
     def line(self) -> str:
         tail = "; an unfinished last line is ignored" if self.torn else ""
         return f"{self.entries} decisions, chain unbroken, head {self.head[:12]}{tail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditLsResult:
+    """Entries as they stand in the record, oldest first."""
+
+    path: str
+    entries: tuple[Entry, ...]
+
+    def line(self) -> str:
+        """A table: number, time (UTC), kind, who, what about, why."""
+        rows = [("no", "time", "kind", "who", "about", "why"), *(_row(entry) for entry in self.entries)]
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        return "\n".join(
+            "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[5]]).rstrip() for row in rows
+        )
 
 
 def path_of(workspace: Workspace) -> Path:
@@ -101,26 +120,89 @@ def verify(path: Path) -> AuditVerifyResult:
 
 
 def verify_workspace(workspace: Workspace) -> AuditVerifyResult:
-    """:func:`verify` of a workspace's record, and that no decision known to the registry is missing from it.
+    """:func:`verify` of a workspace's record, that no decision known to the registry is missing from it, and that the
+    registry's champions are those of the record.
 
     Raises:
-        GateError: a broken link, or a decision that only the registry knows.
+        GateError: a broken link, a decision that only the registry knows, or an alias moved by hand.
     """
     from training import tracking
+    from training.registry import CHAMPION, Registry
 
     path = path_of(workspace)
     result = verify(path)
-    known = {entry.digest for entry in read(path)}
+    entries = read(path)
+    known = {entry.digest for entry in entries}
     client = tracking.client(workspace.tracking)
+    models = set(champions(entries))
     with tracking.spoken("list the registered versions", workspace.tracking):
         for version in client.search_model_versions(max_results=10_000):
+            models.add(version.name)
             digest = version.tags.get("audit_digest")
             if digest and digest not in known:
                 raise GateError(
                     f"the registry holds a decision about {version.name} version {version.version} ({digest[:12]}) "
                     f"that {path} does not: lines were removed from it; restore the file from a backup"
                 )
+    registry = Registry(workspace.tracking)
+    strays = stray_aliases(workspace, {model: registry.get_alias(model, CHAMPION) for model in sorted(models)})
+    if strays:
+        raise GateError("; ".join(strays))
     return result
+
+
+def ls(workspace: Workspace, *, last: int = 0) -> AuditLsResult:
+    """The ``last`` entries (0: all).
+
+    Raises:
+        GateError: the chain is broken.
+    """
+    path = path_of(workspace)
+    return AuditLsResult(path=str(path), entries=read(path)[-last:])
+
+
+def champions(entries: Sequence[Entry]) -> dict[str, int]:
+    """The champion of each model as the last change on record left it; 0 where the first one was taken back."""
+    found: dict[str, int] = {}
+    for entry in entries:
+        change = entry.kind.removesuffix(TAKEN_BACK)
+        if change.endswith(("promotion", "rollback")):
+            found[str(entry.what["model_name"])] = int(entry.what["old" if change != entry.kind else "version"])
+    return found
+
+
+def stray_aliases(workspace: Workspace, aliases: Mapping[str, int | None]) -> list[str]:
+    """A sentence for each model whose champion in the registry (None: it has none) is not that of the record.
+
+    A change that is under way, or was cut off and will be completed, is no stray.
+
+    Raises:
+        GateError: the chain is broken.
+        ServiceError: the record of what is in service is damaged.
+    """
+    recorded = champions(read(path_of(workspace)))
+    moving = {f"keel-{key}" for key, roles in read_state(workspace.home / STATE_FILE).items() if roles.move}
+    return [
+        f"the registry's champion of {model} is {_version(alias)}, the last one on record is "
+        f"{_version(recorded.get(model))}: the alias was moved by hand. Move it back, or promote the version "
+        "(keel approve, keel promote)"
+        for model, alias in aliases.items()
+        if (alias or 0) != recorded.get(model, 0) and model not in moving
+    ]
+
+
+def _version(version: int | None) -> str:
+    return f"version {version}" if version else "none"
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    what = entry.what
+    time = datetime.fromtimestamp(entry.time_ns / NS_PER_S, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
+    kind = str(what["decision"]) if entry.kind == "approval" else entry.kind
+    about = str(what.get("model_name") or what.get("instrument") or what.get("event_id") or "")
+    version = f" version {what['version']}" if "version" in what else ""
+    who, why = (str(what.get(name) or "") for name in ("name", "reason"))
+    return str(entry.number), time, kind, who, about + version, why or str(what.get("note") or "")
 
 
 def _chained(last: Entry | None, time_ns: int, kind: str, what: Mapping[str, Any]) -> Entry:

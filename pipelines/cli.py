@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="The life of the models that keep a market maker's quotes stable. `keel VERB --help` has an example of each.",
 )
-audit_app = typer.Typer(no_args_is_help=True, help="The append-only record of approvals.")
+audit_app = typer.Typer(no_args_is_help=True, help="The append-only record of what was decided and done.")
 app.add_typer(audit_app, name="audit")
 app.add_typer(lake_app, name="lake")
 
@@ -226,6 +226,39 @@ def acknowledge(
 
 
 @app.command()
+def escalate(as_json: Json = False, set_: Set = None) -> None:
+    """Do what is due about alerts nobody acknowledged: a second mail, then the safe state. Run it every few minutes.
+
+    Example: `keel escalate --set acknowledge_within=900 --set escalate_to=[head@desk.example]`
+    """
+    _run("escalate", as_json, set_)
+
+
+Name = Annotated[str, typer.Option(envvar="APPROVE_AS", help="Who; asked for when absent.")]
+Reason = Annotated[str, typer.Option(help="Why; asked for when absent.")]
+
+
+@app.command()
+def safe(instrument: Instrument, name: Name = "", reason: Reason = "", as_json: Json = False, set_: Set = None) -> None:
+    """Put an instrument into the safe state: wider and smaller quotes.
+
+    Example: `keel safe --instrument sim-usdm.BTCUSDT --name ada --reason "the venue is under maintenance"`
+    """
+    _run("safe", as_json, set_, instrument=instrument, name=name or _ask("Who"), reason=reason or _ask("Why"))
+
+
+@app.command()
+def resume(
+    instrument: Instrument, name: Name = "", reason: Reason = "", as_json: Json = False, set_: Set = None
+) -> None:
+    """End the safe state of an instrument: a person only, not the author of the champion.
+
+    Example: `keel resume --instrument sim-usdm.BTCUSDT --name ada --reason "the drift is understood"`
+    """
+    _run("resume", as_json, set_, instrument=instrument, name=name or _ask("Who"), reason=reason or _ask("Why"))
+
+
+@app.command()
 def retrain(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
     """Train, evaluate, export and register a challenger on newer data; one at a time.
 
@@ -244,11 +277,26 @@ def compare(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, 
 
 
 @app.command()
+def dossier(
+    instrument: Instrument = DEFAULT_INSTRUMENT,
+    version: Annotated[int | None, typer.Option(help="Registry version; default: the challenger's.")] = None,
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """What there is to know before approving a version, as Airflow's approval screen shows it.
+
+    Example: `keel dossier --version 2`
+    """
+    _run("dossier", as_json, set_, instrument=instrument, version=version)
+
+
+@app.command()
 def approve(
     version: Annotated[int, typer.Option(help="Registry version.")],
     instrument: Instrument = DEFAULT_INSTRUMENT,
     name: Annotated[str, typer.Option(envvar="APPROVE_AS", help="Who approves; asked for when absent.")] = "",
     reason: Annotated[str, typer.Option(help="Why; asked for when absent.")] = "",
+    show: Annotated[bool, typer.Option("--show", help="Only show what there is to know; nothing is decided.")] = False,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
@@ -256,6 +304,9 @@ def approve(
 
     Example: `keel approve --version 2 --name ada --reason "better calibrated in the new regime"`
     """
+    if show:
+        _run("dossier", as_json, None, instrument=instrument, version=version)
+        return
     name = name or _ask("Who approves")
     reason = reason or _ask("Why")
     _run("approve", as_json, set_, instrument=instrument, version=version, name=name, reason=reason)
@@ -308,9 +359,22 @@ def trace(
         typer.echo(result.text())
 
 
+@audit_app.command("ls")
+def audit_ls(
+    last: Annotated[int, typer.Option(help="Only the last so many; 0: all.")] = 0, as_json: Json = False
+) -> None:
+    """What was decided and done: who, when, why.
+
+    Example: `keel audit ls --last 20`
+    """
+    from pipelines.audit import ls
+
+    print_result(ls(settings.workspace(), last=last), as_json)
+
+
 @audit_app.command("verify")
 def audit_verify(as_json: Json = False) -> None:
-    """Check the hash chain of the approvals.
+    """Check the hash chain of the record, and that the registry's decisions and champions are those of the record.
 
     Example: `keel audit verify`
     """

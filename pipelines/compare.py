@@ -82,7 +82,7 @@ class Metric:
     def line(self) -> str:
         if self.difference is None:
             return f"{self.title}: {self.note}"
-        between = f"[{_figure(self.lower)}, {_figure(self.upper)}]"
+        between = f"[{figure(self.lower)}, {figure(self.upper)}]"
         at = f" at look {self.decided_at}" if self.decided_at else ""
         return f"{self.title} {self.difference:+.4g} {self.unit} {between} after {self.looks} looks: {self.says}{at}"
 
@@ -316,5 +316,6 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """A bound of an interval in words."""
     return "unbounded" if value is None else f"{value:+.4g}"

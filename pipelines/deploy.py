@@ -17,6 +17,7 @@ import numpy as np
 from market.errors import GateError, KeelError, ManifestError, ModelError, ServiceError, TamperedError
 from market.features import catalog
 from pipelines import inference_server
+from pipelines.approve import require_recorded
 from pipelines.workspace import Workspace
 from serving.bundle import Bundle, Floats, Step, check_golden, load_bundle
 from serving.router import Role, Roles, changing, write_roles
@@ -86,6 +87,7 @@ def deploy(config: DeployConfig, *, workspace: Workspace) -> DeployResult:
 
     Raises:
         ModelError: no such version, or it fails a proof (see :func:`serving.bundle.load_bundle`).
+        ApprovalError: it would be champion or previous, and the audit record has no approval of it.
         GateError: a step over gRPC takes too long.
         ServiceError: registry or Triton is away, or another change is under way.
     """
@@ -145,6 +147,8 @@ def _serve(config: DeployConfig, workspace: Workspace, candidate: _Candidate, cl
     manifest, model = candidate.placed.bundle.manifest, candidate.model
     before = inference_server.roles_of(workspace, config.instrument)
     after, role = _with_role(before, candidate)
+    if role in _DECIDED:  # the registry's alias alone decides nothing
+        require_recorded(workspace, model, candidate.version)
     started = time.perf_counter()
     try:
         inference_server.repository_of(workspace).put(candidate.placed.bundle)

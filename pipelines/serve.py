@@ -29,6 +29,7 @@ from market.instruments import Instrument
 from market.lake import Lake
 from market.venues.binance import snapshot_url
 from pipelines import inference_server
+from pipelines.approve import require_recorded
 from pipelines.deploy import prove_hotpath
 from pipelines.ingest import TRUNCATED, live_source
 from pipelines.slow_source import SlowSource
@@ -39,6 +40,7 @@ from serving.hotpath.loop import HotPath
 from serving.quoting.policy import PolicyConfig
 from serving.recorder import Recorder
 from serving.session import Parts, Plan, QuotingSession
+from training.registry import model_name
 
 Arm = Literal["champion", "challenger"]
 
@@ -117,6 +119,7 @@ def serve(config: ServeConfig, *, workspace: Workspace) -> ServeResult:
     Raises:
         SettingsError, InputError: the configuration does not fit together, or names something unknown.
         ModelError: nobody plays a wanted role, or a bundle does not pass.
+        ApprovalError: the audit record has no approval of the champion.
         ServiceError: the exchange is away or broke off; what came before is in the lake.
         LakeError: a table cannot be written.
         KeyboardInterrupt: after a clean end.
@@ -177,6 +180,7 @@ def _bundles(config: ServeConfig, workspace: Workspace) -> tuple[Bundle, ...]:
     """Verified bundles of the arms, champion first."""
     roles = inference_server.roles_of(workspace, config.instrument)
     versions = [roles.version(arm, config.instrument) for arm in config.arms]
+    require_recorded(workspace, model_name(config.instrument), versions[0])  # the champion's
     return tuple(_bundle(workspace, config.instrument, version) for version in versions)
 
 

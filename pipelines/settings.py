@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -35,6 +36,8 @@ VARIABLES: Mapping[str, str] = {
     "KEEL_TRACKING_URI": "the MLflow server when it is not a file under KEEL_HOME",
     "KEEL_TRITON_GRPC": "host:port of a running Triton",
     "KEEL_MAIL": "host:port of the mail server",
+    "KEEL_APPROVERS": "names, with commas between, who may approve and end a safe state (default: any person)",
+    "KEEL_AIRFLOW_URL": "Airflow's address, for links in mails",
     "KEEL_TRITON_HOME": "where the Triton server is installed (default: .serving beside the code)",
     "KEEL_STACK": "folder of the local stack (default: stack under KEEL_HOME)",
     "KEEL_FEAST_REGISTRY": "SQLAlchemy address of Feast's registry when not a file under KEEL_HOME; with the next",
@@ -81,7 +84,23 @@ def workspace(*, clock: Clock | None = None, progress: Progress | None = None) -
         feast_registry=os.environ.get("KEEL_FEAST_REGISTRY", ""),
         feast_online=os.environ.get("KEEL_FEAST_ONLINE", ""),
         stack_folder=Path(os.environ["KEEL_STACK"]).absolute() if os.environ.get("KEEL_STACK") else None,
+        approvers=approvers(),
+        airflow_url=os.environ.get("KEEL_AIRFLOW_URL", "").rstrip("/"),
+        airflow_run=_airflow_run(),
     )
+
+
+def approvers() -> tuple[str, ...]:
+    """Who may approve; empty: any person."""
+    names = os.environ.get("KEEL_APPROVERS", "").split(",")
+    return tuple(name for each in names if (name := each.strip()))
+
+
+def _airflow_run() -> str:
+    """Page of the run whose task this process is, where Airflow and its address are known."""
+    url, dag = os.environ.get("KEEL_AIRFLOW_URL", "").rstrip("/"), os.environ.get("AIRFLOW_CTX_DAG_ID", "")
+    run = quote(os.environ.get("AIRFLOW_CTX_DAG_RUN_ID", ""), safe="")
+    return f"{url}/dags/{dag}/runs/{run}" if url and dag and run else ""
 
 
 def kafka_topic(url: str) -> tuple[Cluster, str]:

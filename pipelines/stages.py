@@ -31,6 +31,8 @@ def table() -> Mapping[str, Stage]:
         approve,
         compare,
         deploy,
+        dossier,
+        escalate,
         evaluate,
         export,
         featurize,
@@ -43,6 +45,7 @@ def table() -> Mapping[str, Stage]:
         report,
         retrain,
         rollback,
+        safety,
         serve,
         skew,
         trace,
@@ -65,8 +68,12 @@ def table() -> Mapping[str, Stage]:
         "monitor": Stage(config=monitor.MonitorConfig, function=monitor.monitor),
         "notify": Stage(config=notify.NotifyConfig, function=notify.notify),
         "acknowledge": Stage(config=acknowledge.AcknowledgeConfig, function=acknowledge.acknowledge),
+        "escalate": Stage(config=escalate.EscalateConfig, function=escalate.escalate),
+        "safe": Stage(config=safety.SafeConfig, function=safety.safe),
+        "resume": Stage(config=safety.ResumeConfig, function=safety.resume),
         "retrain": Stage(config=retrain.RetrainConfig, function=retrain.retrain),
         "compare": Stage(config=compare.CompareConfig, function=compare.compare),
+        "dossier": Stage(config=dossier.DossierConfig, function=dossier.dossier),
         "approve": Stage(config=approve.ApproveConfig, function=approve.approve),
         "promote": Stage(config=promote.PromoteConfig, function=promote.promote),
         "rollback": Stage(config=rollback.RollbackConfig, function=rollback.rollback),
@@ -132,10 +139,11 @@ def in_service() -> list[str]:
 
 
 def under_test() -> list[str]:
-    """Instruments with a challenger about which nobody has decided."""
+    """Instruments with a champion and a challenger about which nobody has decided."""
     from pipelines.approve import undecided
 
-    return list(undecided(settings.workspace()))
+    served = in_service()
+    return [key for key in undecided(settings.workspace()) if key in served]
 
 
 def may_retrain(instrument: str) -> tuple[bool, str]:

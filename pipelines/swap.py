@@ -19,6 +19,7 @@ import numpy as np
 
 from market.errors import KeelError, ServiceError
 from pipelines import audit, deploy, inference_server
+from pipelines.approve import require_recorded
 from pipelines.workspace import Workspace
 from serving.bundle import Floats
 from serving.router import Move, MoveKind, Roles, read_roles, write_roles
@@ -70,9 +71,11 @@ def change_champion(change: Change, *, workspace: Workspace, registry: Registry,
     Only the new champion has to pass its proofs: the old one may be what we must get away from.
 
     Raises:
+        ApprovalError: the audit record has no approval of the new champion; nothing has changed.
         ModelError: the version does not pass; nothing has changed.
         ServiceError: registry or Triton is away, or a request failed; everything is back where it was.
     """
+    require_recorded(workspace, change.model, change.new)
     bundle = deploy.place(workspace, registry, change.instrument, change.new).bundle
     roles = inference_server.roles_of(workspace, change.instrument)
     aliases = registry.aliases(change.model)
@@ -156,7 +159,7 @@ def _take_back(
     audit.append(
         audit.path_of(workspace),
         clock=workspace.clock,
-        kind=f"{change.kind} taken back",
+        kind=change.kind + audit.TAKEN_BACK,
         what={"model_name": change.model, "version": change.new, "old": change.old},
     )
     write_roles(inference_server.state_path(workspace), change.instrument, roles)

@@ -54,7 +54,8 @@ class Workspace:
     ``lake_uri`` and ``tracking_uri`` default to files under ``home``; the real stack sets them to S3 and to an MLflow
     server. ``mail`` None means: mails are written under ``home`` and not sent, and the stage says so.
     ``feast_registry`` (an SQLAlchemy address) and ``feast_online`` (a Redis connection string) go together; they may
-    hold a password.
+    hold a password. ``approvers``: who may approve and end a safe state (empty: any person). ``airflow_url`` and
+    ``airflow_run`` are Airflow's address and the page of the run this process is a task of, for links; empty without.
     """
 
     home: Path
@@ -68,6 +69,9 @@ class Workspace:
     feast_registry: str = ""
     feast_online: str = ""
     stack_folder: Path | None = None
+    approvers: tuple[str, ...] = ()
+    airflow_url: str = ""
+    airflow_run: str = ""
 
     @property
     def stack(self) -> Path:

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
-PEOPLE = ("ada", "grace")
+PEOPLE = ("ada", "grace", "mallory")
 RESULT, WAITING = "RESULT ", "Waiting for Human-in-the-loop input"
 START_SECONDS = 120.0
 
@@ -143,7 +143,7 @@ class AirflowHome:
             process.terminate()
             process.wait()
 
-    def answer(self, who: str, choice: str, reason: str) -> dict[str, Any]:
+    def answer(self, who: str, choice: str, reason: str, field: str = "reason") -> dict[str, Any]:
         """What ``who`` does at the one open question; returns the question as it was shown."""
         login = httpx.post(f"{self.url}/auth/token", json={"username": who, "password": f"password of {who}"})
         bearer = {"Authorization": f"Bearer {login.raise_for_status().json()['access_token']}"}
@@ -153,7 +153,7 @@ class AirflowHome:
             (question,) = pending.json()["hitl_details"]
             task = question["task_instance"]
             path = f"/dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/-1/hitlDetails"
-            api.patch(path, json={"chosen_options": [choice], "params_input": {"reason": reason}}).raise_for_status()
+            api.patch(path, json={"chosen_options": [choice], "params_input": {field: reason}}).raise_for_status()
         return dict(question)
 
     def let_the_question_time_out(self) -> str:

@@ -29,6 +29,9 @@ def variables(site: Site) -> Mapping[str, str]:
         found["KEEL_MAIL"] = f"{HOST}:{site.port('mail')}"
     if up("kafka"):
         found["KEEL_KAFKA_SERVERS"] = str(site.address("kafka"))
+    if up("airflow-api"):
+        # the one account of a person who judges models; in a terminal it is the name to give
+        found |= {"KEEL_AIRFLOW_URL": site.url("airflow"), "KEEL_APPROVERS": "quant"}
     if up("triton"):
         found["KEEL_TRITON_GRPC"] = str(site.address("triton-grpc"))
     return found

@@ -15,10 +15,13 @@ from typing import ClassVar
 from market.clock import NS_PER_S
 from market.errors import InputError, ServiceError
 from market.lake import Lake
+from pipelines import audit
 from pipelines.approve import undecided
 from pipelines.inference_server import state_path
 from pipelines.monitor import read_result
+from pipelines.safety import stance_path
 from pipelines.stack.catalog import chosen_servers
+from pipelines.stack.champions import champions
 from pipelines.stack.processes import memory_of
 from pipelines.stack.server import Server
 from pipelines.stack.servers.airflow import open_questions
@@ -26,6 +29,8 @@ from pipelines.stack.site import Site, find
 from pipelines.stack.supervisor import State, Supervisor
 from pipelines.workspace import Workspace
 from serving.router import read_state
+from serving.stance import NORMAL, Stance, read_stances
+from training.registry import model_name
 
 UP = "up"
 
@@ -54,7 +59,8 @@ class ServerStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class InstrumentStatus:
-    """Versions in service by role (None: nobody plays it), and the receive time of the newest landed event."""
+    """Versions in service by role (None: nobody plays it), and the receive time of the newest landed event; ``safe``:
+    since when, on whose word and why it is in the safe state, empty where it is not."""
 
     instrument: str
     champion: int | None
@@ -63,6 +69,7 @@ class InstrumentStatus:
     last_data: str | None
     last_data_ns: int | None
     age_seconds: float | None
+    safe: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +106,7 @@ class StatusResult:
     drift: DriftStatus | None
     approvals: tuple[OpenApproval, ...]
     not_known: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def line(self) -> str:
         """One screen."""
@@ -112,6 +120,7 @@ class StatusResult:
         lines += [_instrument_line(each) for each in self.instruments] or ["  nothing in service, no data yet"]
         lines += ["", _drift_line(self.drift), "", "open approvals" if self.approvals else "no open approvals"]
         lines += [f"  {each.where:12} {each.subject}" for each in self.approvals]
+        lines += [f"WARNING: {each}" for each in self.warnings]
         return "\n".join([*lines, *(f"not known: {each}" for each in self.not_known)])
 
 
@@ -137,6 +146,11 @@ def status(config: StatusConfig, *, workspace: Workspace) -> StatusResult:  # no
             ]
         except ServiceError as error:
             not_known.append(f"what Airflow asks ({error})")
+    warnings: list[str] = []
+    try:
+        warnings += _stray_aliases(ring, site if states else None)
+    except ServiceError as error:
+        not_known.append(f"whether the registry's champions are those on record ({error})")
     return StatusResult(
         folder=str(workspace.stack),
         home=str(ring.home),
@@ -147,7 +161,15 @@ def status(config: StatusConfig, *, workspace: Workspace) -> StatusResult:  # no
         drift=_drift(ring),
         approvals=tuple(approvals),
         not_known=tuple(not_known),
+        warnings=tuple(warnings),
     )
+
+
+def _stray_aliases(ring: Workspace, site: Site | None) -> list[str]:
+    """Champions in the registry that nobody promoted through us, of the models in service or on record."""
+    recorded = audit.champions(audit.read(audit.path_of(ring)))
+    models = {*recorded, *(model_name(key) for key in read_state(state_path(ring)))}
+    return audit.stray_aliases(ring, champions(ring, site, sorted(models))) if models else []
 
 
 def _servers(site: Site, states: dict[str, State]) -> tuple[ServerStatus, ...]:
@@ -181,6 +203,7 @@ def _look(site: Site, server: Server, state: State | None) -> ServerStatus:
 def _instruments(ring: Workspace) -> tuple[InstrumentStatus, ...]:
     roles = read_state(state_path(ring))
     newest = Lake(ring.lake).newest("ticks")
+    stances = read_stances(stance_path(ring))
     now = ring.clock.now_ns()
     return tuple(
         InstrumentStatus(
@@ -191,9 +214,14 @@ def _instruments(ring: Workspace) -> tuple[InstrumentStatus, ...]:
             last_data=_iso(newest[key]) if key in newest else None,
             last_data_ns=newest.get(key),
             age_seconds=(now - newest[key]) / NS_PER_S if key in newest else None,
+            safe=_safe(stances.get(key, NORMAL)),
         )
-        for key in sorted({*roles, *newest})
+        for key in sorted({*roles, *newest, *(key for key, each in stances.items() if each.mode == "safe")})
     )
+
+
+def _safe(stance: Stance) -> str:
+    return f"since {_iso(stance.since_ns)} by {stance.by}: {stance.reason}" if stance.mode == "safe" else ""
 
 
 def _drift(ring: Workspace) -> DriftStatus | None:
@@ -231,7 +259,8 @@ def _server_line(server: ServerStatus) -> str:
 def _instrument_line(each: InstrumentStatus) -> str:
     roles = [f"{role} {value}" for role in ("champion", "challenger", "previous") if (value := getattr(each, role))]
     data = "no data" if each.age_seconds is None else f"last data {each.last_data} ({_age(each.age_seconds)} ago)"
-    return f"  {each.instrument:24} {', '.join(roles) or 'nothing in service':32} {data}"
+    safe = f"\n  {'':24} SAFE STATE {each.safe} (keel resume)" if each.safe else ""
+    return f"  {each.instrument:24} {', '.join(roles) or 'nothing in service':32} {data}{safe}"
 
 
 def _age(seconds: float) -> str:

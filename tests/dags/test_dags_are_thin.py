@@ -39,7 +39,7 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def test_all_five_dags_parse_without_an_error(airflow_home: dict[str, str]) -> None:
+def test_all_dags_parse_without_an_error(airflow_home: dict[str, str]) -> None:
     code = (
         "from airflow.dag_processing.dagbag import DagBag;"
         f"bag = DagBag({str(ROOT / 'dags')!r});"
@@ -48,7 +48,7 @@ def test_all_five_dags_parse_without_an_error(airflow_home: dict[str, str]) -> N
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=airflow_home, check=True)
     errors, names = done.stdout.strip().splitlines()[-2:]
     assert errors == "{}"
-    assert names == "['build_features', 'ingest_ticks', 'monitor_drift', 'promote_model', 'train_model']"
+    assert names == str(sorted(path.stem for path in DAGS))
 
 
 @pytest.mark.parametrize("path", DAGS, ids=lambda p: p.stem)
@@ -100,7 +100,7 @@ def test_every_task_but_a_question_is_tried_again(airflow_home: dict[str, str]) 
         "from airflow.dag_processing.dagbag import DagBag;"
         f"dags = DagBag({str(ROOT / 'dags')!r}).dags.values();"
         "tasks = [t for dag in dags for t in dag.tasks];"
-        "print(sorted({t.retries for t in tasks}), [t.task_id for t in tasks if not t.retries])"
+        "print(sorted({t.retries for t in tasks}), sorted({t.task_id for t in tasks if not t.retries}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=airflow_home, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[0, 2] ['ask']"

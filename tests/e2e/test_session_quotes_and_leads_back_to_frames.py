@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_service import approved
 
 from market import instruments
 from market.clock import NS_PER_S, SystemClock
@@ -40,6 +41,7 @@ def workspace(tmp_path: Path, write_seeded_bundle: Callable[..., Path]) -> Works
     for version in (1, 2):
         write_seeded_bundle(made.models / KEY / str(version), seed=version, registry_version=version)
     write_roles(state_path(made), KEY, Roles(champion=1, challenger=2))
+    approved(made, KEY, 1)
     return made
 
 
@@ -211,6 +213,7 @@ def test_along_a_recording_quotes_are_recorded_and_no_fill_is_claimed(
     key = "binance-usdm.BTCUSDT"
     write_seeded_bundle(workspace.models / key / "1", instrument=key, model_name=f"keel-{key}")
     write_roles(state_path(workspace), key, Roles(champion=1))
+    approved(workspace, key, 1)
     lake = Lake(workspace.lake)
 
     whole = serve(ServeConfig(instrument=key, capture=str(recording)), workspace=workspace)

@@ -1,4 +1,4 @@
-"""The five DAGs, each run by Airflow in a process of its own, through the stages they name and into one home.
+"""The DAGs, each run by Airflow in a process of its own, through the stages they name and into one home.
 
 In the order of the ring: what one DAG leaves behind is what the next one begins with.
 """
@@ -11,7 +11,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
+import httpx
 import planted
 import pytest
 from airflow_home import AirflowHome, DagProcess, Run, make_airflow_home
@@ -22,11 +24,11 @@ from wire_frames import START_NS, USDM, BreathingExchange, stamped, write_lines
 from market.clock import NS_PER_S
 from market.lake import Lake
 from pipelines import audit
-from pipelines.approve import ApproveConfig, approve
-from pipelines.inference_server import roles_of
+from pipelines.inference_server import roles_of, state_path
 from pipelines.mailsink import running_mail_sink
-from pipelines.promote import PromoteConfig, promote
+from pipelines.people import NOBODY
 from pipelines.workspace import Workspace
+from serving.router import Roles, write_roles
 from serving.triton.client import TritonClient
 from serving.triton.server import Endpoint, default_install, running_triton
 from training import datasets
@@ -57,6 +59,8 @@ CALM = Session(name="live-calm", seed=50)
 LOUD = Session(name="live-loud", seed=51, louder=2.5, start_ns=LATER_NS + 300 * NS_PER_S)
 EVEN = Session(name="live-even", rows=3000, seed=52, skill=(0.3, 0.3), start_ns=LATER_NS + 600 * NS_PER_S)
 TEST = replace(EVEN, name="live-test", rows=12_000, skill=(0.0, 0.8), start_ns=LATER_NS + 900 * NS_PER_S)
+MORE = replace(TEST, name="live-more", seed=53, start_ns=LATER_NS + 1300 * NS_PER_S)
+LAST = replace(TEST, name="live-last", seed=54, start_ns=LATER_NS + 1700 * NS_PER_S)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +72,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="module")
 def airflow(workspace: Workspace) -> AirflowHome:
-    variables = {"KEEL_HOME": str(workspace.home), "KEEL_AUTHOR": workspace.author, **SMALL}
-    return make_airflow_home(workspace.home.parent / "airflow", **variables)
+    variables = {"KEEL_HOME": str(workspace.home), "KEEL_AUTHOR": workspace.author, "KEEL_APPROVERS": "ada, grace"}
+    return make_airflow_home(workspace.home.parent / "airflow", **variables, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +101,24 @@ def trained(airflow: AirflowHome, triton: Endpoint) -> Run:
 
 
 @pytest.fixture(scope="module")
-def first_champion(trained: Run, workspace: Workspace) -> int:
-    """Version 1, approved and promoted as a first model is: there is nothing to test it against."""
-    version = int(trained.returned["register"]["version"])
-    approve(ApproveConfig(instrument=KEY, version=version, name="ada", reason="the first one"), workspace=workspace)
-    promote(PromoteConfig(instrument=KEY, version=version), workspace=workspace)
-    return version
+def promote_model(airflow: AirflowHome) -> Iterator[DagProcess]:
+    """Where people answer: the DAG that asks, and Airflow's API server."""
+    with airflow.api_server(), airflow.dag("promote_model") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def crowned(airflow: AirflowHome, trained: Run, promote_model: DagProcess) -> tuple[dict[str, Any], Run]:
+    """Version 1, asked about by its evaluation, since there is nothing to test it against."""
+    promote_model.start()
+    promote_model.wait_until_it_asks()
+    question = airflow.answer("ada", "approve", "the first one")
+    return question, promote_model.finish()
+
+
+@pytest.fixture(scope="module")
+def first_champion(crowned: tuple[dict[str, Any], Run]) -> int:
+    return int(crowned[1].returned["promote"]["version"])
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +287,8 @@ def test_each_dag_waits_for_what_another_makes(airflow: AirflowHome) -> None:
         "monitor_drift": ["drift", "test_won"],
         "train_model": ["challenger", "test_won"],
         "promote_model": [],
+        "escalate_alerts": [],
+        "acknowledge_drift": [],
     }
     assert waits == {
         "ingest_ticks": "",
@@ -278,13 +296,9 @@ def test_each_dag_waits_for_what_another_makes(airflow: AirflowHome) -> None:
         "monitor_drift": "",
         "train_model": "drift",
         "promote_model": "test_won",
+        "escalate_alerts": "",
+        "acknowledge_drift": "",
     }
-
-
-@pytest.fixture(scope="module")
-def promote_model(airflow: AirflowHome, retrained: Run) -> Iterator[DagProcess]:
-    with airflow.api_server(), airflow.dag("promote_model") as process:
-        yield process
 
 
 def decisions(workspace: Workspace) -> list[tuple[str, str, str]]:
@@ -299,35 +313,45 @@ def announced(airflow: AirflowHome) -> bool:
         return ["test_won", KEY, {}] in monitor_drift.run().events
 
 
+def test_the_first_version_is_asked_about_by_its_evaluation(
+    crowned: tuple[dict[str, Any], Run], trained: Run, workspace: Workspace
+) -> None:
+    assert ["test_won", KEY, {}] in trained.events
+    question, run = crowned
+    assert question["subject"] == f"Promote version 1 of {KEY}?"
+    assert "is the first of its instrument" in question["body"]
+    assert "The gate said yes." in question["body"]
+    assert (run.state, run.returned["promote"]["approved_by"]) == ("success", "ada")
+    assert audit.verify_workspace(workspace).entries >= 2
+
+
 def test_nobody_is_asked_before_the_test_is_won(
-    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess
+    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess, retrained: Run
 ) -> None:
     serve(workspace, EVEN, workspace.home.parent / "even")
     run = promote_model.run()
     assert (run.state, run.tasks["ask"], run.tasks["promote"]) == ("success", "skipped", "skipped")
-    assert run.returned["compare"]["verdict"] == "undecided"
+    assert run.returned["dossier"]["verdict"] == "undecided"
     assert not announced(airflow)
     serve(workspace, TEST, workspace.home.parent / "test")
     assert announced(airflow)
 
 
-def test_the_alias_stays_when_a_person_says_no_the_author_says_yes_or_nobody_says_anything(
+def test_an_answer_of_a_stranger_of_the_author_or_without_a_reason_counts_for_nothing(
     airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess
 ) -> None:
-    registry = Registry(workspace.tracking)
-    before = registry.aliases(MODEL)
-
     promote_model.start()
     promote_model.wait_until_it_asks()
-    question = airflow.answer("ada", "reject", "too wide at night")
+    with pytest.raises(httpx.HTTPStatusError, match="403"):  # Airflow itself knows who may answer
+        airflow.answer("mallory", "approve", "why not")
+    question = airflow.answer("ada", "approve", " ")
     run = promote_model.finish()
     assert question["subject"] == f"Promote version 2 of {KEY}?"
-    assert question["body"] == run.returned["compare"]["summary"]
-    assert (run.state, run.tasks["approved"], run.tasks["promote"]) == ("success", "success", "skipped")
-    assert decisions(workspace) == [("reject", "ada", "too wide at night")]
-    assert not announced(airflow)  # somebody has decided
+    assert question["body"] == run.returned["dossier"]["body"]
+    assert "| log-loss of the direction (nats) |" in question["body"]
+    assert (run.state, run.tasks["approved"], run.tasks["promote"]) == ("failed", "failed", "upstream_failed")
+    assert promote_model.said("ada should say why")
 
-    # the author is refused, and not tried again
     promote_model.start()
     promote_model.wait_until_it_asks()
     airflow.answer("grace", "approve", "mine is better")
@@ -335,7 +359,29 @@ def test_the_alias_stays_when_a_person_says_no_the_author_says_yes_or_nobody_say
     assert (run.state, run.tasks["approved"], run.tasks["promote"]) == ("failed", "failed", "upstream_failed")
     assert run.tries["approved"] == 1
     assert promote_model.said("who trains may not approve")
+    assert decisions(workspace) == []
+    assert Registry(workspace.tracking).aliases(MODEL) == {"champion": 1, "challenger": 2}
 
+
+def test_more_data_decides_nothing_and_nobody_is_asked_again_before_there_is_more(
+    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess
+) -> None:
+    promote_model.start()
+    promote_model.wait_until_it_asks()
+    airflow.answer("ada", "more data", "a night is missing")
+    run = promote_model.finish()
+    assert (run.state, run.tasks["approved"], run.tasks["promote"]) == ("success", "success", "skipped")
+    assert decisions(workspace) == []
+    assert announced(airflow)  # it still waits for a decision
+    run = promote_model.run()
+    assert (run.state, run.tasks["due"], run.tasks["ask"]) == ("success", "skipped", "skipped")
+    assert promote_model.said("ada has answered on this evidence: more data")
+
+
+def test_no_answer_in_time_is_a_rejection_by_nobody(
+    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess
+) -> None:
+    serve(workspace, MORE, workspace.home.parent / "more")
     promote_model.start()
     promote_model.wait_until_it_asks()
     assert airflow.let_the_question_time_out().startswith("1 day")
@@ -343,15 +389,16 @@ def test_the_alias_stays_when_a_person_says_no_the_author_says_yes_or_nobody_say
     assert run.returned["ask"]["chosen_options"] == ["reject"]
     assert run.returned["ask"]["responded_by_user"] is None
     assert (run.state, run.tasks["promote"]) == ("success", "skipped")
-
-    assert len(decisions(workspace)) == 1
-    assert registry.aliases(MODEL) == before
+    assert decisions(workspace) == [("reject", NOBODY, "nobody answered in time")]
+    assert not announced(airflow)
+    assert Registry(workspace.tracking).aliases(MODEL) == {"champion": 1, "challenger": 2}
 
 
 def test_promote_model_moves_the_alias_when_a_second_person_approves(
     airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess, triton: Endpoint
 ) -> None:
     registry = Registry(workspace.tracking)
+    serve(workspace, LAST, workspace.home.parent / "last")
     promote_model.start()
     promote_model.wait_until_it_asks()
     airflow.answer("ada", "approve", "better by 0.1 nats")
@@ -364,3 +411,30 @@ def test_promote_model_moves_the_alias_when_a_second_person_approves(
     assert registry.tags(MODEL, 2)["approval_reason"] == "better by 0.1 nats"
     assert served(triton) == (1, 2)
     assert audit.verify_workspace(workspace).entries == len(audit.read(audit.path_of(workspace)))
+
+
+def test_an_alert_goes_to_others_and_stops_once_somebody_takes_it_on_in_airflow(
+    airflow: AirflowHome, workspace: Workspace, monitored: tuple[Run, Run, Run], promote_model: DagProcess
+) -> None:
+    event = monitored[1].returned["watch.monitor"]["event_id"]
+    roles = roles_of(workspace, KEY)
+    write_roles(state_path(workspace), KEY, Roles(champion=1))  # the drift was of version 1
+    sink, soon = running_mail_sink(workspace.home / "mailsink"), {"KEEL_ESCALATE__ACKNOWLEDGE_WITHIN": "1"}
+    with sink as mail, airflow.dag("escalate_alerts", KEEL_MAIL=str(mail), **soon) as escalate_alerts:
+        first, second = escalate_alerts.run(), escalate_alerts.run()
+        assert first.returned["escalate"]["mailed"] == [f"{event}.escalated"]
+        assert (first.tasks["ask"], second.tasks["ask"]) == ("success", "skipped")  # a run of its own, once
+        assert second.returned["escalate"]["mailed"] == []
+        assert [alert["state"] for alert in second.returned["escalate"]["alerts"]] == ["escalated"]
+
+        with airflow.dag("acknowledge_drift") as acknowledge_drift:
+            acknowledge_drift.start(event_id=event, instrument=KEY, says="waits")
+            acknowledge_drift.wait_until_it_asks()
+            question = airflow.answer("mallory", "I take it on", "", field="note")
+            run = acknowledge_drift.finish()
+        assert question["subject"] == f"Drift on {KEY}: who takes it on?"
+        assert (run.state, run.returned["acknowledge"]["name"]) == ("success", "mallory")
+        third = escalate_alerts.run()
+    write_roles(state_path(workspace), KEY, roles)
+    assert [alert["state"] for alert in third.returned["escalate"]["alerts"]] == ["acknowledged"]
+    assert third.tasks["ask"] == "skipped"

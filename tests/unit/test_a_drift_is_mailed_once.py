@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email
 import email.policy
-import json
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,56 +13,18 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
+from drift_found import found_drift
 
 from market.clock import ManualClock
 from market.errors import ApprovalError, InputError, PortInUseError, ServiceError, SettingsError
 from pipelines import audit
 from pipelines.acknowledge import AcknowledgeConfig, acknowledge
+from pipelines.admission import admit
 from pipelines.mailsink import running_mail_sink
-from pipelines.notify import NotifyConfig, notify
-from pipelines.reporting.charts import drift_picture
+from pipelines.notify import NotifyConfig, notify, retraining
 from pipelines.workspace import Address, Workspace
 
 ASKED = NotifyConfig(recipients=("ada@desk.example", "grace@desk.example"), attempts=2, wait_seconds=0.05)
-
-
-def _found(workspace: Workspace, event: str = "drift-0123456789ab", monitor: str = "monitor-1") -> dict[str, Any]:
-    """What a monitor run leaves behind."""
-    folder = workspace.reports / monitor
-    folder.mkdir(parents=True)
-    windows = [
-        {"start_ns": i * 10**10, "end_ns": (i + 1) * 10**10, "strength": 0.1 * i, "violated": i > 3, "log_loss": 1.0}
-        for i in range(8)
-    ]
-    found = {
-        "monitor_id": monitor,
-        "event_id": event,
-        "instrument": "sim-usdm.BTCUSDT",
-        "dataset_id": "d0",
-        "sessions": ["live-1"],
-        "model_version": 1,
-        "run_id": "run1",
-        "drifted": bool(event),
-        "windows": 8,
-        "violated": 4,
-        "window_seconds": 10.0,
-        "since_ns": 1_700_000_000_000_000_000,
-        "until_ns": 1_700_000_080_000_000_000,
-        "share": 0.7,
-        "strength": 0.9,
-        "strength_threshold": 0.2,
-        "top": [{"name": "vol_1s", "effect": 1.9, "threshold": 0.4, "direction": "higher"}],
-        "loss_reference": 0.71,
-        "loss_now": 0.93,
-        "path": str(folder / "monitor.json"),
-        "evidently": str(folder / "evidently.html"),
-        "picture": str(folder / "drift.png"),
-        "windows_judged": windows,
-        "signals": [{"name": "vol_1s", "judged": True, "ratios": [0.5, 0.4, 0.6, 0.9, 2.0, 3.0, 4.0, 4.5]}],
-    }
-    drift_picture(found, path=Path(found["picture"]))
-    (folder / "monitor.json").write_text(json.dumps(found))
-    return found
 
 
 @pytest.fixture
@@ -71,7 +32,7 @@ def workspace(tmp_path: Path) -> Workspace:
     workspace = Workspace(
         home=tmp_path / "home", clock=ManualClock(), tracking_uri="postgresql://keel:secret@db.example/mlflow"
     )
-    _found(workspace)
+    found_drift(workspace)
     return workspace
 
 
@@ -104,17 +65,51 @@ def test_a_drift_is_mailed_with_text_and_an_inline_picture(workspace: Workspace,
         assert "reports/monitor-1/evidently.html" in body
         assert "secret" not in body
     pictures = [part for part in mail.walk() if part.get_content_type() == "image/png"]
-    assert [part["Content-ID"] for part in pictures] == ["<drift-picture>"]
-    assert "cid:drift-picture" in html.get_content()
+    assert [part["Content-ID"] for part in pictures] == ["<picture>"]
+    assert "cid:picture" in html.get_content()
     assert pictures[0].get_content().startswith(b"\x89PNG")
 
 
-def test_the_same_drift_is_mailed_once_however_often_it_is_found(
+def test_what_is_done_what_fails_and_where_to_look_is_in_the_mail(
+    workspace: Workspace, sink: Address, tmp_path: Path
+) -> None:
+    check = {"name": "step p99", "value": 91.0, "limit": 50.0, "state": "fail"}
+    fine = {"name": "staleness", "value": 1.0, "limit": 5.0, "state": "pass"}
+    links = {"Report": "https://quant:secret@mlflow.example/r/1", "file": "/home/keel/report.html"}
+    found_drift(workspace, monitor="monitor-2", checks=[check, fine], links=links)
+    equipped = replace(
+        workspace,
+        mail=sink,
+        tracking_uri="https://keel:secret@mlflow.example/",
+        airflow_run="https://airflow.example/dags/monitor_drift/runs/r1",
+    )
+    admit(equipped, "sim-usdm.BTCUSDT", "a drift before", cool_down_seconds=60.0)
+    notify(replace(ASKED, monitor_id="monitor-2"), workspace=equipped)
+    (mail,) = _received(tmp_path)
+    for part in ("plain", "html"):
+        body = mail.get_body((part,)).get_content()  # type: ignore[union-attr]
+        assert "No new retraining yet: sim-usdm.BTCUSDT was retrained 0 s ago (a drift before)" in body
+        assert "step p99 91.0, limit 50.0" in body.replace("<b>", "").replace("</b>", "")
+        assert "staleness" not in body
+        assert "https://mlflow.example/#/models/keel-sim-usdm.BTCUSDT/versions/1" in body
+        assert "https://mlflow.example/r/1" in body
+        assert "https://airflow.example/dags/monitor_drift/runs/r1" in body
+        assert "secret" not in body
+        assert "/home/keel/report.html" not in body  # nobody can open it from a mail
+
+
+def test_the_mail_says_whether_a_retraining_begins(workspace: Workspace) -> None:
+    assert "keel retrain" in retraining(workspace, "sim-usdm.BTCUSDT")
+    scheduled = replace(workspace, airflow_run="https://airflow.example/dags/monitor_drift/runs/r1")
+    assert "is being trained" in retraining(scheduled, "sim-usdm.BTCUSDT")
+
+
+def test_the_same_drift_is_mailed_once_however_often_it_isfound_drift(
     workspace: Workspace, sink: Address, tmp_path: Path
 ) -> None:
     equipped = replace(workspace, mail=sink)
     notify(ASKED, workspace=equipped)
-    _found(workspace, monitor="monitor-2")  # a later look at the same drift
+    found_drift(workspace, monitor="monitor-2")  # a later look at the same drift
     again = notify(replace(ASKED, monitor_id="monitor-2"), workspace=equipped)
     assert (again.sent, again.before) == (False, True)
     assert "sent before" in again.line()
@@ -144,7 +139,7 @@ def test_without_a_mail_server_the_mail_is_written_and_said_not_to_be_sent(works
 
 
 def test_no_drift_is_no_mail(workspace: Workspace) -> None:
-    _found(workspace, event="", monitor="monitor-2")
+    found_drift(workspace, event="", monitor="monitor-2")
     result = notify(replace(ASKED, monitor_id="monitor-2"), workspace=workspace)
     assert "no mail" in result.line()
     assert not workspace.mails.exists()
@@ -210,5 +205,6 @@ def test_who_has_seen_an_alert_is_in_the_audit_record_once(workspace: Workspace)
 def test_an_alert_that_nobody_raised_cannot_be_acknowledged(workspace: Workspace) -> None:
     with pytest.raises(InputError, match="no drift event"):
         acknowledge(AcknowledgeConfig(event_id="drift-none", name="ada"), workspace=workspace)
-    with pytest.raises(ApprovalError, match="name of a person"):
-        acknowledge(AcknowledgeConfig(event_id="drift-0123456789ab", name=" "), workspace=workspace)
+    for name in (" ", "Airflow"):
+        with pytest.raises(ApprovalError, match="name of a person"):
+            acknowledge(AcknowledgeConfig(event_id="drift-0123456789ab", name=name), workspace=workspace)
