@@ -10,6 +10,7 @@ file; 5 a model was refused;
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +173,7 @@ def serve(
     url: Annotated[str | None, typer.Option(help="The exchange's stream.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Market time to quote for.")] = None,
     instrument: Instrument = DEFAULT_INSTRUMENT,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on, with whatever comes into service.")] = False,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
@@ -179,7 +181,9 @@ def serve(
 
     Example: `keel serve --url ws://127.0.0.1:9443 --seconds 60`
     """
-    _run("serve", as_json, set_, url=url, seconds=seconds, instrument=instrument)
+    if follow:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    _run("serve", as_json, set_, url=url, seconds=seconds, instrument=instrument, follow=follow or None)
 
 
 @app.command()
