@@ -402,6 +402,7 @@ def _teller(as_json: bool, bars: Bars) -> Callable[[str], None]:
 def up(
     first_port: Annotated[int | None, typer.Option(help="The servers take the ports from here on.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A server to leave out; may be given again.")] = None,
+    pace: Annotated[float | None, typer.Option(help="Of the exchange for the quoter: a multiple of real time.")] = None,
     env: Annotated[
         bool, typer.Option("--env", help="Print only the shell lines that point the pipeline at it.")
     ] = False,
@@ -415,7 +416,7 @@ def up(
     from pipelines.stack.up import UpConfig
     from pipelines.stack.up import up as bring_up
 
-    given = {"first_port": first_port, "without": tuple(without) if without else None}
+    given = {"first_port": first_port, "without": tuple(without) if without else None, "pace": pace}
     config = settings.stage_config("up", UpConfig, {k: v for k, v in given.items() if v is not None})
     workspace = settings.workspace()
     result = bring_up(config, workspace=workspace, tell=lambda line: typer.echo(line, err=True))

@@ -129,8 +129,6 @@ class Judge:
         """Look at rows (n,) of one block, all under this trial's line-up; the first breach is answered."""
         self.since_ns = self.since_ns or int(decisions["recv_ns"][0])
         self.last_ns = max(self.last_ns, int(decisions["recv_ns"][-1]))
-        if self.is_over:
-            return None
         self._follow_position(int(decisions["arm"][-1]) == self.new_arm, block, position)
         spoken = np.isfinite(decisions["probs"][:, :, _WORDS]).all(axis=2)
         old_arm = 1 - self.new_arm
@@ -150,11 +148,6 @@ class Judge:
         self._looked_ns = self.last_ns
         self._label()
         return self._judge()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the watch window has passed. (A step lasts until somebody begins the next one.)"""
-        return self.canary.promoted and self.last_ns - self.since_ns > self.canary.window_seconds * NS_PER_S
 
     def held(self) -> Held:
         """The figures so far."""
