@@ -130,10 +130,10 @@ def _newest(lake: Lake, instrument: str, home: Path) -> tuple[str, ...]:
     rows = lake.read("predictions", instrument=instrument, columns=["session", "recv_ns", "version1"])
     two_armed = rows.filter(pa.array(rows["version1"].to_numpy() > 0))
     last = two_armed.group_by("session").aggregate([("recv_ns", "max")]).sort_by([("recv_ns_max", "descending")])
-    for session in last["session"].to_pylist():
+    for session in map(str, last["session"].to_pylist()):
         scenes = _scenes(home, session)
         if scenes is None or any(scene["phase"] in _TESTS for scene in scenes):
-            return (str(session),)
+            return (session,)
     return ()
 
 

@@ -149,9 +149,7 @@ def _quote(going: _Going) -> None:
         follower.begin(session)
 
     try:
-        session, _ = run_session(config, workspace, _plan(going, lineup, slow), bundles, until, begin=begin)
-        if session.lander.slow is not None:
-            slow.learned(session.lander.slow)
+        run_session(config, workspace, _plan(going, lineup, slow), bundles, until, begin=begin)
     finally:
         follower.pause("away")
         for session in begun:
@@ -167,7 +165,7 @@ def _plan(going: _Going, lineup: Lineup, slow: SlowSource) -> Plan:
         block_ns=int(config.block_seconds * NS_PER_S),
         seed=config.seed,
         trades=sends_orders(config, going.instrument),
-        first_slow=slow.known_at,
+        first_slow=slow.landed_at,  # the feature store's library is no guest for hours
         shadow_blocks=config.shadow_blocks,
         introduced=going.introduced,
         guardrails=config.guardrails,

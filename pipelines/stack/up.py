@@ -88,7 +88,8 @@ def _up(config: UpConfig, folder: Path, tell: Tell) -> UpResult:
     if before is not None and running and before.chosen != chosen:
         raise SettingsError(
             f"the stack in {folder} is up with first port {before.chosen.first_port}, without "
-            f"{', '.join(before.chosen.without) or 'nothing'} and at pace {before.chosen.pace:g}; keel down first, then keel up with other settings"
+            f"{', '.join(before.chosen.without) or 'nothing'} and at pace {before.chosen.pace:g}; keel down first, "
+            "then keel up with other settings"
         )
     site = establish(folder, chosen)
     servers = chosen_servers(site)
