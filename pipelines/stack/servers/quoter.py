@@ -22,7 +22,7 @@ def quoter(site: Site) -> Server:
         what="quotes with what is in service",
         command=(sys.executable, "-m", "pipelines.cli", *words, "--set", f"pace={site.chosen.pace:g}"),
         environment={**variables(site), "PYTHONPATH": str(CHECKOUT)},
-        needs=("exchange", *(name for name in ("postgresql", "redis", "mlflow", "triton") if site.has(name))),
+        needs=("exchange",),
         probe=functools.partial(_probe, site),
         stop_seconds=60,  # orders are cancelled, everything is written down
     )
