@@ -10,6 +10,7 @@ file; 5 a model was refused;
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +173,7 @@ def serve(
     url: Annotated[str | None, typer.Option(help="The exchange's stream.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Market time to quote for.")] = None,
     instrument: Instrument = DEFAULT_INSTRUMENT,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on, with whatever comes into service.")] = False,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
@@ -179,7 +181,9 @@ def serve(
 
     Example: `keel serve --url ws://127.0.0.1:9443 --seconds 60`
     """
-    _run("serve", as_json, set_, url=url, seconds=seconds, instrument=instrument)
+    if follow:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    _run("serve", as_json, set_, url=url, seconds=seconds, instrument=instrument, follow=follow or None)
 
 
 @app.command()
@@ -462,6 +466,7 @@ def _teller(as_json: bool, bars: Bars) -> Callable[[str], None]:
 def up(
     first_port: Annotated[int | None, typer.Option(help="The servers take the ports from here on.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A server to leave out; may be given again.")] = None,
+    pace: Annotated[float | None, typer.Option(help="Of the exchange for the quoter: a multiple of real time.")] = None,
     env: Annotated[
         bool, typer.Option("--env", help="Print only the shell lines that point the pipeline at it.")
     ] = False,
@@ -475,7 +480,7 @@ def up(
     from pipelines.stack.up import UpConfig
     from pipelines.stack.up import up as bring_up
 
-    given = {"first_port": first_port, "without": tuple(without) if without else None}
+    given = {"first_port": first_port, "without": tuple(without) if without else None, "pace": pace}
     config = settings.stage_config("up", UpConfig, {k: v for k, v in given.items() if v is not None})
     workspace = settings.workspace()
     result = bring_up(config, workspace=workspace, tell=lambda line: typer.echo(line, err=True))

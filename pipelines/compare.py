@@ -150,7 +150,7 @@ def compare(config: CompareConfig, *, workspace: Workspace) -> CompareResult:
 
     _require_numbers(config)
     lake = Lake(workspace.lake)
-    sessions = experiment.read_rows(lake, config.instrument, config.sessions)
+    sessions = experiment.read_rows(lake, config.instrument, config.sessions, home=workspace.home)
     block_ns = int(NS_PER_S * (config.block_seconds or experiment.block_seconds(workspace.home, sessions)))
     said = [experiment.words(rows, block_ns) for rows in sessions]
     primary = _Measured(

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from market.errors import EmptyDataError, InputError
 from market.features import catalog
@@ -22,7 +25,8 @@ from pipelines.signals import Real, direction_loss, matrix
 from serving.outcomes import BlockMetrics, Outcomes, block_metrics, from_columns
 from serving.router import ARMS
 
-_COLUMNS = ("session", "recv_ns", "mid2", "arm", "version0", "version1", "probs0", "probs1")
+_COLUMNS = ("session", "n", "recv_ns", "mid2", "arm", "version0", "version1", "probs0", "probs1")
+_TESTS = ("shadow", "switchback")  # phases of a session in which a challenger is compared with the champion
 _PURE = 0.9  # a block counts when at least this share of its rows belongs to one arm; a switch takes some rows
 _WHOLE = 0.5  # and when it lasted at least this share of its length
 
@@ -49,16 +53,19 @@ class Words:
     challenger: Floats
 
 
-def read_rows(lake: Lake, instrument: str, sessions: Sequence[str]) -> list[Rows]:
+def read_rows(lake: Lake, instrument: str, sessions: Sequence[str], *, home: Path) -> list[Rows]:
     """The A/B rows of ``sessions``; of the newest A/B session when none is given. The first seconds of a session, while
     its windows were filling, are left out.
+
+    Of a session that followed what was in service, those in which its last challenger was stepped, as a shadow or in
+    turns: what was said beside a canary, or after it became champion, is no test of a challenger.
 
     Raises:
         EmptyDataError: no session with two arms.
         InputError: sessions that compared different versions.
     """
-    chosen = tuple(sessions) or _newest(lake, instrument)
-    found = [rows for session in chosen if (rows := _session(lake, instrument, session)) is not None]
+    chosen = tuple(sessions) or _newest(lake, instrument, home)
+    found = [rows for session in chosen if (rows := _session(lake, instrument, session, home)) is not None]
     if not found:
         raise EmptyDataError(
             f"no rows of {instrument} with two arms in {', '.join(chosen) or 'any session'}; serve champion and "
@@ -76,11 +83,8 @@ def block_seconds(home: Path, sessions: Sequence[Rows]) -> float:
     Raises:
         InputError: it is not known, or differs between the sessions.
     """
-    found = set()
-    for rows in sessions:
-        path = home / "sessions" / f"{rows.session}.json"
-        if path.is_file():
-            found.add(float(orjson.loads(path.read_bytes())["config"]["block_seconds"]))
+    cards = [_card(home, rows.session) for rows in sessions]
+    found = {float(card["config"]["block_seconds"]) for card in cards if card}
     if len(found) != 1:
         named = ", ".join(rows.session for rows in sessions)
         seen = sorted(found) or "none"
@@ -121,16 +125,43 @@ def fills(lake: Lake, instrument: str, session: str) -> int:
     return len(_outcomes(lake, instrument, session))
 
 
-def _newest(lake: Lake, instrument: str) -> tuple[str, ...]:
+def _newest(lake: Lake, instrument: str, home: Path) -> tuple[str, ...]:
+    """The newest session that had a challenger."""
     rows = lake.read("predictions", instrument=instrument, columns=["session", "recv_ns", "version1"])
-    two_armed = rows["version1"].to_numpy() > 0
-    if not two_armed.any():
-        return ()
-    times = np.where(two_armed, rows["recv_ns"].to_numpy(), 0)
-    return (str(rows["session"][int(np.argmax(times))].as_py()),)
+    two_armed = rows.filter(pa.array(rows["version1"].to_numpy() > 0))
+    last = two_armed.group_by("session").aggregate([("recv_ns", "max")]).sort_by([("recv_ns_max", "descending")])
+    for session in map(str, last["session"].to_pylist()):
+        scenes = _scenes(home, session)
+        if scenes is None or any(scene["phase"] in _TESTS for scene in scenes):
+            return (session,)
+    return ()
 
 
-def _session(lake: Lake, instrument: str, session: str) -> Rows | None:
+def _card(home: Path, session: str) -> dict[str, Any] | None:
+    """What serving wrote down about a session."""
+    path = home / "sessions" / f"{session}.json"
+    return dict(orjson.loads(path.read_bytes())) if path.is_file() else None
+
+
+def _scenes(home: Path, session: str) -> list[dict[str, Any]] | None:
+    card = _card(home, session)
+    return card.get("scenes") if card else None
+
+
+def _tested(home: Path, session: str, number: Ints) -> NDArray[np.bool_]:
+    """(n,) which decisions were made while the session's last challenger was stepped; all where nothing is known."""
+    scenes = _scenes(home, session)
+    if scenes is None:
+        return np.ones(len(number), dtype=np.bool_)
+    pairs = [tuple(scene["versions"]) if scene["phase"] in _TESTS else () for scene in scenes]
+    last = next((pair for pair in reversed(pairs) if pair), None)
+    of_scene = np.array([pair == last and last is not None for pair in pairs], dtype=np.bool_)
+    begun = np.array([scene["from_n"] for scene in scenes], dtype=np.int64)
+    at = np.searchsorted(begun, number, side="right") - 1
+    return (at >= 0) & of_scene[np.maximum(at, 0)] if len(scenes) else np.zeros(len(number), dtype=np.bool_)
+
+
+def _session(lake: Lake, instrument: str, session: str, home: Path) -> Rows | None:
     rows = lake.read("predictions", instrument=instrument, columns=_COLUMNS, where={"session": session})
     if not rows.num_rows:
         return None
@@ -138,7 +169,7 @@ def _session(lake: Lake, instrument: str, session: str) -> Rows | None:
     champion, challenger = matrix(rows["probs0"]), matrix(rows["probs1"])
     mid2, version1 = rows["mid2"].to_numpy().astype(np.int64), rows["version1"].to_numpy()
     spoken = np.isfinite(champion).all(axis=1) & np.isfinite(challenger).all(axis=1) & (mid2 > 0) & (version1 > 0)
-    keep = spoken & (recv_ns >= recv_ns.min() + catalog.WARM_NS)
+    keep = spoken & (recv_ns >= recv_ns.min() + catalog.WARM_NS) & _tested(home, session, rows["n"].to_numpy())
     if not keep.any():
         return None
     last = int(np.flatnonzero(keep)[-1])

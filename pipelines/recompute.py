@@ -203,10 +203,11 @@ def network_again(network: Stepper, record: Served, rows: History, at: Int64s, a
     """Probabilities (N_OUTPUTS,) of the last decision, from the recorded inputs, and through how many steps.
 
     As the hot path does: it steps on warm rows only, and from zero where the version was put in or windows began anew.
+    A version that goes from one arm to the other takes its state along.
     """
     version = record.versions[-1, arm]
-    others = np.flatnonzero(record.versions[:, arm] != version)
-    first = int(others[-1]) + 1 if len(others) else 0
+    without = np.flatnonzero((record.versions != version).all(axis=1))
+    first = int(without[-1]) + 1 if len(without) else 0
     segment = np.where(at == NOWHERE, NOWHERE, rows.segment[at])
     state = np.zeros((1, network.state), dtype=np.float32)
     probs = np.zeros((1, N_OUTPUTS), dtype=np.float32)

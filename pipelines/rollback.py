@@ -1,41 +1,53 @@
-"""Back to the previous champion, which is still loaded: no fetch, no load, no approval needed to be safe again."""
+"""Back to the previous champion, which is still loaded: no fetch, no load, no approval needed to be safe again.
+
+What a session has begun because a guardrail broke is completed; a canary that is not champion yet is taken out.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from market.errors import ModelError
+from pipelines import canary as trials
 from pipelines import inference_server, swap
+from pipelines.canary import Desk
 from pipelines.swap import Change, Watched
 from pipelines.workspace import Workspace
-from serving.router import Roles, changing
+from serving.router import MoveKind, Roles, changing
 from training.registry import CHAMPION, PREVIOUS, Registry, model_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackConfig:
-    """``watch_seconds``: how long the champion's route is watched before and after; short, since it is urgent."""
+    """``watch_seconds``: how long the champion's route is watched before and after; short, since it is urgent.
+    ``automatic``: only complete what a session has begun; nothing is done where there is nothing of the kind."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = "sim-usdm.BTCUSDT"
     watch_seconds: float = 0.2
+    automatic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackResult:
-    """``version`` is champion again; ``withdrawn`` is previous now."""
+    """``version`` is champion again; ``withdrawn`` is previous now, or plays no role where it broke ``guardrail``. 0:
+    nothing was to be done."""
 
     instrument: str
     model_name: str
     version: int
     withdrawn: int
     watched: Watched
+    guardrail: str = ""
 
     def line(self) -> str:
+        if not self.withdrawn:
+            return f"no session has begun a rollback of {self.model_name}; nothing was changed"
+        why = f" (guardrail {self.guardrail})" if self.guardrail else ""
         return (
-            f"{self.model_name} version {self.version} is champion again, version {self.withdrawn} withdrawn: "
+            f"{self.model_name} version {self.version} is champion again, version {self.withdrawn} withdrawn{why}: "
             f"{self.watched.words()}"
         )
 
@@ -48,24 +60,31 @@ def rollback(config: RollbackConfig, *, workspace: Workspace) -> RollbackResult:
         ServiceError: registry or Triton is away, a request failed, or another change is under way.
     """
     registry, model = Registry(workspace.tracking), model_name(config.instrument)
+    desk = Desk(workspace=workspace, registry=registry, instrument=config.instrument)
+    result = RollbackResult(instrument=config.instrument, model_name=model, version=0, withdrawn=0, watched=Watched())
     with changing(inference_server.state_path(workspace)):
-        roles = inference_server.roles_of(workspace, config.instrument)
+        breach = trials.withdraw_broken(desk)
+        if breach is not None:
+            return replace(result, version=breach.against, withdrawn=breach.version, guardrail=breach.guardrail)
+        if config.automatic:
+            return result
+        roles = desk.roles
         change = _change(config, roles, registry)
-        watched = swap.change_champion(change, workspace=workspace, registry=registry, watch_s=config.watch_seconds)
-    return RollbackResult(
-        instrument=config.instrument,
-        model_name=model,
-        version=change.new,
-        withdrawn=change.old,
-        watched=watched,
-    )
+        if roles.canary is not None and roles.canary.version == change.old and roles.champion != change.old:
+            watched = trials.take_out(desk, change)
+        else:
+            watched = swap.change_champion(change, workspace=workspace, registry=registry, watch_s=config.watch_seconds)
+    return replace(result, version=change.new, withdrawn=change.old, watched=watched)
 
 
 def _change(config: RollbackConfig, roles: Roles, registry: Registry) -> Change:
-    if roles.move is not None and roles.move.kind == "rollback":
-        new, old = roles.move.new, roles.move.old
+    kind: MoveKind = "rollback"
+    if roles.move is not None and roles.move.kind != "promotion":
+        new, old, kind = roles.move.new, roles.move.old, roles.move.kind
     elif roles.move is not None:
         new, old = roles.move.old, roles.move.new
+    elif roles.canary is not None and not roles.canary.promoted:
+        new, old = roles.canary.against, roles.canary.version
     else:
         model = model_name(config.instrument)
         new = roles.previous or registry.get_alias(model, PREVIOUS) or 0
@@ -74,4 +93,4 @@ def _change(config: RollbackConfig, roles: Roles, registry: Registry) -> Change:
         raise ModelError(
             f"{config.instrument} has no previous version to go back to; there is one after a second promotion"
         )
-    return Change(instrument=config.instrument, new=new, old=old, kind="rollback")
+    return Change(instrument=config.instrument, new=new, old=old, kind=kind)

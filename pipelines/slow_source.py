@@ -43,6 +43,12 @@ class SlowSource:
         self._push(int(self._known_ns[-1]), int(self._exch_ns[-1]), value)
         return self._store.read_slow(self._instrument)
 
+    def landed_at(self, recv_ns: int) -> Floats:
+        """(N_SLOW,) as the lake knows them to have been at ``recv_ns``, without asking the feature store; 0 where
+        nothing was known."""
+        known = int(np.searchsorted(self._known_ns, recv_ns, side="right"))
+        return self._values[known - 1] if known else np.zeros(N_SLOW, np.float32)
+
     def learned(self, record: Slow) -> None:
         """Make a session's last record the newest one, unless something newer is known."""
         if len(self._known_ns) == 0 or record.recv_ns > self._known_ns[-1]:

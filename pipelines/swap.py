@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
 
@@ -22,7 +22,7 @@ from pipelines import audit, deploy, inference_server
 from pipelines.approve import require_recorded
 from pipelines.workspace import Workspace
 from serving.bundle import Floats
-from serving.router import Move, MoveKind, Roles, read_roles, write_roles
+from serving.router import Canary, Move, MoveKind, Roles, read_roles, write_roles
 from serving.triton.client import TritonClient
 from training.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, model_name
 
@@ -32,12 +32,21 @@ _PAUSE_S: Final = 0.001  # between requests of the watching client: it watches, 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """``new`` becomes champion and ``old`` previous (0: there was none)."""
+    """``new`` becomes champion and ``old`` previous (0: there was none). ``why`` goes into the audit record.
+
+    After an automatic rollback ``old`` plays no role: nobody should go back to it.
+    """
 
     instrument: str
     new: int
     old: int
     kind: MoveKind
+    why: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def withdraws(self) -> bool:
+        """Whether ``old`` broke a guardrail."""
+        return self.kind == "automatic rollback"
 
     @property
     def model(self) -> str:
@@ -120,25 +129,37 @@ def _commit(change: Change, roles: Roles, workspace: Workspace, registry: Regist
     state = inference_server.state_path(workspace)
     move = Move(new=change.new, old=change.old, kind=change.kind)
     write_roles(state, change.instrument, msgspec.structs.replace(roles, move=move))
-    if change.old:
+    if change.old and not change.withdraws:
         registry.set_alias(change.model, PREVIOUS, change.old)
     registry.set_alias(change.model, CHAMPION, change.new)
+    if change.withdraws:
+        registry.drop_alias(change.model, PREVIOUS)
     if registry.get_alias(change.model, CHALLENGER) == change.new:
         registry.drop_alias(change.model, CHALLENGER)
-    _record(change, workspace)
+    record(change, workspace)
     here = inference_server.repository_of(workspace).versions(change.model)
-    previous = change.old or roles.previous
+    previous = 0 if change.withdraws else change.old or roles.previous
     after = Roles(
         champion=change.new,
         previous=previous if previous in here and previous != change.new else 0,
         challenger=0 if roles.challenger == change.new else roles.challenger,
+        canary=_window(change, roles, workspace),
     )
     write_roles(state, change.instrument, msgspec.structs.replace(after, move=move))
     return after
 
 
-def _record(change: Change, workspace: Workspace) -> None:
-    what = {"model_name": change.model, "version": change.new, "old": change.old}
+def _window(change: Change, roles: Roles, workspace: Workspace) -> Canary | None:
+    """The watch window of a canary that has become champion."""
+    canary = roles.canary
+    if canary is None or change.kind != "promotion" or canary.version != change.new:
+        return None
+    return msgspec.structs.replace(canary, step=len(canary.shares), begun_ns=workspace.clock.now_ns())
+
+
+def record(change: Change, workspace: Workspace) -> None:
+    """Put a change into the audit record, once."""
+    what = {"model_name": change.model, "version": change.new, "old": change.old, **change.why}
     path = audit.path_of(workspace)
     entries = [entry for entry in audit.read(path) if entry.what.get("model_name") == change.model]
     if not entries or (entries[-1].kind, dict(entries[-1].what)) != (change.kind, what):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import CaptureError, ServiceError
 from market.feeds import websocket
+from market.feeds.landing import Lander
 from serving.session import Line, QuotingSession
 
 STEP_NS = 10 * NS_PER_MS  # frames of a recording that are looked at together, as an exchange sends them
@@ -60,6 +61,23 @@ async def trade(session: QuotingSession, exchange: websocket.Session, until: Unt
             clock.tell()
     if session.engine.open_orders and leave_ns is None:
         raise ServiceError("the exchange ended the stream while we were quoting; its last orders died with it")
+
+
+async def listen(lander: Lander, exchange: websocket.Session, until: Callable[[int], bool]) -> None:
+    """Land what an exchange sends and quote nothing, until ``until``, given the newest receive time, says so.
+
+    Raises:
+        ServiceError: the connection broke; what came before is landed.
+    """
+    last_ns = 0
+    async with exchange, aclosing(exchange.steps()) as steps:
+        async for lines in steps:
+            for recv_ns, payload in lines:
+                last_ns = max(last_ns, recv_ns)
+                lander.feed(lander.stats.frames + 1, recv_ns, payload)
+            exchange.forget_private()
+            if until(last_ns):
+                return
 
 
 def follow(session: QuotingSession, frames: Iterable[tuple[int, int, bytes]], until: Until) -> None:

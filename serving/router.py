@@ -6,6 +6,9 @@ say what was decided; this file says what is being served, and nothing is ever s
 Experiments are *switchback*: both arms would meet the same market with their own orders in it, so time is cut into
 blocks and one arm acts at a time. Blocks are assigned in random pairs, one to each arm (a permuted-block design), so
 that the arms share every slow change of the market.
+
+A *canary* is a version on its way to champion: it acts in a share of the blocks that grows by steps. Blocks are drawn
+in tens, so that a share of 10 % is one block of every ten, and one that acts at 10 % also acts at 50 %.
 """
 
 from __future__ import annotations
@@ -25,10 +28,12 @@ from market.errors import ModelError, ServiceError
 STATE_FILE = "serving.json"
 ARMS = 2
 
+TENTHS = 10  # a canary's blocks are drawn out of so many
+
 Role = Literal["champion", "challenger", "previous"]
 
 
-MoveKind = Literal["promotion", "rollback"]
+MoveKind = Literal["promotion", "rollback", "automatic rollback"]
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,18 +44,56 @@ class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     kind: MoveKind
 
 
+class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A version that is put in by steps, and who acted before it.
+
+    ``shares`` of the blocks it acts in, by step; past the last step it is champion and its watch window runs. A step
+    begins when a session takes it up, and lasts ``step_seconds`` of market time, the window ``window_seconds``.
+    ``trial`` names this attempt: the time it began, ns.
+    """
+
+    version: int
+    against: int
+    shares: tuple[float, ...]
+    step_seconds: float
+    window_seconds: float
+    trial: int
+    step: int = 0
+    begun_ns: int = 0
+
+    @property
+    def promoted(self) -> bool:
+        """Whether every step was held."""
+        return self.step >= len(self.shares)
+
+    @property
+    def share(self) -> float:
+        """Of the blocks, in the step in force."""
+        return 1.0 if self.promoted else self.shares[self.step]
+
+    @property
+    def seconds(self) -> float:
+        """How long the step, or the window, has to be held."""
+        return self.window_seconds if self.promoted else self.step_seconds
+
+
 class Roles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Versions by role for one instrument; 0 where nobody plays it. All of them are proven and loaded."""
+    """Versions by role for one instrument; 0 where nobody plays it. All of them are proven and loaded.
+
+    ``canary``: the version that is being put in, and the watch window after it.
+    """
 
     champion: int = 0
     challenger: int = 0
     previous: int = 0
     move: Move | None = None
+    canary: Canary | None = None
 
     def versions(self) -> tuple[int, ...]:
         """Every version that plays a role, or is about to, ascending."""
         moving = (self.move.new, self.move.old) if self.move else ()
-        return tuple(sorted({v for v in (self.champion, self.challenger, self.previous, *moving) if v}))
+        tried = (self.canary.version, self.canary.against) if self.canary else ()
+        return tuple(sorted({v for v in (self.champion, self.challenger, self.previous, *moving, *tried) if v}))
 
     def version(self, role: Role, instrument: str) -> int:
         """The pinned version of a role.
@@ -127,3 +170,10 @@ def assign(seed: int, instrument: str, block: int) -> int:
     pair, second = divmod(block, ARMS)
     digest = hashlib.sha256(f"{seed}/{instrument}/{pair}".encode()).digest()
     return (digest[-1] + second) % ARMS
+
+
+def canary_acts(seed: int, instrument: str, block: int, share: float) -> bool:
+    """Whether a canary with this share acts in a block: of ``10k`` to ``10k + 9`` those that a hash ranks first."""
+    ten, place = divmod(block, TENTHS)
+    hashes = [hashlib.sha256(f"{seed}/{instrument}/canary/{ten}/{i}".encode()).digest() for i in range(TENTHS)]
+    return sorted(hashes).index(hashes[place]) < round(share * TENTHS)

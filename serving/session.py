@@ -6,12 +6,16 @@ frames a session lands under its own name are the ones its decisions name, so ev
 Slow features, the acting arm and the inventory are words that the hot path reads. They must change exactly where the
 batch computation has them change: a slow record counts from its receive time on, a block begins at its moment. So the
 events of a step are handed over in pieces, cut at those moments.
+
+Who plays may change as the session goes: :meth:`QuotingSession.play` hands over another line-up, which is taken up
+between two steps. Nothing is cancelled because of it, and the book and the features go on. A version on trial is judged
+on the session's own rows; when it breaks a guardrail, who acted before it acts from the next row on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import orjson
@@ -25,36 +29,53 @@ from market.feeds.orders import read_report
 from market.instruments import Instrument
 from market.venues.protocol import NO_EVENTS, Slow
 from serving.bundle import Bundle
+from serving.guardrails import Breach, GuardrailConfig, Held, Position, judge_of
 from serving.hotpath.loop import HotPath
 from serving.hotpath.records import R_NO_BOOK, R_WARM_UP
-from serving.quoting.engine import Quote, QuoteEngine
+from serving.lineup import Lineup
+from serving.quoting.engine import Holdings, Quote, QuoteEngine
 from serving.recorder import Acted, Recorder
-from serving.router import assign
+from serving.router import ARMS
 
 Line = tuple[int, bytes]  # receive ns, payload
 Floats = NDArray[np.float32]
 
 FLUSH_EVERY_NS = 30 * NS_PER_S
+_STEPS_REMEMBERED = 1 << 16  # decisions whose times make the percentiles
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a session is. ``versions``: one an arm, the champion first. With ``shadow`` the champion always acts and the
-    second version is only stepped. ``trades``: orders are sent; without, quotes are recorded and nothing is claimed.
+    """What a session is. ``lineup``: who plays at its beginning. ``trades``: orders are sent; without, quotes are
+    recorded and nothing is claimed.
 
     ``first_slow`` answers what was known of the slow features (N_SLOW,) at the first frame's receive time. Before
-    ``start_ns`` the book and the windows are built up and no model speaks.
+    ``start_ns`` the book and the windows are built up and no model speaks. A challenger that comes in is a shadow for
+    ``shadow_blocks``, unless it is one of ``introduced``. ``holdings``: what an earlier session left;
+    ``inventory_limit`` in lots.
     """
 
     session: str
     instrument: Instrument
-    versions: tuple[int, ...]
-    shadow: bool
+    lineup: Lineup
     block_ns: int
     seed: int
     trades: bool
     first_slow: Callable[[int], Floats]
     start_ns: int = 0
+    shadow_blocks: int = 0
+    introduced: frozenset[int] = frozenset()
+    guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
+    inventory_limit: int = 0
+    holdings: Holdings = field(default_factory=Holdings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A line-up and the number of the first decision made under it."""
+
+    from_n: int
+    lineup: Lineup
 
 
 @dataclass(kw_only=True)
@@ -86,10 +107,20 @@ class QuotingSession:
     def __init__(self, plan: Plan, models: Sequence[Bundle], parts: Parts) -> None:
         self.plan = plan
         self.totals = Totals()
-        self.engine = QuoteEngine(instrument=plan.instrument, tag=plan.session.removeprefix("live-"))
+        tag = plan.session.removeprefix("live-")
+        self.engine = QuoteEngine(instrument=plan.instrument, tag=tag, holdings=plan.holdings)
         self.lander = parts.lander
-        self._models = models
-        self._step_ns: list[NDArray[np.int64]] = []
+        self.lineup = plan.lineup
+        self.scenes: tuple[Scene, ...] = ()
+        self.on_breach: Callable[[Breach], None] = lambda _breach: None
+        self.on_scene: Callable[[], None] = lambda: None
+        self.breach: Breach | None = None
+        self._models = dict(zip(plan.lineup.versions, models, strict=True))
+        self._introduced = set(plan.introduced)
+        self._next: tuple[Lineup, dict[int, Bundle]] | None = None
+        self._taken_up = False  # whether a row was met by the line-up in force
+        self._judge = judge_of(plan.guardrails, plan.lineup, plan.session)
+        self._step_ns = np.zeros(_STEPS_REMEMBERED, np.int64)
         self._hotpath = parts.hotpath
         self._recorder = parts.recorder
         self._started = plan.start_ns == 0
@@ -100,14 +131,41 @@ class QuotingSession:
         self._acted: dict[int, Acted] = {}
         self._withdrawn = False
         self._flushed_ns = 0
+        self._hotpath.set_inventory(plan.holdings.inventory)
 
     @property
-    def acting(self) -> bool:
-        """Whether both arms take turns."""
-        return len(self.plan.versions) > 1 and not self.plan.shadow
+    def target(self) -> Lineup:
+        """The line-up in force, or the one that is about to be."""
+        handed = self._next
+        return handed[0] if handed else self.lineup
+
+    @property
+    def introduced(self) -> frozenset[int]:
+        """Challengers that have been a shadow for long enough."""
+        return frozenset(self._introduced)
+
+    @property
+    def canary_share(self) -> float:
+        """Of the blocks; 0 where there is no canary."""
+        canary = self.lineup.canary
+        return canary.share if canary else 0.0
+
+    def held(self) -> Held | None:
+        """How far the trial in force is; None where nobody is on trial."""
+        return self._judge.held() if self._judge and self._judge.since_ns else None
+
+    def play(self, lineup: Lineup, models: dict[int, Bundle]) -> None:
+        """Take up another line-up with the next step; ``models`` holds every version of it, proven. May be called from
+        another thread."""
+        self._next = lineup, {version: models[version] for version in lineup.versions}
+
+    def set_safe(self, safe: bool) -> None:
+        """Whether to quote as in the safe state. May be called from another thread."""
+        self._hotpath.set_safe(safe)
 
     def take(self, lines: Iterable[Line]) -> None:
         """Land the frames of one step and let the hot path decide on each state of the book."""
+        self._take_up_next()
         pieces: list[Events] = []
         cuts: list[tuple[int, Slow]] = []
         count = 0
@@ -154,9 +212,8 @@ class QuotingSession:
         self._hotpath.set_inventory(self.engine.holdings.inventory)
 
     def step_percentiles_ns(self) -> tuple[int, int]:
-        """p50 and p99 of the hot path's own step times; 0 where none was measured."""
-        times = np.concatenate([np.zeros(0, np.int64), *self._step_ns])
-        times = times[times > 0]
+        """p50 and p99 of the hot path's own times of the last decisions; 0 where none was measured."""
+        times = self._step_ns[self._step_ns > 0]
         if len(times) == 0:
             return 0, 0
         p50, p99 = np.percentile(times, (50, 99))
@@ -171,6 +228,8 @@ class QuotingSession:
         if final or self.totals.last_ns - self._flushed_ns >= FLUSH_EVERY_NS:
             self._flushed_ns = self.totals.last_ns
             self._recorder.flush(final=final)
+            wanted = {*self.engine.quoted, self._quoted.n}
+            self._acted = {n: acted for n, acted in self._acted.items() if n in wanted}
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -209,10 +268,57 @@ class QuotingSession:
 
     def _enter(self, block: int) -> int:
         """Let the arm act that was drawn for a block; answers the block."""
+        if not self._taken_up:
+            self._begin_scene(block)
         if block != self._block:
             self._block = block
-            self._hotpath.set_arm(assign(self.plan.seed, self.plan.instrument.key, block) if self.acting else 0)
+            self._hotpath.set_arm(self.lineup.arm(self.plan.seed, self.plan.instrument.key, block))
+            if self.lineup.phase == "switchback" and block >= self.lineup.acts_from:
+                self._introduced.add(self.lineup.versions[1])
         return block
+
+    def _take_up_next(self) -> None:
+        """Play the line-up that was handed over, once the one before it has met a row."""
+        handed = self._next
+        if handed is None or not self._taken_up:
+            return
+        self._next = None
+        lineup, models = handed
+        if lineup.canary is None or self.breach is None or lineup.canary.trial != self.breach.trial:
+            self._change_to(lineup, models)
+
+    def _change_to(self, lineup: Lineup, models: dict[int, Bundle]) -> None:
+        self._hotpath.line_up([models[version] for version in lineup.versions])
+        played = lineup.phase == self.lineup.phase and lineup.versions == self.lineup.versions
+        # who has had blocks of its own keeps them; others begin with a whole block, see _begin_scene
+        self.lineup = replace(lineup, acts_from=self.lineup.acts_from if played else 0)
+        self._models, self._taken_up, self._block = dict(models), played, None
+        if played:
+            self._note_scene()
+        self._judge = judge_of(self.plan.guardrails, self.lineup, self.plan.session)
+
+    def _begin_scene(self, block: int) -> None:
+        """The first block that a line-up meets. Who acts in blocks of its own begins with a whole one."""
+        self._taken_up = True
+        first = block if not self.scenes else block + 1
+        if self.lineup.phase == "switchback":
+            shadow = 0 if self.lineup.versions[1] in self._introduced else self.plan.shadow_blocks
+            acts_from = first + shadow
+            # both blocks of a pair, so that each arm gets one
+            self.lineup = replace(self.lineup, acts_from=acts_from + acts_from % ARMS if acts_from > block else 0)
+        elif self.lineup.phase == "canary":
+            self.lineup = replace(self.lineup, acts_from=first)
+        self._note_scene()
+
+    def _note_scene(self) -> None:
+        self.scenes = (*self.scenes, Scene(from_n=self.totals.decisions + 1, lineup=self.lineup))
+        self.on_scene()
+
+    def _step_back(self, breach: Breach) -> None:
+        """Whoever acted before the version on trial acts from the next row on, and alone."""
+        self.breach = breach
+        self._change_to(Lineup(versions=(breach.against,)), {breach.against: self._models[breach.against]})
+        self.on_breach(breach)
 
     def _run(self, events: Events, block: int) -> None:
         if not self._started:
@@ -221,8 +327,15 @@ class QuotingSession:
         if len(decisions) == 0:
             return
         self._keep(decisions)
-        self._step_ns.append(decisions["step_ns"].copy())
+        self._step_ns[decisions["n"] % _STEPS_REMEMBERED] = decisions["step_ns"]
         self._note_quote(decisions[-1:], block)
+        if self._judge is not None:
+            holdings = self.engine.holdings
+            worth2 = holdings.worth2(self.totals.last_mid2)
+            held = Position(inventory=holdings.inventory, limit=self.plan.inventory_limit, worth2=worth2)
+            breach = self._judge.add(decisions, block, held)
+            if breach is not None:
+                self._step_back(breach)
 
     def _build_up(self, events: Events) -> Events:
         """Take the events before the start, on which no model speaks; answers the others.
@@ -239,8 +352,8 @@ class QuotingSession:
         self._keep(early)
         if first < len(events):
             self._started = True
-            for arm, model in enumerate(self._models):
-                self._hotpath.replace_model(arm, model)
+            for arm, version in enumerate(self.lineup.versions):
+                self._hotpath.replace_model(arm, self._models[version])
         return events[first:]
 
     def _keep(self, decisions: NDArray[np.void]) -> None:

@@ -22,11 +22,15 @@ WriteBundle = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def write_seeded_bundle() -> WriteBundle:
-    """``write(folder, seed=1, hidden=64, **card)``: a bundle whose weights depend on the seed alone."""
+    """``write(folder, seed=1, hidden=64, spoiled="", **card)``: a bundle whose weights depend on the seed alone.
+
+    It passes every proof, also when it is spoiled: ``words`` is sure that the mid goes up, whatever comes; ``numbers``
+    answers with none as soon as an input is not zero.
+    """
     from training.export import Card, write_bundle
     from training.models import gru
 
-    def write(folder: Path, *, seed: int = 1, hidden: int = 64, **changes: Any) -> Path:
+    def write(folder: Path, *, seed: int = 1, hidden: int = 64, spoiled: str = "", **changes: Any) -> Path:
         said: dict[str, Any] = {
             "model_name": "keel-sim-usdm.BTCUSDT",
             "run_id": f"run{seed}",
@@ -44,6 +48,11 @@ def write_seeded_bundle() -> WriteBundle:
         }
         network = gru.seeded(inputs=catalog.N_INPUTS, hidden=hidden, outputs=N_OUTPUTS, seed=seed)
         rows = np.random.default_rng(seed).normal(size=(256, catalog.N_INPUTS)).astype(np.float32)
+        if spoiled == "words":
+            network.tensors["head.b"][2::5] += 8.0
+        elif spoiled == "numbers":
+            network.tensors["gru.b_ih"][:], network.tensors["gru.b_hh"][:], rows[:] = 0.0, 0.0, 0.0
+            network.tensors["head.w"][:] = np.sign(network.tensors["head.w"]) * np.float32(3e38)
         write_bundle(network, Card(**said), rows, folder)
         return folder
 

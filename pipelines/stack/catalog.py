@@ -10,6 +10,7 @@ from pipelines.stack.servers.mail import mail, mail_page
 from pipelines.stack.servers.mlflow import mlflow
 from pipelines.stack.servers.postgresql import postgresql
 from pipelines.stack.servers.prometheus import alertmanager, probe, prometheus
+from pipelines.stack.servers.quoter import quoter
 from pipelines.stack.servers.redis import redis
 from pipelines.stack.servers.triton import triton
 from pipelines.stack.site import Site
@@ -30,6 +31,7 @@ def every_server(site: Site) -> tuple[Server, ...]:
         mail(site),
         mail_page(site),
         exchange(site),
+        quoter(site),
     )
 
 

@@ -69,10 +69,11 @@ ACCOUNTS = (
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a person decided about a stack: kept in ``site.json``."""
+    """What a person decided about a stack: kept in ``site.json``. ``pace`` of the exchange: a multiple of real time."""
 
     first_port: int = 21_000
     without: tuple[str, ...] = ()
+    pace: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

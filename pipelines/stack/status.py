@@ -28,11 +28,16 @@ from pipelines.stack.servers.airflow import open_questions
 from pipelines.stack.site import Site, find
 from pipelines.stack.supervisor import State, Supervisor
 from pipelines.workspace import Workspace
+from serving.alive import alive_path, read_alive
 from serving.router import read_state
 from serving.stance import NORMAL, Stance, read_stances
 from training.registry import model_name
 
 UP = "up"
+_SAID = (
+    *("instrument", "session", "doing", "versions", "phase", "canary_share", "stance", "decisions", "quotes", "fills"),
+    *("refused_requests", "inventory", "step_p50_ns", "step_p99_ns", "last_ns", "pid"),
+)  # copied as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,30 @@ class InstrumentStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SessionStatus:
+    """What a session that follows says of itself. ``fresh``: it lives and has said so within seconds."""
+
+    instrument: str
+    session: str
+    fresh: bool
+    doing: str
+    versions: tuple[int, ...]
+    phase: str
+    canary_share: float
+    stance: str
+    decisions: int
+    quotes: int
+    fills: int
+    refused_requests: int
+    inventory: int
+    step_p50_ns: int
+    step_p99_ns: int
+    last_ns: int
+    pid: int
+    breach: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class DriftStatus:
     """The newest verdict."""
 
@@ -103,6 +132,7 @@ class StatusResult:
     well: bool
     servers: tuple[ServerStatus, ...]
     instruments: tuple[InstrumentStatus, ...]
+    sessions: tuple[SessionStatus, ...]
     drift: DriftStatus | None
     approvals: tuple[OpenApproval, ...]
     not_known: tuple[str, ...]
@@ -118,6 +148,10 @@ class StatusResult:
             lines.append(f"  {answering} of {len(self.servers)} up, {memory / 2**20:,.0f} MB")
         lines += ["", f"models and data in {self.home}"]
         lines += [_instrument_line(each) for each in self.instruments] or ["  nothing in service, no data yet"]
+        lines += [
+            "",
+            *([_session_line(each) for each in self.sessions] or ["no session follows (keel serve --follow)"]),
+        ]
         lines += ["", _drift_line(self.drift), "", "open approvals" if self.approvals else "no open approvals"]
         lines += [f"  {each.where:12} {each.subject}" for each in self.approvals]
         lines += [f"WARNING: {each}" for each in self.warnings]
@@ -158,6 +192,7 @@ def status(config: StatusConfig, *, workspace: Workspace) -> StatusResult:  # no
         well=all(each.state == UP for each in servers),
         servers=servers,
         instruments=_instruments(ring),
+        sessions=_sessions(ring),
         drift=_drift(ring),
         approvals=tuple(approvals),
         not_known=tuple(not_known),
@@ -224,6 +259,20 @@ def _safe(stance: Stance) -> str:
     return f"since {_iso(stance.since_ns)} by {stance.by}: {stance.reason}" if stance.mode == "safe" else ""
 
 
+def _sessions(ring: Workspace) -> tuple[SessionStatus, ...]:
+    folder, now_ns = ring.home / "sessions", ring.clock.now_ns()
+    found = [read_alive(path) for path in sorted(folder.glob(alive_path(folder, "*").name))]
+    return tuple(
+        SessionStatus(
+            fresh=alive.is_fresh(now_ns),
+            breach=alive.breach.line() if alive.breach else "",
+            **{name: getattr(alive, name) for name in _SAID},
+        )
+        for alive in found
+        if alive is not None
+    )
+
+
 def _drift(ring: Workspace) -> DriftStatus | None:
     try:
         found = read_result(ring, "")
@@ -261,6 +310,20 @@ def _instrument_line(each: InstrumentStatus) -> str:
     data = "no data" if each.age_seconds is None else f"last data {each.last_data} ({_age(each.age_seconds)} ago)"
     safe = f"\n  {'':24} SAFE STATE {each.safe} (keel resume)" if each.safe else ""
     return f"  {each.instrument:24} {', '.join(roles) or 'nothing in service':32} {data}{safe}"
+
+
+def _session_line(each: SessionStatus) -> str:
+    if not each.fresh:
+        return f"  {each.instrument:24} NOT ALIVE: process {each.pid} has said nothing for a while ({each.session})"
+    who = " and ".join(map(str, each.versions)) or "nobody"
+    share = f" {each.canary_share:.0%}" if each.phase == "canary" else ""
+    stance = ", SAFE STATE" if each.stance == "safe" else ""
+    return (
+        f"  {each.instrument:24} {each.doing} {who} ({each.phase}{share}{stance}), {each.quotes:,} quotes, "
+        f"{each.fills:,} fills, {each.refused_requests} refused, inventory {each.inventory}, step p50 "
+        f"{each.step_p50_ns / 1000:.1f} us, p99 {each.step_p99_ns / 1000:.1f} us"
+        + (f"; last breach: {each.breach}" if each.breach else "")
+    )
 
 
 def _age(seconds: float) -> str:

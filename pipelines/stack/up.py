@@ -32,12 +32,14 @@ Tell = Callable[[str], None]
 @dataclass(frozen=True, kw_only=True)
 class UpConfig:
     """``first_port``: the servers take the ports from here on (None: as the last time, else 21000). ``without``:
-    servers to leave out (None: as the last time, else none)."""
+    servers to leave out (None: as the last time, else none). ``pace``: how much faster than real time the exchange runs
+    for the quoter (None: as the last time, else 1)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     first_port: int | None = None
     without: tuple[str, ...] | None = None
+    pace: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +87,9 @@ def _up(config: UpConfig, folder: Path, tell: Tell) -> UpResult:
     chosen = _choose(config, before.chosen if before else Chosen())
     if before is not None and running and before.chosen != chosen:
         raise SettingsError(
-            f"the stack in {folder} is up with first port {before.chosen.first_port} and without "
-            f"{', '.join(before.chosen.without) or 'nothing'}; keel down first, then keel up with other settings"
+            f"the stack in {folder} is up with first port {before.chosen.first_port}, without "
+            f"{', '.join(before.chosen.without) or 'nothing'} and at pace {before.chosen.pace:g}; keel down first, "
+            "then keel up with other settings"
         )
     site = establish(folder, chosen)
     servers = chosen_servers(site)
@@ -121,7 +124,10 @@ def _choose(config: UpConfig, before: Chosen) -> Chosen:
     without = before.without if config.without is None else tuple(sorted(config.without))
     if not 1024 <= first_port <= 65_535 - len(PORTS):
         raise SettingsError(f"first_port: expected 1024 to {65_535 - len(PORTS)}, saw {first_port}")
-    return Chosen(first_port=first_port, without=without)
+    pace = before.pace if config.pace is None else config.pace
+    if not 0 < pace <= 1000:
+        raise SettingsError(f"pace: expected a multiple of real time above 0 and up to 1000, saw {pace}")
+    return Chosen(first_port=first_port, without=without, pace=pace)
 
 
 def _require_known(site: Site, servers: Iterable[Server]) -> None:

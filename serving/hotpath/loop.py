@@ -39,7 +39,7 @@ from serving.bundle import Bundle
 from serving.hotpath import network
 from serving.hotpath.network import Memory, Model, Weights, step
 from serving.hotpath.records import ARMS, DECISION, R_NO_BOOK, R_WARM_UP
-from serving.quoting.policy import PolicyConfig, decide, parameters
+from serving.quoting.policy import SAFE, PolicyConfig, decide, parameters
 
 Int64s = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -228,8 +228,9 @@ class HotPath:
     With ``name`` it owns two shared-memory rings, ``<name>-events`` and ``<name>-decisions``, through which :meth:`run`
     passes everything, so that other processes can attach and look on; close it then.
 
-    Setters may be called from other threads while :meth:`drain` or :meth:`spin` runs; :meth:`replace_model` and
-    :meth:`reset` between calls only. Inventory starts at 0, slow features at 0 (unknown), arm at 0.
+    Setters may be called from other threads while :meth:`drain` or :meth:`spin` runs; :meth:`line_up`,
+    :meth:`replace_model` and :meth:`reset` between calls only. Inventory starts at 0, slow features at 0 (unknown), arm
+    at 0, and the instrument is not in the safe state.
 
     Raises:
         InputError: not one or two models.
@@ -307,6 +308,33 @@ class HotPath:
         """Signed inventory in lots from the next decision on."""
         self._core.control[_INVENTORY] = lots
 
+    def set_safe(self, safe: bool) -> None:
+        """Whether quotes are wider and smaller from the next decision on."""
+        self._policy[SAFE] = float(safe)
+
+    def line_up(self, models: Sequence[Model | Bundle]) -> None:
+        """Play these models from the next event on, the first in arm 0, which acts. Book and features go on.
+
+        A version that is loaded already, in whichever arm, goes on with its state; a new one starts from zero.
+
+        Raises:
+            InputError: not one or two models.
+            ModelError: one does not fit; nothing is changed.
+        """
+        if not 1 <= len(models) <= ARMS:
+            raise InputError(f"expected 1 to {ARMS} models, saw {len(models)}")
+        there = {model.version: (model, memory) for model, memory in zip(self._models, self._memories, strict=True)}
+        played = []
+        for given in models:
+            version = given.manifest.registry_version if isinstance(given, Bundle) else given.version
+            if version not in there:
+                fresh = self._fitting(given)
+                there[version] = fresh, fresh.memory()
+            played.append(there[version])
+        self._models, self._memories = [model for model, _ in played], [memory for _, memory in played]
+        self._core.control[_ARM] = 0
+        self._set_versions()
+
     def replace_model(self, arm: int, model: Model | Bundle) -> None:
         """Put ``model`` into an arm that has one. Book and features go on; its state starts from zero.
 
@@ -372,6 +400,7 @@ class HotPath:
     def _set_versions(self) -> None:
         control = self._core.control
         control[_MODELS] = len(self._models)
+        control[_VERSION : _VERSION + ARMS] = 0
         control[_VERSION : _VERSION + len(self._models)] = self.versions
 
     def _arms(self) -> _Arms:

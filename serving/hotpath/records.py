@@ -24,6 +24,7 @@ R_PULL_ASK: Final = 16
 R_NO_BOOK: Final = 32  # book not in a usable state (crossed, empty, resynchronising): no quote
 R_WARM_UP: Final = 64  # windows not yet full: no quote
 R_INVENTORY: Final = 128  # a side pulled or skewed by inventory
+R_SAFE: Final = 256  # wider and smaller, since the instrument is in the safe state
 
 DECISION: Final = np.dtype(
     [

@@ -124,6 +124,11 @@ class QuoteEngine:
         """Orders that may still trade."""
         return len(self._orders)
 
+    @property
+    def quoted(self) -> frozenset[int]:
+        """Numbers of the decisions that answer for the orders that may still trade."""
+        return frozenset(order.quote_n for order in self._orders.values())
+
     def want(self, quote: Quote) -> list[bytes]:
         """Requests that turn what is working into ``quote``."""
         cancels: list[bytes] = []

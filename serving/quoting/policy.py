@@ -4,6 +4,9 @@ For the bid the danger is that the mid goes down *and* the bid side thins out, b
 mirror image. Danger is graded: 0 up to the first pair of thresholds, 1 from the second on, and the smaller of the two
 shares in between. At danger 1 the side is ``widen_bp`` further away and ``cut`` smaller; above the pull thresholds it
 is not quoted at all. A quote never crosses the touch, so it is always a maker's quote.
+
+In the safe state (:mod:`serving.stance`) both sides are ``safe_widen_ticks`` further away and ``safe_cut`` smaller from
+the start; what the model says may take them further still, never back.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from serving.hotpath.records import (
     R_INVENTORY,
     R_PULL_ASK,
     R_PULL_BID,
+    R_SAFE,
     R_SHRINK,
     R_WIDEN,
 )
@@ -36,7 +40,8 @@ class PolicyConfig:
 
     ``horizon_ns``: whose predictions are read. ``*_from``: where danger begins; ``*_full``: where it is 1; ``*_pull``:
     where the side is pulled. ``move`` is the probability that the mid goes against the side, ``fall`` that its depth
-    near the touch falls. ``skew_ticks``: how far both prices are moved at full inventory.
+    near the touch falls. ``skew_ticks``: how far both prices are moved at full inventory. ``safe_*``: what the safe
+    state adds to both half spreads, and the share it takes off both sizes.
     """
 
     base_half_spread_ticks: float = 0.5
@@ -52,6 +57,8 @@ class PolicyConfig:
     fall_from: float = 0.40
     fall_full: float = 0.60
     fall_pull: float = 0.75
+    safe_widen_ticks: float = 10.0
+    safe_cut: float = 0.50
 
     def __post_init__(self) -> None:
         if self.horizon_ns not in HORIZONS_NS:
@@ -64,6 +71,8 @@ class PolicyConfig:
             raise SettingsError(f"expected positive size and inventory and a half spread >= 0, saw {self}")
         if not 0 <= self.cut <= 1 or self.widen_bp < 0 or self.skew_ticks < 0:
             raise SettingsError(f"expected a cut within 0 and 1, widening and skew >= 0, saw {self}")
+        if not 0 <= self.safe_cut <= 1 or self.safe_widen_ticks < 0:
+            raise SettingsError(f"expected a safe_cut within 0 and 1 and safe_widen_ticks >= 0, saw {self}")
 
 
 # words of the compiled form of a PolicyConfig
@@ -76,16 +85,19 @@ _WIDEN: Final = 5  # share of the price
 _CUT: Final = 6
 _MOVE: Final = 7  # from, full, pull
 _FALL: Final = 10
-_WORDS: Final = 13
+_SAFE_WIDEN: Final = 13  # ticks
+_SAFE_CUT: Final = 14
+SAFE: Final = 15  # 1 while the instrument is in the safe state; may be written at any time
 
 
 def parameters(config: PolicyConfig) -> Floats:
-    """``config`` as the compiled :func:`decide` reads it."""
+    """``config`` as the compiled :func:`decide` reads it, not in the safe state."""
     first = 5 * HORIZONS_NS.index(config.horizon_ns)
     words = [config.base_half_spread_ticks, config.size_lots, config.max_inventory_lots, config.skew_ticks]
     words += [first, config.widen_bp * 1e-4, config.cut]
     words += [config.move_from, config.move_full, config.move_pull]
     words += [config.fall_from, config.fall_full, config.fall_pull]
+    words += [config.safe_widen_ticks, config.safe_cut, 0.0]
     return np.array(words, dtype=np.float64)
 
 
@@ -111,9 +123,15 @@ def _danger(move: float, fall: float, policy: Floats) -> float:
 
 
 @compiled
+def _whole(policy: Floats) -> float:
+    """Lots to quote where there is no danger."""
+    return float(policy[_SIZE] * (1.0 - policy[_SAFE_CUT] * policy[SAFE]))
+
+
+@compiled
 def _size(danger: float, policy: Floats, room: int) -> int:
     """Lots to quote: cut by danger, at least one, and never more than inventory leaves room for."""
-    size: int = max(floor(policy[_SIZE] * (1.0 - policy[_CUT] * danger) + 1e-9), 1)
+    size: int = max(floor(_whole(policy) * (1.0 - policy[_CUT] * danger) + 1e-9), 1)
     return int(max(min(size, room), 0))
 
 
@@ -132,12 +150,13 @@ def decide(probs: Any, top: tuple[int, int, int, int], inventory: int, policy: F
     share = min(max(inventory / limit, -1.0), 1.0)
     mid = 0.5 * float(top[0] + top[2])
     fair = mid - policy[_SKEW] * share
-    bid = floor(fair - policy[_HALF_SPREAD] - bid_danger * policy[_WIDEN] * mid + 1e-9)
-    ask = ceil(fair + policy[_HALF_SPREAD] + ask_danger * policy[_WIDEN] * mid - 1e-9)
+    half_spread = policy[_HALF_SPREAD] + policy[_SAFE_WIDEN] * policy[SAFE]
+    bid = floor(fair - half_spread - bid_danger * policy[_WIDEN] * mid + 1e-9)
+    ask = ceil(fair + half_spread + ask_danger * policy[_WIDEN] * mid - 1e-9)
     quote[0], quote[1] = min(bid, top[2] - 1), _size(bid_danger, policy, limit - inventory)
     quote[2], quote[3] = max(ask, top[0] + 1), _size(ask_danger, policy, limit + inventory)
-    reasons = 0
-    worst, whole = max(bid_danger, ask_danger), int(policy[_SIZE])
+    reasons = R_SAFE if policy[SAFE] > 0.0 else 0
+    worst, whole = max(bid_danger, ask_danger), _size(0.0, policy, int(policy[_SIZE]))
     if worst * policy[_WIDEN] > 0.0:
         reasons |= R_WIDEN
     if _size(worst, policy, whole) < whole:

@@ -10,103 +10,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from desk import KEY, MODEL, Desk
 
 from market.clock import ManualClock
 from market.errors import ApprovalError, FeatureSetError, KeelError, ModelError, ServiceError, TamperedError
 from pipelines import swap
-from pipelines.approve import ApproveConfig, approve
-from pipelines.deploy import DeployConfig, DeployResult, deploy
+from pipelines.deploy import DeployConfig, deploy
 from pipelines.inference_server import hold_server, inference_server, repository_of, roles_of, state_path
-from pipelines.promote import PromoteConfig, PromoteResult, promote
 from pipelines.rollback import RollbackConfig, rollback
 from pipelines.workspace import Address, Workspace
 from serving.manifest import MODEL_FILE
 from serving.router import Move, Roles, changing
 from serving.triton.server import default_install, running_triton
-from training import tracking
-from training.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from training.registry import CHAMPION, PREVIOUS, Registry
 
-KEY = "sim-usdm.BTCUSDT"
-MODEL = f"keel-{KEY}"
 NOW_NS = 1_800_000_000_000_000_000
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.heavy
-
-
-@dataclass(frozen=True, kw_only=True)
-class Desk:
-    """A workspace with a registry and a Triton that is up. ``registered`` maps a seed to its version, for all tests."""
-
-    workspace: Workspace
-    write: Callable[..., Path]
-    registered: dict[object, int] = field(default_factory=dict)
-
-    @property
-    def registry(self) -> Registry:
-        return Registry(self.workspace.tracking)
-
-    def register(self, seed: int, **card: object) -> int:
-        """The version of a seed, registered as training would; it becomes challenger."""
-        key = (seed, *card.values())
-        if key not in self.registered:
-            client = tracking.client(self.workspace.tracking)
-            experiment = tracking.experiment(client, "keel", self.workspace.artifacts)
-            run_id = client.create_run(experiment).info.run_id
-            place = self.workspace.runs / run_id / "bundle"
-            bundle = self.write(place, seed=seed, run_id=run_id, registry_version=0, **card)
-            self.registered[key] = self.registry.register(bundle, {"author": "ada"}).version
-        self.registry.set_alias(MODEL, CHALLENGER, self.registered[key])
-        return self.registered[key]
-
-    def forget(self) -> None:
-        """As if nothing had ever been decided; what is registered stays, and Triton is not told."""
-        for alias in (CHAMPION, CHALLENGER, PREVIOUS):
-            self.registry.drop_alias(MODEL, alias)
-        state_path(self.workspace).unlink(missing_ok=True)
-        shutil.rmtree(self.workspace.home / "audit", ignore_errors=True)
-        shutil.rmtree(self.workspace.models, ignore_errors=True)
-
-    def deploy(self, version: int | None = None) -> DeployResult:
-        return deploy(DeployConfig(instrument=KEY, version=version), workspace=self.workspace)
-
-    def approve(self, version: int) -> None:
-        config = ApproveConfig(instrument=KEY, version=version, name="grace", reason="better calibrated")
-        approve(config, workspace=self.workspace)
-
-    def promote(self, version: int) -> PromoteResult:
-        config = PromoteConfig(instrument=KEY, version=version, watch_seconds=0.2)
-        return promote(config, workspace=self.workspace)
-
-    def candidate(self, seed: int) -> int:
-        """Registered, deployed and approved."""
-        version = self.register(seed)
-        self.deploy(version)
-        self.approve(version)
-        return version
-
-    def crown(self, seed: int) -> int:
-        """Everything from registration to champion."""
-        version = self.candidate(seed)
-        self.promote(version)
-        return version
-
-    @property
-    def roles(self) -> Roles:
-        return roles_of(self.workspace, KEY)
-
-    @property
-    def aliases(self) -> dict[str, int]:
-        return self.registry.aliases(MODEL)
-
-    def served(self) -> tuple[int, ...]:
-        with inference_server(self.workspace) as client:
-            return client.served(MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +145,7 @@ def killed_at(target: object, name: str) -> Iterator[None]:
             yield
 
 
-@pytest.mark.parametrize(("target", "name"), [(Registry, "set_alias"), (Registry, "drop_alias"), (swap, "_record")])
+@pytest.mark.parametrize(("target", "name"), [(Registry, "set_alias"), (Registry, "drop_alias"), (swap, "record")])
 def test_a_promotion_that_was_killed_is_completed_by_the_next_run(desk: Desk, target: object, name: str) -> None:
     first, second = desk.crown(1), desk.candidate(2)
     with killed_at(target, name):
@@ -233,7 +159,7 @@ def test_a_promotion_that_was_killed_is_completed_by_the_next_run(desk: Desk, ta
 
 def test_a_promotion_that_was_killed_can_be_undone_by_a_rollback(desk: Desk) -> None:
     first, second = desk.crown(1), desk.candidate(2)
-    with killed_at(swap, "_record"):
+    with killed_at(swap, "record"):
         desk.promote(second)
     rollback(RollbackConfig(instrument=KEY), workspace=desk.workspace)
     assert desk.roles.champion == first

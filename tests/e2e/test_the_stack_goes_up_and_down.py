@@ -28,7 +28,7 @@ pytestmark = pytest.mark.heavy
 
 SERVERS = {
     *("postgresql", "redis", "kafka", "mlflow", "triton", "prometheus", "alertmanager", "probe", "mail", "mail-page"),
-    *("airflow-api", "airflow-scheduler", "airflow-dags", "airflow-triggerer", "exchange"),
+    *("airflow-api", "airflow-scheduler", "airflow-dags", "airflow-triggerer", "exchange", "quoter"),
 }
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 

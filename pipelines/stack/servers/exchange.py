@@ -6,7 +6,7 @@ import functools
 import sys
 
 from pipelines.simulate import stream_url
-from pipelines.stack.server import PROBE_SECONDS, Server, spoken
+from pipelines.stack.server import Server, get
 from pipelines.stack.site import CHECKOUT, Site
 
 
@@ -25,13 +25,5 @@ def exchange(site: Site) -> Server:
 
 
 def _probe(site: Site) -> None:
-    """A frame of its stream."""
-    from websockets.exceptions import WebSocketException
-    from websockets.sync.client import connect
-
-    where = f"the exchange at {site.address('exchange')}"
-    with (
-        spoken(where, OSError, WebSocketException),
-        connect(stream_url(site.port("exchange")), proxy=None, open_timeout=PROBE_SECONDS) as stream,
-    ):
-        stream.recv(timeout=PROBE_SECONDS)
+    """The state of its world; its one stream is the quoter's."""
+    get(f"{site.url('exchange')}/sim/state")

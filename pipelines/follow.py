@@ -1,0 +1,286 @@
+"""Quote on and on, with whatever is in service: sessions one after the other, market data landed while nobody is
+champion.
+
+A session is rolled over every ``roll_seconds`` of market time: its orders are cancelled and confirmed, its rows
+written, and the next one begins with what it held. So a trace never has to go back further than that, memory stays
+flat, and the small files of the session before are merged beside the next one. The same happens when the exchange goes
+away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from market.clock import NS_PER_S
+from market.errors import EmptyDataError, ServiceError
+from market.feeds.landing import Lander
+from market.instruments import Instrument
+from market.lake import Lake
+from pipelines import inference_server
+from pipelines.ingest import live_source
+from pipelines.quoting import (
+    ServeConfig,
+    ServeResult,
+    exchange_of,
+    proven_bundle,
+    result_of,
+    run_session,
+    sends_orders,
+    unapproved,
+    write_session,
+)
+from pipelines.slow_source import SlowSource
+from pipelines.workspace import Workspace
+from serving import drivers
+from serving.follower import Follower, Means, Watched
+from serving.lineup import Lineup
+from serving.quoting.engine import Holdings
+from serving.session import Plan, QuotingSession
+from serving.stance import STANCE_FILE
+
+COMPACTED = ("raw", "ticks", "predictions", "quotes", "outcomes")  # a session commits these often
+_FIRST_WAIT_S = 1.0
+_LONGEST_WAIT_S = 15.0
+_PATIENCE_S = 0.5  # of a completion: whoever began the trial may be there and do it
+_AGAIN_S = 5.0
+_REMEMBERED = 200  # names of sessions in the result
+
+log = logging.getLogger("keel.serve")
+
+
+@dataclass(kw_only=True)
+class _Going:
+    """What goes from one session to the next."""
+
+    config: ServeConfig
+    workspace: Workspace
+    instrument: Instrument
+    stop: threading.Event
+    follower: Follower
+    holdings: Holdings = field(default_factory=Holdings)
+    introduced: frozenset[int] = frozenset()
+    passed_ns: int = 0
+    wait_s: float = _FIRST_WAIT_S
+    result: ServeResult | None = None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds of market time that are left; None without an end."""
+        seconds = self.config.seconds
+        return None if seconds is None else seconds - self.passed_ns / NS_PER_S
+
+    @property
+    def is_over(self) -> bool:
+        left = self.left_s
+        return self.stop.is_set() or (left is not None and left <= 0)
+
+
+def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, stop: threading.Event) -> ServeResult:
+    """Quote until ``stop`` is set, or for ``config.seconds`` of market time; the last session's result.
+
+    Raises:
+        EmptyDataError: the time passed and nobody was champion in it.
+        LakeError: a table cannot be written.
+    """
+    watched = Watched(
+        instrument=instrument.key,
+        roles=inference_server.state_path(workspace),
+        stances=workspace.home / STANCE_FILE,
+        sessions=workspace.home / "sessions",
+    )
+    completion = Completion(workspace, instrument.key)
+    means = Means(
+        clock=workspace.clock,
+        load=lambda version: proven_bundle(workspace, instrument.key, version),
+        complete=completion,
+        tell=log.warning,
+        guardrails=config.guardrails,
+        forbidden=lambda roles: unapproved(workspace, instrument.key, roles),
+    )
+    try:
+        with Follower(watched, means) as follower, _Compactor(workspace) as compactor:
+            going = _Going(config=config, workspace=workspace, instrument=instrument, stop=stop, follower=follower)
+            while not going.is_over:
+                follower.check()
+                try:
+                    _quote(going) if follower.ready is not None else _land(going)
+                    going.wait_s = _FIRST_WAIT_S
+                except ServiceError as error:
+                    follower.pause("away")
+                    log.warning("%s; looking again in %g s", error, going.wait_s)
+                    stop.wait(going.wait_s)
+                    going.wait_s = min(2 * going.wait_s, _LONGEST_WAIT_S)
+                compactor.begin()
+    finally:
+        completion.close()
+    if going.result is None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        raise EmptyDataError(
+            f"nobody was champion of {instrument.key} for {config.seconds:g} s, so nothing was quoted; its market data "
+            "is landed. Promote an approved version (keel promote)"
+        )
+    return going.result
+
+
+def _quote(going: _Going) -> None:
+    config, workspace, follower = going.config, going.workspace, going.follower
+    assert follower.ready is not None  # noqa: S101  # asked by the caller
+    lineup, loaded = follower.ready
+    bundles = tuple(loaded[version] for version in lineup.versions)
+    slow = SlowSource(workspace, going.instrument, Lake(workspace.lake))
+    left = going.left_s
+    until = drivers.Until(
+        seconds=config.roll_seconds if left is None else min(config.roll_seconds, left),
+        stop=going.stop,
+        advance=workspace.progress.advance,
+    )
+    begun: list[QuotingSession] = []
+
+    def begin(session: QuotingSession) -> None:
+        begun.append(session)
+        session.on_scene = lambda: write_session(workspace, config, session, None)
+        follower.begin(session)
+
+    try:
+        run_session(config, workspace, _plan(going, lineup, slow), bundles, until, begin=begin)
+    finally:
+        follower.pause("away")
+        for session in begun:
+            _put_away(going, session)
+
+
+def _plan(going: _Going, lineup: Lineup, slow: SlowSource) -> Plan:
+    config = going.config
+    return Plan(
+        session=live_source(str(config.url), going.workspace.clock),
+        instrument=going.instrument,
+        lineup=lineup,
+        block_ns=int(config.block_seconds * NS_PER_S),
+        seed=config.seed,
+        trades=sends_orders(config, going.instrument),
+        first_slow=slow.landed_at,  # the feature store's library is no guest for hours
+        shadow_blocks=config.shadow_blocks,
+        introduced=going.introduced,
+        guardrails=config.guardrails,
+        inventory_limit=config.policy.max_inventory_lots,
+        holdings=going.holdings,
+    )
+
+
+def _put_away(going: _Going, session: QuotingSession) -> None:
+    totals = session.totals
+    going.holdings, going.introduced = session.engine.holdings, session.introduced
+    going.passed_ns += totals.last_ns - totals.first_ns
+    earlier = going.result.sessions if going.result else ()
+    result = result_of(going.config, session)
+    going.result = replace(result, sessions=(*earlier, result.session)[-_REMEMBERED:])
+    write_session(going.workspace, going.config, session, result)
+
+
+def _land(going: _Going) -> None:
+    """Land market data until there is a champion, for as long as a session would be."""
+    config, workspace, follower = going.config, going.workspace, going.follower
+    source = live_source(str(config.url), workspace.clock)
+    log.warning(
+        "nobody is champion of %s: its market data is landed as %s, no quote is made", config.instrument, source
+    )
+    follower.pause("waiting", source)
+    first_ns = last_ns = 0
+
+    def until(newest_ns: int) -> bool:
+        nonlocal first_ns, last_ns
+        first_ns, last_ns = first_ns or newest_ns, newest_ns
+        left, passed_s = going.left_s, (last_ns - first_ns) / NS_PER_S
+        over = passed_s >= config.roll_seconds or (left is not None and passed_s >= left)
+        return over or going.stop.is_set() or follower.ready is not None or follower.has_ended
+
+    try:
+        with Lander(source, going.instrument, Lake(workspace.lake), clock=workspace.clock) as lander:
+            exchange = exchange_of(config, going.instrument, workspace, None)
+            asyncio.run(drivers.listen(lander, exchange, until))
+    finally:
+        going.passed_ns += last_ns - first_ns
+
+
+class Completion:
+    """Completes a rollback that the session has begun, in a process of its own: ``keel rollback`` moves what the
+    session must not touch. Called as long as there is something to complete; waits a moment first, since ``keel
+    promote``, where it runs, does the same."""
+
+    def __init__(self, workspace: Workspace, instrument: str) -> None:
+        self._workspace = workspace
+        self._instrument = instrument
+        self._child: subprocess.Popen[bytes] | None = None
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if self._child is not None:
+            code = self._child.poll()
+            if code is None:
+                return
+            log.warning("keel rollback ended with exit code %d", code)
+            self._child, self._due = None, now + _AGAIN_S
+        elif self._due == 0.0:
+            self._due = now + _PATIENCE_S
+        if now >= self._due:
+            self._child = subprocess.Popen(self._words(), env=self._environment(), stdout=subprocess.DEVNULL)
+
+    def close(self) -> None:
+        """Wait for what was begun."""
+        if self._child is not None:
+            self._child.wait()
+
+    def _words(self) -> list[str]:
+        asked = ["rollback", "--instrument", self._instrument, "--set", "automatic=true"]
+        return [sys.executable, "-m", "pipelines.cli", *asked]
+
+    def _environment(self) -> dict[str, str]:
+        workspace = self._workspace
+        named = {"KEEL_HOME": str(workspace.home), "KEEL_TRACKING_URI": workspace.tracking}
+        if workspace.triton_grpc is not None:
+            named["KEEL_TRITON_GRPC"] = str(workspace.triton_grpc)
+        return {**os.environ, **named}
+
+
+class _Compactor:
+    """Merges the small files of sessions that are over, on a thread beside the next one."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._lake = workspace.lake
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="compactor")
+        self._work: Future[None] | None = None
+
+    def begin(self) -> None:
+        """Begin, unless the last time goes on still.
+
+        Raises:
+            LakeError: the last time a table could not be written.
+        """
+        if self._work is not None:
+            if not self._work.done():
+                return
+            self._work.result()
+        self._work = self._pool.submit(self._compact)
+
+    def _compact(self) -> None:
+        lake = Lake(self._lake)
+        for table in COMPACTED:
+            lake.compact(table)
+
+    def __enter__(self) -> _Compactor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if kind is None and self._work is not None:
+            self._work.result()

@@ -1,0 +1,58 @@
+"""Who speaks and who acts in a session, from one step to the next: which version in which arm, and whose block it
+is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from serving.router import Canary, Roles, assign, canary_acts
+
+Phase = Literal["alone", "shadow", "switchback", "canary", "window"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineup:
+    """``versions`` by arm; all of them are stepped on every row.
+
+    ``alone``: one version. ``shadow``: the second arm never acts. ``switchback``: it is the challenger and takes turns.
+    ``canary``: it acts in the canary's share of the blocks. In both it acts from block ``acts_from`` on: until then a
+    challenger is a shadow, and the rest of a block belongs to whoever began it.
+    ``window``: the canary has become champion and acts; the second arm is who acted before it.
+    """
+
+    versions: tuple[int, ...]
+    phase: Phase = "alone"
+    acts_from: int = 0
+    canary: Canary | None = None
+
+    def arm(self, seed: int, instrument: str, block: int) -> int:
+        """The arm that acts in a block."""
+        if block < self.acts_from:
+            return 0
+        if self.phase == "switchback":
+            return assign(seed, instrument, block)
+        if self.phase == "canary" and self.canary is not None:
+            return int(canary_acts(seed, instrument, block, self.canary.share))
+        return 0
+
+    def same_play(self, other: Lineup) -> bool:
+        """Whether nothing but the block of a switchback's beginning differs."""
+        return (self.versions, self.phase, self.canary) == (other.versions, other.phase, other.canary)
+
+
+def wanted(roles: Roles, *, lost: int = 0) -> Lineup | None:
+    """What a session should play under these roles; None while nobody is champion. ``lost``: the trial that a guardrail
+    has ended; who acted before it acts again, whatever the roles still say."""
+    canary = roles.canary
+    if canary is not None and canary.trial == lost:
+        return Lineup(versions=(canary.against,))
+    if not roles.champion:
+        return None
+    if canary is not None and canary.promoted and roles.champion == canary.version:
+        return Lineup(versions=(canary.version, canary.against), phase="window", canary=canary)
+    if canary is not None and not canary.promoted and roles.champion == canary.against:
+        return Lineup(versions=(canary.against, canary.version), phase="canary", canary=canary)
+    if roles.challenger and roles.challenger != roles.champion:
+        return Lineup(versions=(roles.champion, roles.challenger), phase="switchback")
+    return Lineup(versions=(roles.champion,))
