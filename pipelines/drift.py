@@ -152,7 +152,9 @@ class Reference:
         self._pooled = _cdf(self._count(sample, [(0, len(sample.recv_ns))]).counts)[0]
         moved = (windows.counts > 0).sum(axis=2) > 1
         wanted = np.array([name not in unjudged for name in sample.names])
-        self.judged: Bools = wanted & (self._scale > 0) & (moved.sum(axis=0) >= MIN_WINDOWS)
+        # windows side by side in which a signal moved; quality is known for the later part of the reference only
+        self._lasting = self._held * moved.mean(axis=0)
+        self.judged: Bools = wanted & (self._scale > 0) & (self._lasting >= MIN_WINDOWS)
         null = self._bootstrap(windows)
         self.thresholds: Floats = self._bounds(null)
         usual = float(np.quantile(self._strength(null), 1 - rule.false_alarm))
@@ -261,13 +263,15 @@ class Reference:
     def _bounds(self, null: Floats) -> Floats:
         from scipy.stats import t
 
-        rule, m = self.rule, self._held
-        known = np.where(np.isfinite(null), null, 0.0)
-        quantile = np.quantile(known, 1 - rule.false_alarm, axis=0)
+        rule, m = self.rule, self._lasting[self.judged]
+        known = null[:, self.judged]
         log = np.log(np.maximum(known, 1e-6))
+        quantile = np.nanquantile(known, 1 - rule.false_alarm, axis=0)
         wide = t.ppf(1 - rule.false_alarm, m - 1) * np.sqrt(1 + 1 / m)
-        predicted = np.exp(log.mean(axis=0) + wide * log.std(axis=0))
-        return np.asarray(np.maximum(rule.min_effect, np.maximum(quantile, predicted)), dtype=np.float64)
+        predicted = np.exp(np.nanmean(log, axis=0) + wide * np.nanstd(log, axis=0))
+        bounds = np.full(len(self.names), rule.min_effect)
+        bounds[self.judged] = np.maximum(rule.min_effect, np.maximum(quantile, predicted))
+        return bounds
 
     def _doublings(self, effects: Floats) -> Floats:
         """(m, signals) how often each judged signal's threshold is doubled; 0 below it and where it is unknown."""
@@ -319,12 +323,12 @@ def _cuts(values: Floats) -> Floats:
     return edges
 
 
-def _cells(values: Floats, cuts: Floats) -> Ints:
+def _cells(values: Floats, cuts: Floats) -> NDArray[np.uint8]:
     """(rows, signals) index of the first edge at or above each value; CELLS + 1 above all."""
-    out = np.empty(values.shape, dtype=np.int64)
+    out = np.empty(values.shape, dtype=np.uint8)  # a day of rows has to fit into memory
     for i in range(values.shape[1]):
         out[:, i] = np.searchsorted(cuts[i], values[:, i], side="left")
-    return np.minimum(out, CELLS + 1)
+    return out
 
 
 def _cdf(counts: Floats) -> Floats:

@@ -45,7 +45,9 @@ def test_a_market_as_it_was_is_no_drift(workspace: Workspace) -> None:
 
 
 def test_moments_without_a_book_are_left_out(workspace: Workspace) -> None:
-    rows = signals.served(Lake(workspace.lake), INSTRUMENT, sessions=["live-gappy"], last_ns=3600 * NS_PER_S)
+    rows = signals.usable(
+        signals.recorded(Lake(workspace.lake), INSTRUMENT, sessions=["live-gappy"], last_ns=3600 * NS_PER_S)
+    )
     assert 1000 < len(rows.mid2) < 2000
     assert (rows.mid2 > 0).all()
     assert np.isfinite(rows.features).all()
