@@ -18,7 +18,7 @@ make the usual tests cry wolf. So the distance is an effect size, and its thresh
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -92,6 +92,10 @@ class _Windows:
 
     def __len__(self) -> int:
         return len(self.start_ns)
+
+    def only(self, chosen: Ints) -> _Windows:
+        """The windows at ``chosen`` (m,), in that order."""
+        return _Windows(**{each.name: getattr(self, each.name)[chosen] for each in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,22 +247,15 @@ class Reference:
     def _bootstrap(self, windows: _Windows) -> Floats:
         """(replicates, signals) effects of held-out reference windows."""
         rng = np.random.default_rng(self.rule.seed)
-        null = np.empty((self.rule.bootstrap, len(self.names)))
+        held_out = np.empty(self.rule.bootstrap, dtype=np.int64)
+        times_drawn = np.empty((self.rule.bootstrap, len(windows)))
         for i in range(self.rule.bootstrap):
-            held_out = int(rng.integers(len(windows)))
-            apart = np.abs(windows.start_ns - windows.start_ns[held_out]) >= self.rule.window_ns
+            held_out[i] = rng.integers(len(windows))
+            apart = np.abs(windows.start_ns - windows.start_ns[held_out[i]]) >= self.rule.window_ns
             drawn = rng.choice(np.flatnonzero(apart), size=self._held, replace=True)
-            pooled = _cdf(windows.counts[drawn].sum(axis=0)[np.newaxis])[0]
-            one = _Windows(
-                start_ns=windows.start_ns[[held_out]],
-                end_ns=windows.end_ns[[held_out]],
-                counts=windows.counts[[held_out]],
-                beyond=windows.beyond[[held_out]],
-                mean=windows.mean[[held_out]],
-                spread=windows.spread[[held_out]],
-            )
-            null[i] = self._effects(one, pooled)[0]
-        return null
+            times_drawn[i] = np.bincount(drawn, minlength=len(windows))
+        pooled = times_drawn @ windows.counts.reshape(len(windows), -1)
+        return self._effects(windows.only(held_out), _cdf(pooled.reshape(-1, *windows.counts.shape[1:])))
 
     def _bounds(self, null: Floats) -> Floats:
         from scipy.stats import t
