@@ -18,6 +18,7 @@ import orjson
 from market.errors import FolderError, ServiceError
 from pipelines.workspace import Workspace, replacing
 
+REPORT_FILE = "monitor.json"
 WAITING_FILE = "waiting.json"
 _MOST = 20  # earlier reports that go along with one
 
@@ -48,7 +49,7 @@ def keep(workspace: Workspace, folder: Path, run_id: str, write: Write) -> Links
         draft.write_bytes(orjson.dumps({"run_id": run_id}))
     try:
         client = tracking.client(workspace.tracking)
-        links = replace(links, page=_without_login(tracking.page(client, run_id, place)))
+        links = replace(links, page=tracking.page(client, run_id, place))
         write(links)
         _log(client, run_id, folder, place)
     except (ServiceError, FolderError) as error:
@@ -62,16 +63,29 @@ def keep(workspace: Workspace, folder: Path, run_id: str, write: Write) -> Links
 
 def _earlier(client: Any, workspace: Workspace, *, besides: Path) -> None:
     """Reports that waited; one that MLflow still does not take goes on waiting."""
+    from training import tracking
+
     for mark in sorted(workspace.reports.glob(f"*/{WAITING_FILE}"))[:_MOST]:
         folder = mark.parent
-        if folder == besides:
+        if folder == besides or not (folder / REPORT_FILE).is_file():
             continue
-        keep_one = orjson.loads(mark.read_bytes())
+        run_id, place = str(orjson.loads(mark.read_bytes())["run_id"]), f"monitoring/{folder.name}"
         try:
-            _log(client, keep_one["run_id"], folder, f"monitoring/{folder.name}")
-        except (ServiceError, FolderError):
-            continue  # its own monitor.json says why
+            _say(folder, page=tracking.page(client, run_id, place), waiting="")
+            _log(client, run_id, folder, place)
+        except (ServiceError, FolderError) as error:
+            _say(folder, waiting=str(error))
+            continue
         mark.unlink()
+
+
+def _say(folder: Path, **links: str) -> None:
+    """Change what a report says of its own links."""
+    report = folder / REPORT_FILE
+    found = orjson.loads(report.read_bytes())
+    found["links"].update(links)
+    with replacing(report) as draft:
+        draft.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
 
 
 def _log(client: Any, run_id: str, folder: Path, place: str) -> None:
@@ -83,10 +97,3 @@ def _log(client: Any, run_id: str, folder: Path, place: str) -> None:
             if path.suffix in (".json", ".html", ".png") and path.name != WAITING_FILE:
                 shutil.copy2(path, copy)
         tracking.log_folder(client, run_id, Path(copy), place)
-
-
-def _without_login(address: str) -> str:
-    """A page is read by more people than may know a password."""
-    scheme, separator, rest = address.partition("://")
-    login, at, place = rest.partition("@")
-    return f"{scheme}{separator}{place}" if at and "/" not in login else address

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipelines.signals import Served, Watched
     from training.datasets import Dataset
 
-MONITOR_FILE = "monitor.json"
+MONITOR_FILE = linking.REPORT_FILE
 SLOW_NS = 86_400 * NS_PER_S  # funding and basis move over hours: a shorter reference does not know their usual range
 
 

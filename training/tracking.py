@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from market.errors import FolderError, ServiceError
 
@@ -94,6 +95,8 @@ def log_folder(mlflow_client: Any, run_id: str, folder: Path, place: str) -> Non
 def page(mlflow_client: Any, run_id: str, place: str = "") -> str:
     """Where a person looks at a run, or at ``place`` among its artifacts; empty where no server has pages.
 
+    A login in the server's address is left out: more people read a page's address than may know a password.
+
     Raises:
         ServiceError: the server is away, or there is no such run.
     """
@@ -102,7 +105,9 @@ def page(mlflow_client: Any, run_id: str, place: str = "") -> str:
         experiment_id = mlflow_client.get_run(run_id).info.experiment_id
     if not where.startswith(("http://", "https://")):
         return ""
-    address = f"{where.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    parts = urlsplit(where)
+    server = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    address = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
     return f"{address}/artifacts/{place}" if place else address
 
 
