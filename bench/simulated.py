@@ -6,7 +6,6 @@ by a known factor from a known moment on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,7 +39,6 @@ RAMP_NS = 3600 * NS_PER_S  # of a gradual shift
 TURN_NS = 20 * 60 * NS_PER_S  # a recurring shift is on so long, then off so long
 _SLICE_NS = 10 * NS_PER_S  # the market is steered so often
 _network_step = network.step
-_SHORT = np.int64(state.DIFF)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,19 +182,16 @@ class Speaker:
     def __post_init__(self) -> None:
         self._memory = self.model.memory()
 
+    def probs(self, stretch: Stretch) -> NDArray[np.float32]:
+        """(n, P) what it says over the next stretch."""
+        said = np.zeros((len(stretch.features), N_OUTPUTS), np.float32)
+        _speak(self.model.weights, self._memory, np.ascontiguousarray(stretch.features, np.float32), said)
+        return said
+
     def sample(self, stretch: Stretch) -> Sample:
         """What monitoring watches, over the next stretch."""
-        probs = np.zeros((len(stretch.features), N_OUTPUTS), np.float32)
-        _speak(self.model.weights, self._memory, np.ascontiguousarray(stretch.features, np.float32), probs)
-        segment = np.zeros(len(probs), np.int64)
-        return signals.watched(stretch.features, probs, stretch.truth(), stretch.recv_ns, segment)
-
-
-def samples(market: Market, speaker: Speaker, *, seconds: float) -> Iterator[Sample]:
-    """Samples of consecutive stretches of so many seconds, without end."""
-    market.advance(60.0)  # windows and slow averages fill
-    while True:
-        yield speaker.sample(market.advance(seconds))
+        segment = np.zeros(len(stretch.features), np.int64)
+        return signals.watched(stretch.features, self.probs(stretch), stretch.truth(), stretch.recv_ns, segment)
 
 
 @compiled
