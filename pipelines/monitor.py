@@ -46,7 +46,7 @@ class MonitorConfig:
     dataset_id: str = ""
     sessions: tuple[str, ...] = ()
     last_seconds: float = 3600.0
-    window_seconds: float = 15.0
+    window_seconds: float = 60.0
     k: int = 3
     n: int = 4
     bootstrap: int = 400
