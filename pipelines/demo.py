@@ -29,7 +29,7 @@ from serving.hotpath.records import R_SHRINK, R_WIDEN
 from serving.triton.server import running_triton, stop_orphan
 
 # minutes of market are watched here, where production watches hours
-SHORT = {"window_seconds": 15.0, "k": 3, "n": 4}
+SHORT = {"window_seconds": 15.0, "k": 3, "n": 4, "window_alarm": 0.05, "min_strength": 0.08}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,13 +47,15 @@ MIN_ROWS = 20  # a window with fewer rows says nothing
 
 @dataclass(frozen=True, kw_only=True)
 class DriftRule:
-    """What counts as drift. ``false_alarm`` is the chance, per signal and window, to lie beyond the threshold."""
+    """What counts as drift. ``false_alarm`` is the chance, per signal and window, to lie beyond the threshold, and
+    ``window_alarm`` that of a window of an unchanged market to be violated: large where k and n are."""
 
     window_ns: int
     k: int = 3
     n: int = 4
     bootstrap: int = 400
     false_alarm: float = 0.05
+    window_alarm: float = 0.05
     min_effect: float = 0.10
     min_strength: float = 0.08
     seed: int = 7
@@ -61,10 +63,11 @@ class DriftRule:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.n:
             raise SettingsError(f"expected 1 <= k <= n, saw k={self.k}, n={self.n}")
-        if self.window_ns <= 0 or self.bootstrap < 50 or not 0 < self.false_alarm < 0.5:
+        chances = (self.false_alarm, self.window_alarm)
+        if self.window_ns <= 0 or self.bootstrap < 50 or not all(0 < chance < 0.5 for chance in chances):
             raise SettingsError(
-                f"expected window > 0, bootstrap >= 50 and 0 < false_alarm < 0.5, saw {self.window_ns} ns, "
-                f"{self.bootstrap} and {self.false_alarm}"
+                "expected window > 0, bootstrap >= 50, false_alarm and window_alarm between 0 and 0.5, saw "
+                f"{self.window_ns} ns, {self.bootstrap}, {self.false_alarm} and {self.window_alarm}"
             )
 
 
@@ -175,7 +178,7 @@ class Reference:
         self._alike = max(round(ALIKE * len(windows)), round(LEAST_ALIKE * side_by_side))
         null = self._bootstrap()
         self.thresholds: Floats = self._bounds(null)
-        usual = float(np.quantile(self._strength(null), 1 - rule.false_alarm))
+        usual = float(np.quantile(self._strength(null), 1 - rule.window_alarm))
         self.strength_threshold = max(rule.min_strength, usual)
 
     def judge(self, sample: Sample) -> Judgement:

@@ -47,12 +47,13 @@ class MonitorConfig:
     sessions: tuple[str, ...] = ()
     last_seconds: float = 3600.0
     window_seconds: float = 60.0
-    k: int = 3
-    n: int = 4
+    k: int = 10
+    n: int = 15
     bootstrap: int = 400
     false_alarm: float = 0.05
+    window_alarm: float = 0.2
     min_effect: float = 0.10
-    min_strength: float = 0.08
+    min_strength: float = 0.02
     seed: int = 7
     most_rows: int = 4000
     most_columns: int = 16
@@ -145,6 +146,7 @@ def monitor(config: MonitorConfig, *, workspace: Workspace) -> MonitorResult:
         n=config.n,
         bootstrap=config.bootstrap,
         false_alarm=config.false_alarm,
+        window_alarm=config.window_alarm,
         min_effect=config.min_effect,
         min_strength=config.min_strength,
         seed=config.seed,

@@ -53,7 +53,13 @@ SMALL = {
 }
 
 # a minute or two is served, where production watches hours
-SHORT = {"KEEL_MONITOR__WINDOW_SECONDS": "15", "KEEL_MONITOR__K": "3", "KEEL_MONITOR__N": "4"}
+SHORT = {
+    "KEEL_MONITOR__WINDOW_SECONDS": "15",
+    "KEEL_MONITOR__K": "3",
+    "KEEL_MONITOR__N": "4",
+    "KEEL_MONITOR__WINDOW_ALARM": "0.05",
+    "KEEL_MONITOR__MIN_STRENGTH": "0.08",
+}
 CALM = Session(name="live-calm", seed=50)
 LOUD = Session(name="live-loud", seed=51, louder=2.5, start_ns=LATER_NS + 300 * NS_PER_S)
 EVEN = Session(name="live-even", rows=3000, seed=52, skill=(0.3, 0.3), start_ns=LATER_NS + 600 * NS_PER_S)

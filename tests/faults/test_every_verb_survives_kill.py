@@ -38,6 +38,8 @@ pytestmark = pytest.mark.heavy
 
 SAID = "stopped by Ctrl-C; what was committed stays, and running the same command again goes on from there"
 SMALL = {"workers": 0, "epochs": 2, "hidden": 8, "learning_rate": 0.02}
+# a minute or two is served, where production watches hours
+SHORT = [f"--set={rule}" for rule in ("window_seconds=10", "k=3", "n=4", "window_alarm=0.05", "min_strength=0.08")]
 TRAIN = ["train", "--dataset", "planted", "--json", *(f"--set={k}={v}" for k, v in SMALL.items())]
 RETRAIN = {f"KEEL_TRAIN__{k.upper()}": str(v) for k, v in SMALL.items()} | {"KEEL_EVALUATE__MOST_ROWS": "500"}
 VERBS = (

@@ -19,7 +19,9 @@ from pipelines.checks import CheckLimits
 from pipelines.monitor import MonitorConfig, monitor, read_result
 from pipelines.workspace import Workspace
 
-ASKED = MonitorConfig(instrument=INSTRUMENT, window_seconds=10.0, k=3, n=4, bootstrap=200)
+ASKED = MonitorConfig(
+    instrument=INSTRUMENT, window_seconds=10.0, k=3, n=4, window_alarm=0.05, min_strength=0.08, bootstrap=200
+)
 CALM = Session(name="live-calm", seed=50)
 LOUD = Session(name="live-loud", seed=51, louder=2.5, start_ns=LATER_NS + 300 * NS_PER_S)
 
