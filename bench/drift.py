@@ -75,7 +75,7 @@ class Undrifted:
     """What undrifted markets gave: for each whole hour of each seed, which windows were violated, and how strong."""
 
     violated: list[tuple[int, Bools]] = field(default_factory=list)
-    strength: list[NDArray[np.float64]] = field(default_factory=list)
+    strength: list[tuple[int, NDArray[np.float64]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ def _undrifted(watch: Watch, quiet: Undrifted, *, until: float) -> None:
             # a little longer than an hour, so that its last window is whole
             judged = watch.reference.judge(speaker.sample(market.advance(HOUR_S + 2.0)))
             quiet.violated.append((seed, judged.violated[:windows]))
-            quiet.strength.append(judged.strength[:windows])
+            quiet.strength.append((seed, judged.strength[:windows]))
 
 
 def alarms(violated: Bools, config: MonitorConfig, a_look: int) -> tuple[int, int, int]:
@@ -217,6 +217,24 @@ def alarms(violated: Bools, config: MonitorConfig, a_look: int) -> tuple[int, in
 
 def _by_seed(quiet: Undrifted) -> dict[int, Bools]:
     return {seed: np.concatenate([v for s, v in quiet.violated if s == seed]) for seed, _ in quiet.violated}
+
+
+def _reach(quiet: Undrifted, config: MonitorConfig) -> NDArray[np.float64]:
+    """What the rule would have to exceed at each window: the k-th largest strength of the last n, the newest at most."""
+    reach: list[float] = []
+    for seed in dict.fromkeys(seed for seed, _ in quiet.strength):
+        series = np.concatenate([s for other, s in quiet.strength if other == seed])
+        for end in range(config.n, len(series) + 1):
+            reach.append(min(series[end - 1], np.sort(series[end - config.n : end])[-config.k]))
+    return np.array(reach)
+
+
+def _extrapolated(reach: NDArray[np.float64], line: float) -> float:
+    """Alarms a week if the largest twentieth of ``reach`` has an exponential tail (peaks over a threshold)."""
+    start = float(np.quantile(reach, 0.95))
+    beyond = reach[reach > start] - start
+    share = 0.05 * float(np.exp(-(line - start) / beyond.mean())) if len(beyond) and line > start else 0.05
+    return share * WEEK_HOURS * HOUR_S / LOOK_S
 
 
 def _weeks(quiet: Undrifted, config: MonitorConfig, a_look: int, *, weeks: int = 500) -> NDArray[np.int64]:
@@ -294,6 +312,7 @@ def _told(watch: Watch, quiet: Undrifted, cases: Sequence[Case], levers: Sequenc
     hours = len(quiet.violated)
     bound = float(chi2.ppf(0.95, 2 * (drifts + 1))) / 2 * WEEK_HOURS / max(hours, 1)
     weeks = _weeks(quiet, config, watch.a_look)
+    reach, line = _reach(quiet, config), watch.reference.strength_threshold
     violated = float(np.concatenate([v for _, v in quiet.violated]).mean())
     goal = "<= 1 a week"
     return {
@@ -324,6 +343,17 @@ def _told(watch: Watch, quiet: Undrifted, cases: Sequence[Case], levers: Sequenc
                 "value": 100 * float((weeks > 1).mean()),
                 "unit": "%",
             },
+            {
+                "what": f"furthest that {config.k} of {config.n} windows went, at any minute; 1 is an alarm",
+                "value": float(reach.max()) / line,
+                "unit": "of the line",
+            },
+            {
+                "what": "false alarms, extrapolated from the tail of that",
+                "value": _extrapolated(reach, line),
+                "unit": "a week",
+                "goal": goal,
+            },
         ],
         "notes": [
             f"Rule: windows of {config.window_seconds:g} s, {config.k} of the last {config.n} and the newest, a look "
@@ -340,7 +370,8 @@ def _told(watch: Watch, quiet: Undrifted, cases: Sequence[Case], levers: Sequenc
         "levers": levers,
         "delays": [_case_row(watch, each) for each in cases if each.delays],
         "strengths": {
-            f"q{q:g}": float(np.quantile(np.concatenate(quiet.strength), q)) for q in (0.5, 0.9, 0.95, 0.99, 1)
+            f"q{q:g}": float(np.quantile(np.concatenate([s for _, s in quiet.strength]), q))
+            for q in (0.5, 0.9, 0.95, 0.99, 1)
         },
     }
 

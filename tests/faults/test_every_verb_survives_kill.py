@@ -119,9 +119,7 @@ def live_through(life: Life, recording: Path) -> None:
     life.play("skew", "--session", session)
     quote = Lake(life.home / "lake").read("quotes", columns=["quote_id"])["quote_id"][0].as_py()
     life.play("trace", quote)
-    drift = json.loads(life.play("monitor", "--json", "--set=window_seconds=10", "--set=k=3", "--set=n=4").out)[
-        "event_id"
-    ]
+    drift = json.loads(life.play("monitor", "--json", *SHORT).out)["event_id"]
     life.play("notify")
     life.play("acknowledge", drift, "--name", "ada")
     life.play("compare")
