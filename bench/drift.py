@@ -220,12 +220,12 @@ def _by_seed(quiet: Undrifted) -> dict[int, Bools]:
 
 
 def _reach(quiet: Undrifted, config: MonitorConfig) -> NDArray[np.float64]:
-    """What the rule would have to exceed at each window: the k-th largest strength of the last n, the newest at most."""
+    """What the rule goes by at each window: the k-th largest strength of the last n, but at most the newest."""
     reach: list[float] = []
     for seed in dict.fromkeys(seed for seed, _ in quiet.strength):
         series = np.concatenate([s for other, s in quiet.strength if other == seed])
-        for end in range(config.n, len(series) + 1):
-            reach.append(min(series[end - 1], np.sort(series[end - config.n : end])[-config.k]))
+        ends = range(config.n, len(series) + 1)
+        reach += [min(series[end - 1], np.sort(series[end - config.n : end])[-config.k]) for end in ends]
     return np.array(reach)
 
 
