@@ -15,35 +15,43 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import features, frames, hotpath, kafka, training
+from bench import drift, features, frames, hotpath, kafka, training
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 PARTS = {"frames": frames, "features": features, "hotpath": hotpath, "kafka": kafka, "training": training}
+
+
+LONG = {"drift": drift}  # run when named, each with a page of its own
 
 
 def main(names: list[str]) -> None:
     found = {}
     for name in names or list(PARTS):
         print(f"{name} ...", flush=True)
-        found[name] = PARTS[name].run()
+        found[name] = {**PARTS, **LONG}[name].run()
         print(_table(found[name]), flush=True)
+        if name in LONG:
+            _write({name: found[name]}, name)
     if not names:
         _write(found)
 
 
-def _write(found: dict[str, Any]) -> None:
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+def _write(found: dict[str, Any], name: str = "") -> None:
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat() + (name and f".{name}")
     about = {"date": today, "commit": _commit(), "machine": _machine()}
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{today}.json").write_text(json.dumps({**about, "parts": found}, indent=1) + "\n")
+    command = f"python -m bench {name}" if name else "make bench"
     page = [
         f"# Benchmarks of {today}",
         "",
-        f"Commit `{about['commit']}`, {about['machine']}. Written by `make bench`.",
+        f"Commit `{about['commit']}`, {about['machine']}. Written by `{command}`.",
         "",
     ]
     for part in found.values():
         page += [f"## {part['title']}", "", _table(part), "", *(f"* {note}" for note in part["notes"]), ""]
+    if name:
+        page += LONG[name].page(found[name])
     (FOLDER / f"{today}.md").write_text("\n".join(page))
     print(f"wrote docs/benchmarks/{today}.md")
 

@@ -28,6 +28,9 @@ from pipelines.workspace import Address, Workspace
 from serving.hotpath.records import R_SHRINK, R_WIDEN
 from serving.triton.server import running_triton, stop_orphan
 
+# minutes of market are watched here, where production watches hours
+SHORT = {"window_seconds": 15.0, "k": 3, "n": 4, "window_alarm": 0.05, "min_strength": 0.08}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
@@ -91,7 +94,7 @@ def simulated_ring(config: DemoConfig, story: Story, approver: Approver, exchang
     story.chapter("It quotes while the market is as it was")
     calm = story.stage("serve", instrument=instrument, url=url, seconds=config.calm_seconds)
     story.stage("skew", session=calm.session)
-    story.stage("monitor", instrument=instrument, dataset_id=dataset.dataset_id, sessions=(calm.session,))
+    story.stage("monitor", instrument=instrument, dataset_id=dataset.dataset_id, sessions=(calm.session,), **SHORT)
 
     story.chapter("The market changes, and one minute of data is bad")
     exchange.set_regime("volatile")
@@ -101,7 +104,11 @@ def simulated_ring(config: DemoConfig, story: Story, approver: Approver, exchang
     changed = story.stage("serve", instrument=instrument, url=url, seconds=config.changed_seconds)
     story.stage("validate", instrument=instrument)
     drift = story.stage(
-        "monitor", instrument=instrument, dataset_id=dataset.dataset_id, sessions=(calm.session, changed.session)
+        "monitor",
+        instrument=instrument,
+        dataset_id=dataset.dataset_id,
+        sessions=(calm.session, changed.session),
+        **SHORT,
     )
     story.stage("notify", monitor_id=drift.monitor_id)
 
@@ -146,7 +153,9 @@ def recorded_ring(config: DemoConfig, story: Story, approver: Approver) -> str:
     story.chapter("It predicts the third quarter as it was recorded")
     replay = {"instrument": instrument, "capture": config.captures[0]}
     served = story.stage("serve", **replay, start_ns=half, end_ns=three_quarters)
-    drift = story.stage("monitor", instrument=instrument, dataset_id=dataset.dataset_id, sessions=(served.session,))
+    drift = story.stage(
+        "monitor", instrument=instrument, dataset_id=dataset.dataset_id, sessions=(served.session,), **SHORT
+    )
     story.stage("notify", monitor_id=drift.monitor_id)
 
     story.chapter("A challenger is trained on the first three quarters")

@@ -4,12 +4,16 @@ windows lie from each other.
 A p-value grows with the number of rows until every difference is "significant", and ticks are not independent; both
 make the usual tests cry wolf. So the distance is an effect size, and its threshold comes from the reference itself:
 
-* Distance: first Wasserstein distance between the window and the pooled reference, divided by the reference's mean
-  absolute deviation from its median. 0.3 reads: "moved by three tenths of the usual spread".
+* Like with like: a market has regimes, and a window of one differs from all of them together by more than any drift
+  one wants to see. So a window is held against the reference windows most like it (a twentieth of them, over all
+  signals together): the nearest neighbours of novelty detection (Ramaswamy, Rastogi, Shim, SIGMOD 2000), pooled.
+* Distance: first Wasserstein distance between the window and those, divided by the whole reference's mean absolute
+  deviation from its median. 0.3 reads: "moved by three tenths of the usual spread".
 * Threshold: block bootstrap (Künsch, Annals of Statistics 17(3), 1989) with whole windows as blocks, so that
-  autocorrelation within a window stays. Each replicate draws a held-out window and a reference made of windows that do
-  not overlap it. The bound is the larger of the bootstrap quantile and a one-sided prediction bound for the next window
-  on the log scale, ``exp(mean + t * sd * sqrt(1 + 1/m))`` with ``m`` windows of reference: few windows, wide bound.
+  autocorrelation within a window stays. Each replicate draws a held-out window and a reference made of windows well
+  apart from it in time. The bound is the larger of the bootstrap quantile and a one-sided prediction bound for the next
+  window on the log scale, ``exp(mean + t * sd * sqrt(1 + 1/m))`` with ``m`` windows of reference: few windows, wide
+  bound.
 * Window: its strength is the mean over signals of how far each lies beyond its own threshold, in doublings, none below
   it and at most two (so that one broken signal is no drift); violated when stronger than what the replicates show.
 * Verdict: k of the last n windows violated, and the newest one.
@@ -18,7 +22,7 @@ make the usual tests cry wolf. So the distance is an effect size, and its thresh
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -33,6 +37,9 @@ Bools = NDArray[np.bool_]
 
 CELLS = 128  # cells of a signal's distribution
 MAX_STARTS = 1000  # reference windows looked at, evenly spread, overlapping when there are fewer
+ALIKE = 0.05  # share of the reference windows that a window is held against,
+LEAST_ALIKE = 8  # and at least so many windows side by side
+APART = 0.1  # share of the reference on either side of a held-out window that is left out with it
 MIN_WINDOWS = 4  # windows the reference must hold for a threshold to mean anything
 MOST_DOUBLINGS = 2.0  # a signal four times beyond its threshold weighs as much as any
 MIN_ROWS = 20  # a window with fewer rows says nothing
@@ -40,13 +47,15 @@ MIN_ROWS = 20  # a window with fewer rows says nothing
 
 @dataclass(frozen=True, kw_only=True)
 class DriftRule:
-    """What counts as drift. ``false_alarm`` is the chance, per signal and window, to lie beyond the threshold."""
+    """What counts as drift. ``false_alarm`` is the chance, per signal and window, to lie beyond the threshold, and
+    ``window_alarm`` that of a window of an unchanged market to be violated: large where k and n are."""
 
     window_ns: int
     k: int = 3
     n: int = 4
     bootstrap: int = 400
     false_alarm: float = 0.05
+    window_alarm: float = 0.05
     min_effect: float = 0.10
     min_strength: float = 0.08
     seed: int = 7
@@ -54,10 +63,11 @@ class DriftRule:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.n:
             raise SettingsError(f"expected 1 <= k <= n, saw k={self.k}, n={self.n}")
-        if self.window_ns <= 0 or self.bootstrap < 50 or not 0 < self.false_alarm < 0.5:
+        chances = (self.false_alarm, self.window_alarm)
+        if self.window_ns <= 0 or self.bootstrap < 50 or not all(0 < chance < 0.5 for chance in chances):
             raise SettingsError(
-                f"expected window > 0, bootstrap >= 50 and 0 < false_alarm < 0.5, saw {self.window_ns} ns, "
-                f"{self.bootstrap} and {self.false_alarm}"
+                "expected window > 0, bootstrap >= 50, false_alarm and window_alarm between 0 and 0.5, saw "
+                f"{self.window_ns} ns, {self.bootstrap}, {self.false_alarm} and {self.window_alarm}"
             )
 
 
@@ -92,6 +102,15 @@ class _Windows:
 
     def __len__(self) -> int:
         return len(self.start_ns)
+
+    def lines(self, widths: Floats) -> Floats:
+        """(m, signals, CELLS) distribution functions, so scaled that a sum of differences is a Wasserstein distance."""
+        scaled: Floats = _cdf(self.counts)[..., :-1] * widths
+        return scaled
+
+    def only(self, chosen: Ints) -> _Windows:
+        """The windows at ``chosen`` (m,), in that order."""
+        return _Windows(**{each.name: getattr(self, each.name)[chosen] for each in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +167,18 @@ class Reference:
         bounds = _starts(sample, rule.window_ns, step_ns=_step(sample, rule.window_ns))
         windows = self._count(sample, bounds)
         self._require_enough(sample, windows)
-        self._mean = np.nanmean(np.where(np.isfinite(sample.values), sample.values, np.nan), axis=0)
-        self._pooled = _cdf(self._count(sample, [(0, len(sample.recv_ns))]).counts)[0]
         moved = (windows.counts > 0).sum(axis=2) > 1
         wanted = np.array([name not in unjudged for name in sample.names])
-        self.judged: Bools = wanted & (self._scale > 0) & (moved.sum(axis=0) >= MIN_WINDOWS)
-        null = self._bootstrap(windows)
+        # windows side by side in which a signal moved; quality is known for the later part of the reference only
+        self._lasting = self._held * moved.mean(axis=0)
+        self.judged: Bools = wanted & (self._scale > 0) & (self._lasting >= MIN_WINDOWS)
+        self._windows = windows
+        self._lines = windows.lines(self._widths)
+        side_by_side = len(windows) / self._held
+        self._alike = max(round(ALIKE * len(windows)), round(LEAST_ALIKE * side_by_side))
+        null = self._bootstrap()
         self.thresholds: Floats = self._bounds(null)
-        usual = float(np.quantile(self._strength(null), 1 - rule.false_alarm))
+        usual = float(np.quantile(self._strength(null), 1 - rule.window_alarm))
         self.strength_threshold = max(rule.min_strength, usual)
 
     def judge(self, sample: Sample) -> Judgement:
@@ -172,7 +195,8 @@ class Reference:
                 f"expected at least one window of {self.rule.window_ns / NS_PER_S:g} s with {MIN_ROWS} rows to judge, "
                 f"saw {_seconds(sample):.1f} s with {len(sample.recv_ns)} rows; serve for longer or shorten the window"
             )
-        effects = self._effects(windows, self._pooled)
+        weights = self._nearest(self._unlikeness(windows), np.ones((len(windows), len(self._windows))))
+        effects = self._effects(windows, weights)
         strength = self._strength(effects)
         violated = strength > self.strength_threshold
         scale = np.where(self._scale > 0, self._scale, 1.0)
@@ -184,8 +208,8 @@ class Reference:
             end_ns=windows.end_ns,
             effects=effects,
             mean=windows.mean,
-            spread=windows.spread / scale,
-            shift=(windows.mean - self._mean) / scale,
+            spread=windows.spread / np.maximum(self._usual(self._windows.spread, weights), 1e-12),
+            shift=(windows.mean - self._usual(self._windows.mean, weights)) / scale,
             thresholds=self.thresholds,
             share=(self._doublings(effects) > 0).sum(axis=1) / max(int(self.judged.sum()), 1),
             strength=strength,
@@ -230,44 +254,71 @@ class Reference:
         end = np.array([time[b - 1] for _, b in bounds], dtype=np.int64)
         return _Windows(start_ns=start, end_ns=end, counts=counts, beyond=beyond, mean=mean, spread=spread)
 
-    def _effects(self, windows: _Windows, pooled: Floats) -> Floats:
-        """(m, signals). The integral of |F - G| over the reference's range, plus what lies outside it."""
-        gap = np.abs(_cdf(windows.counts)[..., :-1] - pooled[..., :-1])
+    def _unlikeness(self, windows: _Windows) -> Floats:
+        """(m, reference windows) mean over the signals of the distance between two windows, in usual deviations."""
+        from scipy.spatial.distance import cdist
+
+        voting = np.flatnonzero(self.judged & (self._windows.counts.sum(axis=2) > 0).all(axis=0))
+        total = np.zeros((len(windows), len(self._windows)))
+        mine = windows.lines(self._widths)
+        for j in voting:
+            known = windows.counts[:, j].sum(axis=1) > 0
+            total[known] += cdist(mine[known, j], self._lines[:, j], "cityblock") / self._scale[j]
+        return total / max(len(voting), 1)
+
+    def _nearest(self, unlikeness: Floats, times: Floats) -> Floats:
+        """(m, reference windows) how often each counts when the nearest are taken; ``times`` how often it is there."""
+        order = np.argsort(unlikeness, axis=1, kind="stable")
+        there = np.take_along_axis(times, order, axis=1)
+        before = np.cumsum(there, axis=1) - there
+        taken = np.clip(self._alike - before, 0, there)
+        weights = np.empty_like(taken)
+        np.put_along_axis(weights, order, taken, axis=1)
+        return weights
+
+    def _effects(self, windows: _Windows, weights: Floats) -> Floats:
+        """(m, signals). The integral of |F - G| over the reference's range, plus what lies outside it; G pools the
+        reference windows by their ``weights`` (m, reference windows)."""
+        counts = self._windows.counts
+        pooled = (weights @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:])
+        gap = np.abs(_cdf(windows.counts)[..., :-1] - _cdf(pooled)[..., :-1])
         distance = (gap * self._widths).sum(axis=-1) + windows.beyond
-        distance[windows.counts.sum(axis=-1) == 0] = np.nan
+        distance[(windows.counts.sum(axis=-1) == 0) | (pooled.sum(axis=-1) == 0)] = np.nan
         effects: Floats = distance / np.where(self._scale > 0, self._scale, np.inf)
         return effects
 
-    def _bootstrap(self, windows: _Windows) -> Floats:
+    def _usual(self, values: Floats, weights: Floats) -> Floats:
+        """(m, signals) mean of ``values`` (reference windows, signals) over rows, windows counted by ``weights``."""
+        rows = self._windows.counts.sum(axis=2)
+        total = weights @ np.where(rows > 0, np.nan_to_num(values) * rows, 0.0)
+        usual: Floats = total / np.maximum(weights @ rows, 1.0)
+        return usual
+
+    def _bootstrap(self) -> Floats:
         """(replicates, signals) effects of held-out reference windows."""
         rng = np.random.default_rng(self.rule.seed)
-        null = np.empty((self.rule.bootstrap, len(self.names)))
-        for i in range(self.rule.bootstrap):
-            held_out = int(rng.integers(len(windows)))
-            apart = np.abs(windows.start_ns - windows.start_ns[held_out]) >= self.rule.window_ns
-            drawn = rng.choice(np.flatnonzero(apart), size=self._held, replace=True)
-            pooled = _cdf(windows.counts[drawn].sum(axis=0)[np.newaxis])[0]
-            one = _Windows(
-                start_ns=windows.start_ns[[held_out]],
-                end_ns=windows.end_ns[[held_out]],
-                counts=windows.counts[[held_out]],
-                beyond=windows.beyond[[held_out]],
-                mean=windows.mean[[held_out]],
-                spread=windows.spread[[held_out]],
-            )
-            null[i] = self._effects(one, pooled)[0]
-        return null
+        windows = self._windows
+        held_out = rng.integers(len(windows), size=self.rule.bootstrap)
+        apart_ns = max(1, int(APART * self._held)) * self.rule.window_ns
+        times = np.empty((self.rule.bootstrap, len(windows)))
+        for i, at in enumerate(held_out):
+            apart = np.flatnonzero(np.abs(windows.start_ns - windows.start_ns[at]) >= apart_ns)
+            times[i] = np.bincount(rng.choice(apart, size=len(windows), replace=True), minlength=len(windows))
+        chosen = windows.only(held_out)
+        return self._effects(chosen, self._nearest(self._unlikeness(chosen), times))
 
     def _bounds(self, null: Floats) -> Floats:
         from scipy.stats import t
 
-        rule, m = self.rule, self._held
-        known = np.where(np.isfinite(null), null, 0.0)
-        quantile = np.quantile(known, 1 - rule.false_alarm, axis=0)
+        rule, m = self.rule, self._lasting[self.judged]
+        known = null[:, self.judged]
         log = np.log(np.maximum(known, 1e-6))
+        quantile = np.nanquantile(known, 1 - rule.false_alarm, axis=0)
         wide = t.ppf(1 - rule.false_alarm, m - 1) * np.sqrt(1 + 1 / m)
-        predicted = np.exp(log.mean(axis=0) + wide * log.std(axis=0))
-        return np.asarray(np.maximum(rule.min_effect, np.maximum(quantile, predicted)), dtype=np.float64)
+        predicted = np.exp(np.nanmean(log, axis=0) + wide * np.nanstd(log, axis=0))
+        bounds = np.full(len(self.names), rule.min_effect)
+        bounds[self.judged] = np.maximum(rule.min_effect, np.maximum(quantile, predicted))
+        return bounds
 
     def _doublings(self, effects: Floats) -> Floats:
         """(m, signals) how often each judged signal's threshold is doubled; 0 below it and where it is unknown."""
@@ -319,12 +370,12 @@ def _cuts(values: Floats) -> Floats:
     return edges
 
 
-def _cells(values: Floats, cuts: Floats) -> Ints:
+def _cells(values: Floats, cuts: Floats) -> NDArray[np.uint8]:
     """(rows, signals) index of the first edge at or above each value; CELLS + 1 above all."""
-    out = np.empty(values.shape, dtype=np.int64)
+    out = np.empty(values.shape, dtype=np.uint8)  # a day of rows has to fit into memory
     for i in range(values.shape[1]):
         out[:, i] = np.searchsorted(cuts[i], values[:, i], side="left")
-    return np.minimum(out, CELLS + 1)
+    return out
 
 
 def _cdf(counts: Floats) -> Floats:

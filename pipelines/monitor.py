@@ -1,7 +1,8 @@
 """Watching a model in service: did its inputs, its words or its rightness leave what it was trained on?
 
 The verdict is :mod:`pipelines.drift`'s (effect sizes against the reference's own windows, k of the last n windows and
-the newest). Evidently's report is kept beside it for a person to browse; it decides nothing.
+the newest). Evidently's report is kept beside it for a person to browse; it decides nothing. Latency and integrity are
+:mod:`pipelines.checks`'; a failing check is an alert and no drift. See docs/drift.md.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,14 +19,18 @@ import orjson
 
 from market.clock import NS_PER_S
 from market.errors import InputError
+from pipelines import linking
+from pipelines.checks import Check, CheckLimits
+from pipelines.linking import Links
 from pipelines.workspace import Workspace, replacing, tracked
 
 if TYPE_CHECKING:
     from pipelines.drift import Judgement, Sample
-    from pipelines.signals import Served
+    from pipelines.realised import Fills
+    from pipelines.signals import Served, Watched
     from training.datasets import Dataset
 
-MONITOR_FILE = "monitor.json"
+MONITOR_FILE = linking.REPORT_FILE
 SLOW_NS = 86_400 * NS_PER_S  # funding and basis move over hours: a shorter reference does not know their usual range
 
 
@@ -41,17 +46,19 @@ class MonitorConfig:
     dataset_id: str = ""
     sessions: tuple[str, ...] = ()
     last_seconds: float = 3600.0
-    window_seconds: float = 15.0
-    k: int = 3
-    n: int = 4
+    window_seconds: float = 60.0
+    k: int = 10
+    n: int = 15
     bootstrap: int = 400
     false_alarm: float = 0.05
+    window_alarm: float = 0.2
     min_effect: float = 0.10
-    min_strength: float = 0.08
+    min_strength: float = 0.02
     seed: int = 7
     most_rows: int = 4000
     most_columns: int = 16
     top: int = 8
+    limits: CheckLimits = field(default_factory=CheckLimits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +77,8 @@ class Drifted:
 @dataclass(frozen=True, kw_only=True)
 class MonitorResult:
     """The verdict. ``event_id`` names the drift: it stays the same while the same drift goes on, and is empty without
-    one. ``loss_reference`` (on rows not trained on) and ``loss_now`` are mean log-losses of the direction."""
+    one. ``loss_reference`` (on rows not trained on) and ``loss_now`` are mean log-losses of the direction. ``checks``
+    are of latency and integrity; ``links`` say where MLflow keeps the report."""
 
     monitor_id: str
     event_id: str
@@ -98,8 +106,21 @@ class MonitorResult:
     path: str
     evidently: str
     picture: str
+    checks: tuple[Check, ...]
+    links: Links
+
+    @property
+    def failing(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(each for each in self.checks if each.verdict == "fail")
 
     def line(self) -> str:
+        failing = "; ".join(each.words() for each in self.failing)
+        alert = f"; FAILING CHECKS: {failing}" if failing else ""
+        waits = f"; the report waits for MLflow: {self.links.waiting}" if self.links.waiting else ""
+        return self._verdict() + alert + waits
+
+    def _verdict(self) -> str:
         seen = f"{self.violated} of {self.windows} windows beyond the reference"
         if not self.drifted:
             return f"no drift: {seen} (alarm at {self.k} of the last {self.n} and the newest)"
@@ -116,7 +137,7 @@ def monitor(config: MonitorConfig, *, workspace: Workspace) -> MonitorResult:
         InputError: no such dataset, or it is of another instrument.
         SettingsError: a rule that cannot be met.
     """
-    from pipelines import signals
+    from pipelines import realised
     from pipelines.drift import DriftRule, Reference
 
     rule = DriftRule(
@@ -125,22 +146,31 @@ def monitor(config: MonitorConfig, *, workspace: Workspace) -> MonitorResult:
         n=config.n,
         bootstrap=config.bootstrap,
         false_alarm=config.false_alarm,
+        window_alarm=config.window_alarm,
         min_effect=config.min_effect,
         min_strength=config.min_strength,
         seed=config.seed,
     )
-    with tracked(workspace.progress, "looking for drift", 4) as progress:
-        rows, watched = _gather(config, workspace)
+    with tracked(workspace.progress, "looking for drift", 5) as progress:
+        watched = _gather(config, workspace)
         progress.advance(1)
-        current = signals.current_sample(rows, watched.threshold_ticks)
-        judgement = Reference(watched.reference, rule, watched.unjudged).judge(current)
+        then, now = watched.reference.sample, watched.current.sample
+        judgement = Reference(then, rule, watched.unjudged).judge(now)
         progress.advance(1)
-        result = _result(config, workspace, rows, watched, judgement)
-        _evidently(config, (watched.reference, current), _furthest(judgement), result.evidently)
+        result = _result(config, workspace, watched, judgement)
+        _evidently(config, (then, now), _furthest(judgement), result.evidently)
         progress.advance(1)
-        _write(result, judgement)
+        quality = realised.figures(watched.reference, watched.current, watched.fills)
+        _draw(result, judgement)
         progress.advance(1)
-    return result
+        links = linking.keep(
+            workspace,
+            Path(result.path).parent,
+            watched.run_id,
+            lambda links: _write(replace(result, links=links), judgement, quality),
+        )
+        progress.advance(1)
+    return replace(result, links=links)
 
 
 def read_result(workspace: Workspace, monitor_id: str) -> dict[str, Any]:
@@ -163,53 +193,61 @@ def _age(path: Path) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Watched:
-    """The reference, the signals it cannot judge, and where it comes from."""
+    """Reference and present, the signals that cannot be judged, and where the reference comes from."""
 
-    reference: Sample
+    reference: Watched
+    current: Watched
+    rows: Served
     unjudged: tuple[str, ...]
     dataset_id: str
     run_id: str
-    threshold_ticks: float
+    checks: tuple[Check, ...]
+    fills: Fills
 
 
-def _gather(config: MonitorConfig, workspace: Workspace) -> tuple[Served, _Watched]:
+def _gather(config: MonitorConfig, workspace: Workspace) -> _Watched:
     from market.features import catalog
     from market.lake import Lake
-    from pipelines import signals
+    from pipelines import checks, realised, signals
     from training import datasets
+    from training.registry import read_manifest
 
-    rows = signals.served(
-        Lake(workspace.lake),
-        config.instrument,
-        sessions=config.sessions,
-        last_ns=int(config.last_seconds * NS_PER_S),
-    )
-    bundle, run_id, trained_on = _model(workspace, config.instrument, rows.version)
-    data = datasets.load(workspace.datasets / (config.dataset_id or trained_on))
+    lake = Lake(workspace.lake)
+    last_ns = int(config.last_seconds * NS_PER_S)
+    recorded = signals.recorded(lake, config.instrument, sessions=config.sessions, last_ns=last_ns)
+    bundle = _bundle(workspace, config.instrument, recorded.version)
+    manifest = read_manifest(bundle)
+    data = datasets.load(workspace.datasets / (config.dataset_id or manifest.dataset_id))
     if data.card.instrument != config.instrument:
         raise InputError(
             f"expected a dataset of {config.instrument}, saw {data.card.instrument} in {data.card.dataset_id}"
         )
-    reference = signals.reference_sample(data, bundle, _judged_from(workspace, run_id, data, trained_on))
-    return rows, _Watched(
-        reference=reference,
+    rows = signals.usable(recorded)
+    sessions = tuple(sorted({str(s) for s in np.unique(recorded.session)}))
+    since, until = int(recorded.recv_ns.min()), int(recorded.recv_ns.max())
+    judged_from = _judged_from(workspace, manifest.run_id, data, manifest.dataset_id)
+    frames = checks.landed(lake, config.instrument, sessions, recorded.recv_ns)
+    return _Watched(
+        reference=signals.reference(data, bundle, judged_from),
+        current=signals.current(lake, config.instrument, rows, data.card.labels.move_threshold_ticks),
+        rows=rows,
         unjudged=catalog.slow_names() if data.card.last_ns - data.card.first_ns < SLOW_NS else (),
         dataset_id=data.card.dataset_id,
-        run_id=run_id,
-        threshold_ticks=data.card.labels.move_threshold_ticks,
+        run_id=manifest.run_id,
+        checks=checks.check(recorded, frames, config.limits, expected_step_us=manifest.expected_step_us),
+        fills=realised.fills(lake, config.instrument, sessions, start_ns=since, end_ns=until + 1),
     )
 
 
-def _model(workspace: Workspace, instrument: str, version: int) -> tuple[Path, str, str]:
-    """Bundle, run and dataset of a version; fetched when it is not here."""
+def _bundle(workspace: Workspace, instrument: str, version: int) -> Path:
+    """The bundle of a version; fetched when it is not here."""
     from serving.manifest import MANIFEST_FILE
-    from training.registry import Registry, model_name, read_manifest
+    from training.registry import Registry, model_name
 
     folder = workspace.models / instrument / str(version)
     if not (folder / MANIFEST_FILE).is_file():
         Registry(workspace.tracking).fetch_bundle(model_name(instrument), version, folder)
-    manifest = read_manifest(folder)
-    return folder, manifest.run_id, manifest.dataset_id
+    return folder
 
 
 def _judged_from(workspace: Workspace, run_id: str, data: Dataset, trained_on: str) -> int:
@@ -224,9 +262,8 @@ def _judged_from(workspace: Workspace, run_id: str, data: Dataset, trained_on: s
     return split_by_time(data.recv_ns, max(data.card.horizons_ns), SplitConfig()).test_start_ns
 
 
-def _result(
-    config: MonitorConfig, workspace: Workspace, rows: Served, watched: _Watched, judgement: Judgement
-) -> MonitorResult:
+def _result(config: MonitorConfig, workspace: Workspace, watched: _Watched, judgement: Judgement) -> MonitorResult:
+    rows = watched.rows
     sessions = tuple(sorted({str(s) for s in np.unique(rows.session)}))
     monitor_id = _digest("monitor", [asdict(config), sessions, rows.version, int(rows.recv_ns[-1]), len(rows.recv_ns)])
     event = [config.instrument, watched.dataset_id, rows.version, judgement.since_ns]
@@ -261,11 +298,13 @@ def _result(
             if not (judged and np.isfinite(now))
         ),
         rows=len(rows.recv_ns),
-        loss_reference=_mean_loss(watched.reference),
+        loss_reference=_mean_loss(watched.reference.sample),
         loss_now=_recent_loss(judgement),
         path=str(folder / MONITOR_FILE),
         evidently=str(folder / "evidently.html"),
         picture=str(folder / "drift.png"),
+        checks=watched.checks,
+        links=Links(artifacts=""),
     )
 
 
@@ -274,23 +313,28 @@ def _digest(kind: str, what: Sequence[Any]) -> str:
 
 
 def _mean_loss(sample: Sample) -> float | None:
-    losses = sample.values[:, -1]
+    from pipelines.signals import LOSS
+
+    losses = sample.values[:, sample.names.index(LOSS)]
     known = losses[np.isfinite(losses)]
     return float(known.mean()) if len(known) else None
 
 
 def _recent_loss(judgement: Judgement) -> float | None:
-    losses = judgement.mean[-judgement.n :, -1]
+    from pipelines.signals import LOSS
+
+    losses = judgement.mean[-judgement.n :, judgement.names.index(LOSS)]
     known = losses[np.isfinite(losses)]
     return float(known.mean()) if len(known) else None
 
 
-def _write(result: MonitorResult, judgement: Judgement) -> None:
-    """``monitor.json`` with every window and signal, and the picture."""
-    from pipelines.reporting.charts import drift_picture
+def _told(result: MonitorResult, judgement: Judgement) -> dict[str, Any]:
+    """The result with every window and signal."""
+    from pipelines.signals import LOSS
 
     ratios = judgement.effects / judgement.thresholds
-    found = {
+    loss = judgement.mean[:, judgement.names.index(LOSS)]
+    return {
         **asdict(result),
         "windows_judged": [
             {
@@ -299,7 +343,7 @@ def _write(result: MonitorResult, judgement: Judgement) -> None:
                 "share": float(judgement.share[i]),
                 "strength": float(judgement.strength[i]),
                 "violated": bool(judgement.violated[i]),
-                "log_loss": _finite(judgement.mean[i, -1]),
+                "log_loss": _finite(loss[i]),
             }
             for i in range(len(judgement.violated))
         ],
@@ -314,8 +358,18 @@ def _write(result: MonitorResult, judgement: Judgement) -> None:
             for j, name in enumerate(judgement.names)
         ],
     }
+
+
+def _draw(result: MonitorResult, judgement: Judgement) -> None:
+    from pipelines.reporting.charts import drift_picture
+
     with replacing(Path(result.picture)) as draft:
-        drift_picture(found, path=draft)
+        drift_picture(_told(result, judgement), path=draft)
+
+
+def _write(result: MonitorResult, judgement: Judgement, quality: dict[str, Any]) -> None:
+    """``monitor.json``."""
+    found = {**_told(result, judgement), "quality": quality}
     with replacing(Path(result.path)) as draft:
         draft.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
 

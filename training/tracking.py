@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from market.errors import FolderError, ServiceError
 
@@ -75,6 +76,39 @@ def experiment(mlflow_client: Any, name: str, artifacts: Path) -> str:
             return str(found.experiment_id)
         location = None if where.startswith(("http://", "https://")) else artifacts.absolute().as_uri()
         return str(mlflow_client.create_experiment(name, artifact_location=location))
+
+
+def log_folder(mlflow_client: Any, run_id: str, folder: Path, place: str) -> None:
+    """Put the files of ``folder`` beside the run's other artifacts, under ``place``; those already there are replaced.
+
+    Raises:
+        ServiceError: the server is away, or there is no such run.
+    """
+    where = mlflow_client.tracking_uri
+    with spoken(f"keep {place} of run {run_id}", where):
+        try:
+            mlflow_client.log_artifacts(run_id, str(folder), place)
+        except OSError as error:  # what an artifact store says does not come as an error of MLflow's
+            raise ServiceError(f"the artifact store of MLflow at {where} did not take {place}: {error}") from error
+
+
+def page(mlflow_client: Any, run_id: str, place: str = "") -> str:
+    """Where a person looks at a run, or at ``place`` among its artifacts; empty where no server has pages.
+
+    A login in the server's address is left out: more people read a page's address than may know a password.
+
+    Raises:
+        ServiceError: the server is away, or there is no such run.
+    """
+    where = mlflow_client.tracking_uri
+    with spoken(f"find run {run_id}", where):
+        experiment_id = mlflow_client.get_run(run_id).info.experiment_id
+    if not where.startswith(("http://", "https://")):
+        return ""
+    parts = urlsplit(where)
+    server = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    address = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{address}/artifacts/{place}" if place else address
 
 
 @contextmanager

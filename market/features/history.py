@@ -125,12 +125,14 @@ def stretches_of(lake: Lake, instrument: str, source: str, run: Sequence[int]) -
         yield _stretch(lake.read("ticks", instrument=instrument, where={"source": source, "batch": wanted}))
 
 
-def stretches_as_fed(lake: Lake, instrument: str, source: str, *, until_batch: int | None = None) -> Iterator[Stretch]:
+def stretches_as_fed(
+    lake: Lake, instrument: str, source: str, *, from_batch: int = 0, until_batch: int | None = None
+) -> Iterator[Stretch]:
     """All events of ``source`` as its feed gave them, those of refused batches too: what a live kernel saw."""
     for entry in batches(lake, instrument, [source]):
         refused = set(entry.refused)
         every = sorted({*entry.accepted, *entry.unjudged, *refused})
-        wanted = [batch for batch in every if until_batch is None or batch <= until_batch]
+        wanted = [batch for batch in every if batch >= from_batch and (until_batch is None or batch <= until_batch)]
         for gone, group in groupby(wanted, key=refused.__contains__):
             if not gone:
                 yield from stretches_of(lake, instrument, source, list(group))

@@ -55,6 +55,14 @@ SMALL = {
     "KEEL_PROMOTE__WATCH_SECONDS": "0.1",
 }
 
+# a minute or two is served, where production watches hours
+SHORT = {
+    "KEEL_MONITOR__WINDOW_SECONDS": "15",
+    "KEEL_MONITOR__K": "3",
+    "KEEL_MONITOR__N": "4",
+    "KEEL_MONITOR__WINDOW_ALARM": "0.05",
+    "KEEL_MONITOR__MIN_STRENGTH": "0.08",
+}
 CALM = Session(name="live-calm", seed=50)
 LOUD = Session(name="live-loud", seed=51, louder=2.5, start_ns=LATER_NS + 300 * NS_PER_S)
 EVEN = Session(name="live-even", rows=3000, seed=52, skill=(0.3, 0.3), start_ns=LATER_NS + 600 * NS_PER_S)
@@ -128,7 +136,7 @@ def monitored(
     """A run on a market as it was, one after it has changed, and one more on the same."""
     sink = running_mail_sink(workspace.home / "mailsink")
     # the first model was trained a moment ago: without a cool-down for now
-    settings = {"KEEL_RETRAIN__COOL_DOWN_HOURS": "0"}
+    settings = {**SHORT, "KEEL_RETRAIN__COOL_DOWN_HOURS": "0"}
     with sink as mail, airflow.dag("monitor_drift", KEEL_MAIL=str(mail), **settings) as monitor_drift:
         serve(workspace, CALM, workspace.home.parent / "calm")
         calm = monitor_drift.run()

@@ -38,6 +38,8 @@ pytestmark = pytest.mark.heavy
 
 SAID = "stopped by Ctrl-C; what was committed stays, and running the same command again goes on from there"
 SMALL = {"workers": 0, "epochs": 2, "hidden": 8, "learning_rate": 0.02}
+# a minute or two is served, where production watches hours
+SHORT = [f"--set={rule}" for rule in ("window_seconds=10", "k=3", "n=4", "window_alarm=0.05", "min_strength=0.08")]
 TRAIN = ["train", "--dataset", "planted", "--json", *(f"--set={k}={v}" for k, v in SMALL.items())]
 RETRAIN = {f"KEEL_TRAIN__{k.upper()}": str(v) for k, v in SMALL.items()} | {"KEEL_EVALUATE__MOST_ROWS": "500"}
 VERBS = (
@@ -117,7 +119,7 @@ def live_through(life: Life, recording: Path) -> None:
     life.play("skew", "--session", session)
     quote = Lake(life.home / "lake").read("quotes", columns=["quote_id"])["quote_id"][0].as_py()
     life.play("trace", quote)
-    drift = json.loads(life.play("monitor", "--json", "--set=window_seconds=10").out)["event_id"]
+    drift = json.loads(life.play("monitor", "--json", *SHORT).out)["event_id"]
     life.play("notify")
     life.play("acknowledge", drift, "--name", "ada")
     life.play("compare")

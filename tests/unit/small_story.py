@@ -43,7 +43,15 @@ def live_through(home: Path, write_bundle: Callable[..., Path]) -> Workspace:
     serve(workspace, Session(name=CALM), home / "calm")
     serve(workspace, Session(name=LOUD, seed=51, louder=1.6, start_ns=LATER_NS + 300 * NS_PER_S), home / "loud")
     tell("serve", "quoted while the market was as before", 4.1, _served(CALM, 1))
-    rule = {"instrument": INSTRUMENT, "window_seconds": 10.0, "bootstrap": 200}
+    rule = {
+        "instrument": INSTRUMENT,
+        "window_seconds": 10.0,
+        "k": 3,
+        "n": 4,
+        "window_alarm": 0.05,
+        "min_strength": 0.08,
+        "bootstrap": 200,
+    }
     calm = monitor(MonitorConfig(**rule, sessions=(CALM,)), workspace=workspace)  # type: ignore[arg-type]
     tell("monitor", calm.line(), 9.3, dataclasses.asdict(calm))
     tell("market", "the simulated exchange switches to its volatile regime", 0.0, {"regime": "volatile"})

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError, SettingsError
-from pipelines.drift import DriftRule, Reference, Sample, verdict
+from pipelines.drift import DriftRule, Judgement, Reference, Sample, verdict
 
 RULE = DriftRule(window_ns=10 * NS_PER_S, bootstrap=200)
 SIGNALS = 24
@@ -90,6 +92,50 @@ def test_unknown_values_do_not_vote(reference: Reference) -> None:
     judged = reference.judge(sample)
     assert np.isnan(judged.effects[:, 9]).all()
     assert not judged.drifted
+
+
+def test_a_signal_known_for_the_last_fifth_of_the_reference_is_bounded_by_that_fifth() -> None:
+    whole = _market(0, 600)
+    part = whole.values.copy()
+    known = part[:, 9].copy()
+    part[: int(0.8 * len(part)), 9] = np.nan
+    last = Reference(Sample(names=NAMES, values=part, recv_ns=whole.recv_ns, segment=whole.segment), RULE)
+    assert last.judged[9]
+    assert last.thresholds[9] >= Reference(whole, RULE).thresholds[9] * 0.5
+    part[:, 9] = np.where(np.arange(len(part)) < 0.95 * len(part), np.nan, known)
+    few = Reference(Sample(names=NAMES, values=part, recv_ns=whole.recv_ns, segment=whole.segment), RULE)
+    assert not few.judged[9]  # three windows are no distribution
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_order_of_rows_within_a_window_changes_nothing(reference: Reference, seed: int) -> None:
+    sample = _market(8, 60, loud=1.5)
+    rng = np.random.default_rng(seed)
+    window = (sample.recv_ns - sample.recv_ns[0]) // RULE.window_ns
+    order = np.lexsort((rng.random(len(window)), window))
+    mixed = Sample(names=NAMES, values=sample.values[order], recv_ns=sample.recv_ns, segment=sample.segment)
+    one, two = reference.judge(sample), reference.judge(mixed)
+    np.testing.assert_allclose(one.effects, two.effects, rtol=1e-9)
+    assert (one.violated == two.violated).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(column=st.integers(0, SIGNALS - 1), scale=st.floats(1e-3, 1e3), offset=st.floats(-1e3, 1e3))
+def test_the_unit_of_a_signal_changes_nothing(column: int, scale: float, offset: float) -> None:
+    reference, sample = _market(0, 120), _market(9, 40, loud=2.0)
+
+    def judged(then: Sample, now: Sample) -> Judgement:
+        return Reference(then, RULE).judge(now)
+
+    def in_other_units(said: Sample) -> Sample:
+        values = said.values.copy()
+        values[:, column] = scale * values[:, column] + offset
+        return Sample(names=NAMES, values=values, recv_ns=said.recv_ns, segment=said.segment)
+
+    plain, other = judged(reference, sample), judged(in_other_units(reference), in_other_units(sample))
+    np.testing.assert_allclose(plain.effects, other.effects, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(plain.strength, other.strength, rtol=1e-5, atol=1e-8)
 
 
 def test_windows_do_not_span_segments() -> None:

@@ -15,10 +15,13 @@ from market.clock import NS_PER_S
 from market.errors import EmptyDataError, InputError
 from market.lake import Lake
 from pipelines import signals
+from pipelines.checks import CheckLimits
 from pipelines.monitor import MonitorConfig, monitor, read_result
 from pipelines.workspace import Workspace
 
-ASKED = MonitorConfig(instrument=INSTRUMENT, window_seconds=10.0, bootstrap=200)
+ASKED = MonitorConfig(
+    instrument=INSTRUMENT, window_seconds=10.0, k=3, n=4, window_alarm=0.05, min_strength=0.08, bootstrap=200
+)
 CALM = Session(name="live-calm", seed=50)
 LOUD = Session(name="live-loud", seed=51, louder=2.5, start_ns=LATER_NS + 300 * NS_PER_S)
 
@@ -45,7 +48,9 @@ def test_a_market_as_it_was_is_no_drift(workspace: Workspace) -> None:
 
 
 def test_moments_without_a_book_are_left_out(workspace: Workspace) -> None:
-    rows = signals.served(Lake(workspace.lake), INSTRUMENT, sessions=["live-gappy"], last_ns=3600 * NS_PER_S)
+    rows = signals.usable(
+        signals.recorded(Lake(workspace.lake), INSTRUMENT, sessions=["live-gappy"], last_ns=3600 * NS_PER_S)
+    )
     assert 1000 < len(rows.mid2) < 2000
     assert (rows.mid2 > 0).all()
     assert np.isfinite(rows.features).all()
@@ -61,6 +66,31 @@ def test_a_changed_market_is_drift_dated_and_explained(workspace: Workspace) -> 
     for file in (result.path, result.evidently, result.picture):
         assert Path(file).stat().st_size > 0
     assert read_result(workspace, "")["monitor_id"] == result.monitor_id
+
+
+def test_the_report_says_what_was_checked_how_right_it_was_and_where_it_lies(workspace: Workspace) -> None:
+    result = monitor(replace(ASKED, sessions=("live-calm",)), workspace=workspace)
+    written = read_result(workspace, result.monitor_id)
+    assert {each.name: each.verdict for each in result.checks}["step_p99"] == "pass"
+    assert [each["name"] for each in written["checks"]] == [each.name for each in result.checks]
+    now = {each["head"]: each for each in written["quality"]["now"]}
+    assert set(now) == {"direction"}  # no ticks were landed: nobody knows what depth did
+    assert {each["head"] for each in written["quality"]["reference"]} == {"direction", "bid_falls", "ask_falls"}
+    assert 0 <= now["direction"]["calibration_error"] <= 1
+    assert written["links"]["artifacts"] == f"runs:/run1/monitoring/{result.monitor_id}"
+    assert "run1" in result.links.waiting  # MLflow never heard of it, and the verdict stands
+    assert "waits for MLflow" in result.line()
+
+
+def test_a_failing_check_is_an_alert_and_no_drift(workspace: Workspace) -> None:
+    quick = CheckLimits(step_p99=(0.0, 1e-3))
+    asked = replace(ASKED, sessions=("live-calm",), limits=quick)
+    result = monitor(asked, workspace=workspace)
+    assert not result.drifted
+    assert result.event_id == ""
+    assert [each.name for each in result.failing] == ["step_p99"]
+    assert "FAILING CHECKS: step_p99" in result.line()
+    assert "the manifest expects" in result.line()
 
 
 def test_looking_again_at_the_same_rows_is_the_same_run_and_the_same_event(workspace: Workspace) -> None:
