@@ -21,12 +21,13 @@ from pipelines.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+GROUPS = {"audit": ["verify"], "lake": ["verify"], "thresholds": ["show"], "quarantine": ["ls"]}
 VERBS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb: str) -> None:
-    path = [verb, "verify"] if verb in ("audit", "lake") else [verb]
+    path = [verb, *GROUPS.get(verb, ())]
     result = CliRunner().invoke(app, [*path, "--help"])
     assert result.exit_code == 0
     assert f"keel {' '.join(path)}" in result.output.replace("\n", " ")
