@@ -12,9 +12,10 @@ places is judged again, to one end.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -32,7 +33,8 @@ from pipelines.workspace import Workspace, tracked
 
 STAGE = "validate"
 
-_READ_AT_ONCE: Final = 16  # batches
+_READ_AT_ONCE: Final = 1_000_000  # events, or one batch with more
+_HELD_AT_ONCE: Final = 32  # batches, whose rows are in memory together
 _SHOWN_NS: Final = 1440 * BATCH_NS  # of a source, before the first batch that is judged now, in the data docs
 
 
@@ -142,23 +144,26 @@ def _sources(lake: Lake, config: ValidateConfig) -> list[tuple[str, str]]:
     return sorted((f"{row['venue']}.{row['instrument']}", row["source"]) for row in keys)
 
 
-def _unjudged(lake: Lake, key: str, source: str) -> list[int]:
-    """Batches with ticks that have not passed yet; one that was quarantined but still has ticks is half-moved."""
+def _unjudged(lake: Lake, key: str, source: str) -> dict[int, int]:
+    """Batches with ticks that have not passed yet, ascending, and how many rows each has.
+
+    One that was quarantined but still has ticks is half-moved.
+    """
     present = lake.read("ticks", instrument=key, columns=["batch"], where={"source": source})
-    done = [batch for _, batch in judged.passed(lake, key, where={"source": source})]
-    left = np.setdiff1d(present.column("batch").to_numpy(), np.array(done, dtype=np.int64))
-    return [int(batch) for batch in left]
+    done = {batch for _, batch in judged.passed(lake, key, where={"source": source})}
+    numbers, counts = np.unique(present.column("batch").to_numpy(), return_counts=True)
+    return {int(batch): int(n) for batch, n in zip(numbers, counts, strict=True) if batch not in done}
 
 
 def _measured(
-    lake: Lake, where: tuple[str, str], batches: Sequence[int], limits: Limits, workspace: Workspace
+    lake: Lake, where: tuple[str, str], batches: Mapping[int, int], limits: Limits, workspace: Workspace
 ) -> _Found:
     key, source = where
-    first_ns = batches[0] * BATCH_NS - _SHOWN_NS  # a batch's number is never behind its minute
+    first_ns = min(batches) * BATCH_NS - _SHOWN_NS  # a batch's number is never behind its minute
     known = {batch: each for _, batch, each in judged.read(lake, key, start_ns=first_ns, where={"source": source})}
     passed = judged.passed(lake, key, where={"source": source})
     fresh = {batch: known[batch] for batch in batches if batch in known}
-    wanted = [batch for batch in batches if batch not in known]
+    wanted = {batch: rows for batch, rows in batches.items() if batch not in known}
     with tracked(workspace.progress, f"measuring {source}", len(wanted)) as progress:
         measured = []
         for batch, ticks in _ticks(lake, key, source, wanted):
@@ -177,10 +182,11 @@ def _measured(
     )
 
 
-def _ticks(lake: Lake, key: str, source: str, batches: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of each batch."""
-    for i in range(0, len(batches), _READ_AT_ONCE):
-        part = list(batches[i : i + _READ_AT_ONCE])
+def _ticks(lake: Lake, key: str, source: str, batches: Mapping[int, int]) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of each of the batches, which come with the numbers of their rows."""
+    read = np.cumsum(list(batches.values())) // _READ_AT_ONCE
+    for _, group in groupby(zip(batches, read, strict=True), key=lambda each: each[1]):
+        part = [batch for batch, _ in group]
         rows = lake.read("ticks", instrument=key, where={"source": source, "batch": part})
         edges = np.searchsorted(rows.column("batch").to_numpy(), [*part, part[-1] + 1])
         for batch, start, end in zip(part, edges[:-1], edges[1:], strict=True):
@@ -196,17 +202,24 @@ def _settle(lake: Lake, found: _Found, said: gate.Verdicts) -> int:
     if passing:
         where: Where = {"source": source, "batch": [batch for batch, _ in passing]}
         lake.replace("batches", _batch_rows(instrument, source, ((*each, ()) for each in passing)), where)
-    moved = 0
-    for batch, each, broken in every:
-        if judged.held(broken):
-            this: dict[str, str | int] = {"source": source, "batch": batch}
-            ticks = lake.read("ticks", instrument=found.key, where=this)
-            row = _quarantine_row(instrument, (source, batch), ticks, _detail(each, broken, found.limits, ticks))
-            lake.replace("quarantine", row, {**this, "stage": STAGE})
-            lake.replace("batches", _batch_rows(instrument, source, [(batch, each, judged.held(broken))]), this)
-            lake.delete("ticks", this)
-            moved += ticks.num_rows
-    return moved
+    held = [each for each in every if judged.held(each[2])]
+    return sum(_hold(lake, found, held[i : i + _HELD_AT_ONCE]) for i in range(0, len(held), _HELD_AT_ONCE))
+
+
+def _hold(lake: Lake, found: _Found, held: Sequence[tuple[int, Measured, dict[str, Verdict]]]) -> int:
+    """Move batches from the ticks to quarantine. Answers how many events they have."""
+    instrument, source = lake.instrument(found.key), found.source
+    these: Where = {"source": source, "batch": [batch for batch, _, _ in held]}
+    ticks = dict(_ticks(lake, found.key, source, {batch: int(each.values["events"]) for batch, each, _ in held}))
+    rows = [
+        _quarantine_row(instrument, (source, batch), ticks[batch], _detail(each, broken, found.limits, ticks[batch]))
+        for batch, each, broken in held
+    ]
+    lake.replace("quarantine", pa.concat_tables(rows), {**these, "stage": STAGE})
+    verdicts = ((batch, each, judged.held(broken)) for batch, each, broken in held)
+    lake.replace("batches", _batch_rows(instrument, source, verdicts), these)
+    lake.delete("ticks", these)
+    return sum(each.num_rows for each in ticks.values())
 
 
 @dataclass(frozen=True, kw_only=True)

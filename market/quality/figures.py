@@ -33,7 +33,7 @@ Figure = Callable[[Columns], float]
 
 _BP: Final = 10_000.0
 _KNOWN_FLAGS: Final = F_SNAPSHOT | F_LAST | F_CHECKPOINT | F_CLOCK_BACK | F_NO_EXCH_TIME | F_RESYNC | F_NO_SIZE
-_NUMBERED: Final = 0.9  # share of steps of one from which on a feed is taken to number its trades without holes
+_NUMBERED: Final = 0.9  # share of steps of one (forward) from which on ids are taken to be without holes (in order)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,17 @@ def schema(c: Columns) -> float:
 
 
 def seq_back(c: Columns) -> float:
-    """Steps backwards of the venue's ids, within levels, ticker and trades each, and not over a CLEAR."""
-    return sum(int((_steps(c, c.own & (c.events["kind"] == kind)) < 0).sum()) for kind in (DEPTH, TICKER, TRADE))
+    """Steps backwards of the venue's ids, within levels, ticker and trades each, and not over a CLEAR.
+
+    Ids of which more than one in ten steps back are no sequence (ids of orders, for instance): nothing is said of them.
+    """
+    total = 0
+    for kind in (DEPTH, TICKER, TRADE):
+        steps = _steps(c, c.own & (c.events["kind"] == kind))
+        moved = steps[steps != 0]
+        back = _count(moved < 0)
+        total += back if back <= (1 - _NUMBERED) * len(moved) else 0
+    return total
 
 
 def gaps(c: Columns) -> float:
@@ -130,16 +139,15 @@ def gaps(c: Columns) -> float:
 
 
 def repeated_trades(c: Columns) -> float:
-    """Trades with an id that the trade before them had."""
-    return int((_steps(c, c.trade & (c.events["seq"] > 0)) == 0).sum())
+    """Trades with an id that the trade before them had, where the feed numbers its trades without holes."""
+    steps = _steps(c, c.trade & (c.events["seq"] > 0))
+    return _count(steps == 0) if _numbered(steps) else 0.0
 
 
 def missing_trades(c: Columns) -> float:
     """Ids left out, where the feed numbers its trades without holes."""
     steps = _steps(c, c.trade & (c.events["seq"] > 0))
-    forward = steps[steps > 0]
-    numbered = len(forward) > 0 and (forward == 1).mean() >= _NUMBERED
-    return float((forward - 1).sum()) if numbered else 0.0
+    return float((steps[steps > 0] - 1).sum()) if _numbered(steps) else 0.0
 
 
 # -- times --------------------------------------------------------------------------------------------------------
@@ -237,6 +245,15 @@ def stale_s(c: Columns) -> float:
     return max(0.0, float((times[np.append(first[1:], len(times)) - 1] - times[first]).max()) / NS_PER_S)
 
 
+def lost_s(c: Columns) -> float:
+    """Time without a book after one was lost: from the CLEAR to the next book, or to the end."""
+    times = c.events["recv_ns"]
+    said = np.flatnonzero((c.events["kind"] == CLEAR) & (c.events["flags"] & F_LAST != 0))
+    back = np.flatnonzero(c.shown)
+    until = np.append(back, len(times) - 1)[np.searchsorted(back, said)]
+    return _largest(times[until] - times[said]) / NS_PER_S
+
+
 def lowest_price(c: Columns) -> float:
     """Of trades and shown touches, ticks."""
     prices = _prices(c)
@@ -295,6 +312,11 @@ def _prices(c: Columns) -> Ints:
     return np.concatenate([c.events["price"][c.trade], c.bid[c.quoted], c.ask[c.quoted]])
 
 
+def _numbered(steps: Ints) -> bool:
+    moved = steps[steps != 0]
+    return len(moved) > 0 and bool((moved == 1).mean() >= _NUMBERED)
+
+
 def _steps(c: Columns, chosen: Bools) -> Ints:
     """Steps of ``seq`` from one chosen event to the next of the same section."""
     seq, section = c.events["seq"][chosen], c.sections[chosen]
@@ -327,6 +349,7 @@ FIGURES: Final[Mapping[str, Figure]] = {
         *(crossed_rate, locked_rate, largest_jump_bp, largest_spread_bp, median_spread_bp, median_depth, largest_size),
         *(
             stale_s,
+            lost_s,
             lowest_price,
             highest_price,
             prices_outside,

@@ -53,7 +53,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _rule("schema", "schema", "events", (None, 0, 0), "flags, times or places that a tick cannot have"),
     _rule("sequence_back", "seq_back", "steps", (0, None, 0), "the venue's ids went backwards"),
     _rule("gap", "gaps", "gaps", (0, None, 0), "updates are missing, the book was taken up anew"),
-    _rule("repeated_trade", "repeated_trades", "trades", (None, None, 0), "a trade with the id of the one before it"),
+    _rule("repeated_trade", "repeated_trades", "trades", (0, None, 0), "a trade with the id of the one before it"),
     _rule("missing_trade", "missing_trades", "trades", (0, None, 0), "ids of trades are left out"),
     # times
     _rule("clock_back", "clock_back_rate", "share", (0, 0.01, 0), "received before the event before it"),
@@ -61,7 +61,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _rule("repeated_time", "repeated_time_rate", "share", (None, None, 0.01), "both times of the frame before it"),
     _rule("clock_offset", "offset_ms", "ms", (2_000, None, 100), "the two clocks are far apart"),
     _rule("clock_shift", "offset_shift_ms", "ms", (100, None, 20), "the clocks have moved against each other"),
-    _rule("late_event", "offset_spread_ms", "ms", (500, 60_000, 100), "single events far off the usual offset"),
+    _rule("late_event", "offset_spread_ms", "ms", (500, None, 100), "single events far off the usual offset"),
     # the book
     _rule("crossed_book", "crossed_rate", "share", (0, 0.01, 0.001), "best bid above best ask"),
     _rule("locked_book", "locked_rate", "share", (0.05, None, 0.01), "best bid equal to best ask"),
@@ -70,7 +70,8 @@ RULES: Final[tuple[Rule, ...]] = (
     _rule("unusual_spread", "spread_ratio", "times", (10, None, 3), "spread, against the usual one"),
     _rule("unusual_depth", "depth_ratio", "times", (10, None, 3), "lots near the touch, against the usual"),
     _rule("size_outlier", "size_ratio", "times", (100, 10_000, 10), "the largest level, against the usual largest"),
-    _rule("stale_book", "stale_s", "s", (2, 30, 1), "trades went on while the book stood still"),
+    _rule("stale_book", "stale_s", "s", (2, None, 1), "trades went on while the book stood still"),
+    _rule("book_lost", "lost_s", "s", (1, None, 1), "a book was lost and not there again for long"),
     _rule("price_out_of_bounds", "prices_outside", "prices", (None, 0, 0), "a price beyond the instrument's bounds"),
     _rule("size_out_of_bounds", "sizes_outside", "sizes", (None, 0, 0), "a size beyond the instrument's bound"),
     # trades

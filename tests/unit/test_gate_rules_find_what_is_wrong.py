@@ -126,6 +126,13 @@ def standing_book(events: Events) -> Events:
     return events[keep]
 
 
+def lost_book(events: Events) -> Events:
+    start = np.flatnonzero(events["flags"] & F_LAST)[300] + 1
+    lone = events[start : start + 1].copy()
+    lone["kind"], lone["flags"], lone["size"], lone["side"], lone["price"] = CLEAR, F_LAST, 0, 0, 0
+    return np.concatenate([events[:start], lone, events[start:][events["kind"][start:] == TRADE]])
+
+
 def one_trade_far(events: Events) -> None:
     events["price"][own(events, TRADE)[::20]] *= 2
 
@@ -156,11 +163,12 @@ def half_a_minute(events: Events) -> Events:
         (clock_back, {"clock_back": QUARANTINE}),
         (exchange_back, {"exchange_clock_back": WARN}),
         (clocks_apart, {"clock_offset": WARN, "clock_shift": WARN}),
-        (one_late, {"late_event": QUARANTINE}),
+        (one_late, {"late_event": WARN}),
         (locked_ticker, {"locked_book": WARN}),
         (thick_book, {"unusual_depth": WARN}),
         (huge_level, {"size_outlier": QUARANTINE}),
-        (standing_book, {"stale_book": QUARANTINE}),
+        (standing_book, {"stale_book": WARN}),
+        (lost_book, {"book_lost": WARN}),
         (one_trade_far, {"trade_outside_book": QUARANTINE}),
         (without_book, {"trade_outlier": QUARANTINE}),
         (busy, {"volume_high": WARN}),
