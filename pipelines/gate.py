@@ -89,7 +89,7 @@ def _frame(sheet: Sheet) -> pd.DataFrame:
     columns: Mapping[str, Any] = {
         "minute": times.strftime("%Y-%m-%d %H:%M"),
         "batch": [batch for batch, _ in sheet.batches],
-        **{rule.figure: [each.values[rule.figure] for _, each in sheet.batches] for rule in RULES},
+        **{_column(rule): [each.values[rule.figure] for _, each in sheet.batches] for rule in RULES},
     }
     return pd.DataFrame(columns)
 
@@ -109,13 +109,18 @@ def _expectation(rule: Rule, verdict: str, most: float) -> Any:
 
     said = f"{most:g} {rule.unit}".strip()
     return ExpectColumnValuesToBeBetween(
-        column=rule.figure,
+        column=_column(rule),
         min_value=0.0,
         max_value=most,
         severity=_SEVERITY[verdict],
         notes=f"**{rule.name}**: {verdict} above {said} ({rule.says})",
         meta={"rule": rule.name, "verdict": verdict},
     )
+
+
+def _column(rule: Rule) -> str:
+    """What a page shows as the name of the column."""
+    return f"{rule.name} ({rule.unit})" if rule.unit else rule.name
 
 
 def _site(folder: Path) -> dict[str, Any]:
