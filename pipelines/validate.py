@@ -28,7 +28,7 @@ from market.quality.figures import Measured, measure
 from market.quality.limits import Limits
 from market.quality.rules import PASS, QUARANTINE, RULES, Verdict
 from market.quality.usual import compared
-from pipelines import gate, judged, sessions, thresholds
+from pipelines import gate, judged, quality_page, sessions, thresholds
 from pipelines.workspace import Workspace, tracked
 
 STAGE = "validate"
@@ -94,8 +94,11 @@ def validate(config: ValidateConfig, *, workspace: Workspace) -> ValidateResult:
             found.append(_measured(lake, (key, source), batches, limits(key), workspace))
         elif config.sources:
             fresh.add(key)
-    page = workspace.home / gate.DOCS
-    verdicts = gate.run([each.sheet() for each in found], page) if found else []
+    page = workspace.home / quality_page.PAGE
+    sheets = [each.sheet() for each in found]
+    verdicts = gate.run(sheets, workspace.home / gate.DOCS) if found else []
+    if found:
+        quality_page.write(page, sheets, verdicts, now_ns=workspace.clock.now_ns())
     held: list[str] = []
     reasons, warnings, rows = Counter[str](), Counter[str](), 0
     for each, said in zip(found, verdicts, strict=True):
@@ -115,7 +118,7 @@ def validate(config: ValidateConfig, *, workspace: Workspace) -> ValidateResult:
         warnings=_ordered(warnings),
         rows_quarantined=rows,
         instruments=tuple(sorted(fresh)),
-        docs=str(page / "index.html") if found else "",
+        docs=str(page) if found else "",
     )
 
 

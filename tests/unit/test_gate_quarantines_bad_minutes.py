@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -133,18 +134,23 @@ def test_every_figure_of_a_minute_is_kept_with_the_limits_it_was_held_against(tm
     assert said == result.reasons == {"clock_back": 1, "trade_outside_book": 1, "size_outlier": 1}
 
 
-def test_the_data_docs_name_the_rules_and_the_minutes_that_broke_them(tmp_path: Path) -> None:
+def test_the_page_and_the_data_docs_name_the_rules_and_the_minutes_that_broke_them(tmp_path: Path) -> None:
     events = second_minute()
     far_trades(events)
     workspace = workspace_of(tmp_path, events)
     result = validate(ValidateConfig(), workspace=workspace)
-    index = Path(result.docs)
-    assert f"read {index}" in result.line()
-    pages = [page.read_text() for page in index.parent.glob("validations/**/*.html")]
-    assert len(pages) == 1
+    page = Path(result.docs)
+    assert f"read {page}" in result.line()
+    text = page.read_text()
     broken = time.strftime("%Y-%m-%d %H:%M", time.gmtime(int(events["recv_ns"].min()) // 10**9))
-    for text in (INSTRUMENT.key, "trade_outside_book", broken):
-        assert text in pages[0], text
+    assert f"<td>{broken}</td>" in text
+    assert text.count('<td class="quarantine">') == 1
+    assert "trade_outside_book</span> 1 share,\nlimit 0.01" in text
+    assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", text)
+    (expectations,) = (page.parent / "docs").glob("validations/**/*.html")
+    assert "trade_outside_book (share)" in expectations.read_text()
+    (linked,) = re.findall(r'href="([^"]+)"', text)
+    assert (page.parent / linked).exists()
 
 
 def pick_quarantined(rows, table: str):
