@@ -246,10 +246,11 @@ def stale_s(c: Columns) -> float:
 
 
 def lost_s(c: Columns) -> float:
-    """Time without a book after one was lost: from the CLEAR to the next book, or to the end."""
+    """Time without a book after one was lost: from the feed's CLEAR to the next book, or to the end."""
     times = c.events["recv_ns"]
-    said = np.flatnonzero((c.events["kind"] == CLEAR) & (c.events["flags"] & F_LAST != 0))
     back = np.flatnonzero(c.shown)
+    said = np.flatnonzero(c.own & (c.events["kind"] == CLEAR) & (c.events["flags"] & F_LAST != 0))
+    said = said[said > back[0]] if len(back) else said[:0]  # nothing is lost that was never there
     until = np.append(back, len(times) - 1)[np.searchsorted(back, said)]
     return _largest(times[until] - times[said]) / NS_PER_S
 
