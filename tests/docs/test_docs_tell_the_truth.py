@@ -45,6 +45,11 @@ def test_the_table_of_venues_is_written_from_todays_venues() -> None:
     assert all(f"\n| {venue.name} | " in written for venue in VENUES)
 
 
+def test_the_table_of_rules_is_written_from_todays_rules() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "write_quality.py"))["write"]()
+    assert (ROOT / "docs" / "quality.md").read_text() == written, "run `make docs` and commit the page"
+
+
 def test_every_venue_has_captures_in_the_document_or_is_said_to_have_none() -> None:
     figures = (ROOT / "docs" / "venues.md").read_text().partition("## What became of the captures")[2]
     shown = {row.split(" | ")[1] for row in figures.splitlines() if row.startswith("| ") and row.count(" | ") > 4}
