@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench import drift, features, frames, hotpath, kafka, training
+from bench import drift, features, frames, hotpath, kafka, machine, training
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 PARTS = {"frames": frames, "features": features, "hotpath": hotpath, "kafka": kafka, "training": training}
@@ -38,7 +35,7 @@ def main(names: list[str]) -> None:
 
 def _write(found: dict[str, Any], name: str = "") -> None:
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat() + (name and f".{name}")
-    about = {"date": today, "commit": _commit(), "machine": _machine()}
+    about = {"date": today, "commit": machine.commit(), "machine": machine.name()}
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{today}.json").write_text(json.dumps({**about, "parts": found}, indent=1) + "\n")
     command = f"python -m bench {name}" if name else "make bench"
@@ -68,18 +65,6 @@ def _line(row: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.4g}"
-
-
-def _commit() -> str:
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or "unknown"
-
-
-def _machine() -> str:
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

@@ -98,6 +98,11 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         "f8 largest_jump_bp largest_spread_bp largest_size_ratio",
         "str verdict reasons",
     ),
+    # one row a figure of a judged batch, and what its rule said of it; ``rule`` is empty where no rule looks at it, a
+    # limit is infinite where there is none
+    "quality": _schema(
+        "str source", "i8 batch first_ns last_ns", "str figure rule", "f8 value warn hold", "str verdict"
+    ),
     # ``stage`` parse: the raw frame in ``payload``; validate: the batch's tick rows as an Arrow IPC stream
     "quarantine": _schema("str source", "i8 batch frame recv_ns", "str stage reason detail", "bytes payload"),
     "features": _schema(
@@ -138,7 +143,7 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
     ),
 }
 
-_TIME: Final = {"outcomes": "fill_ns", "batches": "first_ns"}  # elsewhere recv_ns
+_TIME: Final = {"outcomes": "fill_ns", "batches": "first_ns", "quality": "first_ns"}  # elsewhere recv_ns
 _ORDER: Final = {
     "raw": ("source", "frame"),
     "ticks": ("source", "batch", "row"),
@@ -146,6 +151,7 @@ _ORDER: Final = {
     "options": ("source", "frame"),
     "instruments": ("source", "recv_ns"),
     "batches": ("source", "batch"),
+    "quality": ("source", "batch", "figure"),
     "quarantine": ("source", "batch", "frame"),
     "features": ("source", "frame"),
     "labels": ("source", "frame"),
@@ -377,7 +383,8 @@ class Lake:
 def rows_of(table: str, instrument: Instrument, columns: Mapping[str, Any]) -> pa.Table:
     """A table of ``SCHEMAS[table]`` from its columns (arrays, lists, or one value for all rows), partitions added.
 
-    The column that gives the date (``recv_ns``; ``fill_ns`` of outcomes, ``first_ns`` of batches) must be an array.
+    The column that gives the date (``recv_ns``; ``fill_ns`` of outcomes, ``first_ns`` of batches and of quality) must
+    be an array.
     """
     schema = SCHEMAS[table]
     times = np.asarray(columns[_TIME.get(table, "recv_ns")], dtype=np.int64)

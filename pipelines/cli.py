@@ -21,6 +21,7 @@ import typer
 
 from market.errors import FolderError, KeelError, ServiceError, SettingsError
 from pipelines import settings, stages
+from pipelines.cli_gate import quarantine_app, thresholds_app
 from pipelines.cli_lake import lake_app
 from pipelines.cli_output import Json, print_result
 from pipelines.progress import Bars
@@ -34,6 +35,8 @@ app = typer.Typer(
 audit_app = typer.Typer(no_args_is_help=True, help="The append-only record of what was decided and done.")
 app.add_typer(audit_app, name="audit")
 app.add_typer(lake_app, name="lake")
+app.add_typer(thresholds_app, name="thresholds")
+app.add_typer(quarantine_app, name="quarantine")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other parameter of the stage.")]
 Instrument = Annotated[str, typer.Option(help="Instrument key, venue.SYMBOL.")]
@@ -95,7 +98,7 @@ def forward(
 
 @app.command()
 def validate(as_json: Json = False, set_: Set = None) -> None:
-    """Judge every landed batch; a bad one goes to quarantine with its reasons, the rest goes on.
+    """Judge every landed minute; a bad one goes to quarantine with its reasons, the rest goes on.
 
     Example: `keel validate --json`
     """

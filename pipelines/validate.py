@@ -1,57 +1,57 @@
 """The quality gate: every landed batch is judged once; a bad one goes to quarantine with its reasons, the rest goes on.
 
-The figures of a batch come from one compiled pass (:mod:`market.quality`); the rules over them are Great Expectations
-expectations on a table with one row a batch. The order of the commits makes a kill harmless: the rows reach quarantine,
-then the verdict is written, then the rows leave the ticks; a batch found in both places is judged again, to one end.
+A batch is measured by :mod:`market.quality`, the rules over its figures are Great Expectations expectations
+(:mod:`pipelines.gate`), and what they hold it against are the instrument's accepted limits, else those of the table.
+A rule warns or holds; a batch that no rule holds passes.
+
+The order of the commits makes a kill harmless: the figures are written first, and a batch that has some is not measured
+again; the rows reach quarantine, then the verdict is written, then the rows leave the ticks. A batch found in both
+places is judged again, to one end.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
 
 from market import instruments
-from market.lake import Lake, events_of, rows_of
-from market.quality import Figures, figures
+from market.lake import BATCH_NS, Lake, Where, events_of, rows_of
+from market.quality.columns import columns
+from market.quality.figures import Measured, measure
+from market.quality.limits import Limits
+from market.quality.rules import PASS, QUARANTINE, RULES, Verdict
+from market.quality.usual import compared
+from pipelines import gate, judged, quality_page, sessions, thresholds
 from pipelines.workspace import Workspace, tracked
 
-PASS, QUARANTINE = "pass", "quarantine"
 STAGE = "validate"
 
-_NOT_KEPT = ("largest_size", "refused")  # the table keeps the ratio and the reason instead
+_READ_AT_ONCE: Final = 1_000_000  # events, or one batch with more
+_HELD_AT_ONCE: Final = 32  # batches, whose rows are in memory together
+_SHOWN_NS: Final = 1440 * BATCH_NS  # of a source, before the first batch that is judged now, in the data docs
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateConfig:
-    """Limits a batch must keep. Empty ``sources``: all of the instrument; empty ``instrument``: all instruments.
-
-    ``outside_bp``: how far from the touch a trade may print before it counts as outside the book (basis points).
-    ``size_ratio``: largest level against the source's median of largest levels.
-    """
+    """Which batches are judged. Empty ``sources``: all of the instrument; empty ``instrument``: all instruments."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = ""
     sources: tuple[str, ...] = ()
-    outside_bp: float = 50.0
-    trade_outside_rate: float = 0.01
-    crossed_rate: float = 0.01
-    largest_jump_bp: float = 200.0
-    largest_spread_bp: float = 200.0
-    size_ratio: float = 10_000.0
-    clock_back_rate: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateResult:
-    """``reasons`` counts the rules that quarantined a batch; ``quarantined`` lists ``source/batch``.
+    """``reasons`` counts the rules that quarantined a batch, ``warnings`` those that only told of one;
+    ``quarantined`` lists ``source/batch``, ``docs`` is the page to read.
 
     ``instruments`` have something new that passed; of sources that were named also what an earlier run let pass, so
     that nothing is forgotten when that run was killed before it could say so.
@@ -61,15 +61,21 @@ class ValidateResult:
     passed: int
     quarantined: tuple[str, ...]
     reasons: dict[str, int] = field(default_factory=dict)
+    warnings: dict[str, int] = field(default_factory=dict)
     rows_quarantined: int = 0
     instruments: tuple[str, ...] = ()
+    docs: str = ""
 
     def line(self) -> str:
         if not self.judged:
             return "no new batch to judge"
-        why = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
+        why = _counted(self.reasons)
         held = f" ({why}; {self.rows_quarantined:,} events)" if why else ""
-        return f"{self.judged} minutes judged, {self.passed} passed, {len(self.quarantined)} quarantined{held}"
+        told = f"; warnings: {_counted(self.warnings)}" if self.warnings else ""
+        return (
+            f"{self.judged} minutes judged, {self.passed} passed, {len(self.quarantined)} quarantined{held}{told}; "
+            f"read {self.docs}"
+        )
 
 
 def validate(config: ValidateConfig, *, workspace: Workspace) -> ValidateResult:
@@ -77,37 +83,58 @@ def validate(config: ValidateConfig, *, workspace: Workspace) -> ValidateResult:
 
     Raises:
         LakeError: a table cannot be read or written.
+        GateError: an instrument's limits are not those that a person accepted.
     """
-    lake = Lake(workspace.lake)
-    passed, held, reasons, rows = 0, [], Counter[str](), 0
+    lake, limits = Lake(workspace.lake), partial(thresholds.in_force, workspace)
+    found: list[_Found] = []
     fresh: set[str] = set()
     for key, source in _sources(lake, config):
         batches = _unjudged(lake, key, source)
-        if not batches:
-            fresh.update([key] if config.sources else [])
-            continue
-        with tracked(workspace.progress, f"judging {source}", len(batches)) as progress:
-            judged = []
-            for batch in batches:
-                judged.append((batch, _judge(lake, key, (source, batch), config)))
-                progress.advance(1)
-        verdicts = _verdicts(source, judged, config)
-        usual = _usual_size(judged)
-        for (batch, found), why in zip(judged, verdicts, strict=True):
-            verdict = _Verdict(source=source, batch=batch, figures=found, usual_size=usual, reasons=why)
-            rows += _settle(lake, lake.instrument(key), verdict)
+        if batches:
+            found.append(_measured(lake, (key, source), batches, limits(key), workspace))
+        elif config.sources:
+            fresh.add(key)
+    page = workspace.home / quality_page.PAGE
+    sheets = [each.sheet() for each in found]
+    verdicts = gate.run(sheets, workspace.home / gate.DOCS) if found else []
+    if found:
+        quality_page.write(page, sheets, verdicts, now_ns=workspace.clock.now_ns())
+    held: list[str] = []
+    reasons, warnings, rows = Counter[str](), Counter[str](), 0
+    for each, said in zip(found, verdicts, strict=True):
+        rows += _settle(lake, each, said)
+        for batch, _ in each.new:
+            why = judged.held(said[batch])
             reasons.update(why)
-            held += [f"{source}/{batch}"] if why else []
-            passed += not why
-            fresh.update([] if why else [key])
+            warnings.update(judged.warned(said[batch]))
+            held += [f"{each.source}/{batch}"] if why else []
+            fresh.update([] if why else [each.key])
+    total = sum(len(each.new) for each in found)
     return ValidateResult(
-        judged=passed + len(held),
-        passed=passed,
+        judged=total,
+        passed=total - len(held),
         quarantined=tuple(held),
-        reasons=dict(reasons),
+        reasons=_ordered(reasons),
+        warnings=_ordered(warnings),
         rows_quarantined=rows,
         instruments=tuple(sorted(fresh)),
+        docs=str(page) if found else "",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Batches of one source: those judged before (in sight of the docs), and those to be judged now."""
+
+    key: str
+    source: str
+    earlier: Sequence[tuple[int, Measured]]
+    new: Sequence[tuple[int, Measured]]
+    limits: Limits
+
+    def sheet(self) -> gate.Sheet:
+        every = sorted([*self.earlier, *self.new], key=lambda each: each[0])
+        return gate.Sheet(instrument=self.key, source=self.source, batches=every, limits=self.limits)
 
 
 def _sources(lake: Lake, config: ValidateConfig) -> list[tuple[str, str]]:
@@ -120,133 +147,149 @@ def _sources(lake: Lake, config: ValidateConfig) -> list[tuple[str, str]]:
     return sorted((f"{row['venue']}.{row['instrument']}", row["source"]) for row in keys)
 
 
-def _unjudged(lake: Lake, key: str, source: str) -> list[int]:
-    """Batches with ticks that have not passed yet; one that was quarantined but still has ticks is half-moved."""
-    where = {"source": source}
-    present = lake.read("ticks", instrument=key, columns=["batch"], where=where)
-    done = lake.read("batches", instrument=key, columns=["batch"], where={**where, "verdict": PASS})
-    left = np.setdiff1d(present.column("batch").to_numpy(), done.column("batch").to_numpy())
-    return [int(batch) for batch in left]
+def _unjudged(lake: Lake, key: str, source: str) -> dict[int, int]:
+    """Batches with ticks that have not passed yet, ascending, and how many rows each has.
+
+    One that was quarantined but still has ticks is half-moved.
+    """
+    present = lake.read("ticks", instrument=key, columns=["batch"], where={"source": source})
+    done = {batch for _, batch in judged.passed(lake, key, where={"source": source})}
+    numbers, counts = np.unique(present.column("batch").to_numpy(), return_counts=True)
+    return {int(batch): int(n) for batch, n in zip(numbers, counts, strict=True) if batch not in done}
 
 
-def _judge(lake: Lake, key: str, where: tuple[str, int], config: ValidateConfig) -> Figures:
-    source, batch = where
-    events = events_of(lake.read("ticks", instrument=key, where={"source": source, "batch": batch}))
-    return figures(events, outside_bp=config.outside_bp)
-
-
-def _verdicts(source: str, judged: Sequence[tuple[int, Figures]], config: ValidateConfig) -> list[tuple[str, ...]]:
-    """For each batch the reasons it fails, in the order of the rules; empty means it passes."""
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    import great_expectations as gx
-    import pandas as pd
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-
-    usual = _usual_size(judged)
-    rows = [{"source": source, "batch": batch, **_judged_by(found, usual)} for batch, found in judged]
-    # it tells of every temporary folder, on a logger whose level it sets itself when it is imported
-    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    asset = context.data_sources.add_pandas("lake").add_dataframe_asset("batches")
-    suite = context.suites.add(gx.ExpectationSuite(name="ticks", expectations=_rules(config)))
-    gate = gx.ValidationDefinition(name="gate", data=asset.add_batch_definition_whole_dataframe("all"), suite=suite)
-    outcome = gate.run(
-        batch_parameters={"dataframe": pd.DataFrame(rows)},
-        result_format={
-            "result_format": "COMPLETE",
-            "unexpected_index_column_names": ["batch"],
-            "return_unexpected_index_query": False,
-        },
+def _measured(
+    lake: Lake, where: tuple[str, str], batches: Mapping[int, int], limits: Limits, workspace: Workspace
+) -> _Found:
+    key, source = where
+    first_ns = min(batches) * BATCH_NS - _SHOWN_NS  # a batch's number is never behind its minute
+    known = {batch: each for _, batch, each in judged.read(lake, key, start_ns=first_ns, where={"source": source})}
+    passed = judged.passed(lake, key, where={"source": source})
+    fresh = {batch: known[batch] for batch in batches if batch in known}
+    wanted = {batch: rows for batch, rows in batches.items() if batch not in known}
+    with tracked(workspace.progress, f"measuring {source}", len(wanted)) as progress:
+        measured = []
+        for batch, ticks in _ticks(lake, key, source, wanted):
+            rows = ticks.column("row").to_numpy()
+            measured.append((batch, measure(columns(events_of(ticks), bounds=limits.bounds, rows=rows))))
+            progress.advance(1)
+    earlier = [known[batch] for batch in sorted(known) if (source, batch) in passed]
+    beside = compared(earlier, [each for _, each in measured], partial(sessions.minutes, key.partition(".")[0]))
+    fresh |= {batch: each for (batch, _), each in zip(measured, beside, strict=True)}
+    return _Found(
+        key=key,
+        source=source,
+        earlier=[(batch, each) for batch, each in known.items() if batch not in fresh],
+        new=sorted(fresh.items()),
+        limits=limits,
     )
-    failed: dict[int, list[str]] = {batch: ["refused_by_book"] if f.refused else [] for batch, f in judged}
-    for result in outcome.results:
-        for row in result.result.get("unexpected_index_list") or ():
-            failed[int(row["batch"])].append(result.expectation_config.meta["reason"])
-    return [tuple(failed[batch]) for batch, _ in judged]
 
 
-def _usual_size(judged: Sequence[tuple[int, Figures]]) -> float:
-    return float(np.median([f.largest_size for _, f in judged if f.largest_size] or [1]))
+def _ticks(lake: Lake, key: str, source: str, batches: Mapping[int, int]) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of each of the batches, which come with the numbers of their rows."""
+    read = np.cumsum(list(batches.values())) // _READ_AT_ONCE
+    for _, group in groupby(zip(batches, read, strict=True), key=lambda each: each[1]):
+        part = [batch for batch, _ in group]
+        rows = lake.read("ticks", instrument=key, where={"source": source, "batch": part})
+        edges = np.searchsorted(rows.column("batch").to_numpy(), [*part, part[-1] + 1])
+        for batch, start, end in zip(part, edges[:-1], edges[1:], strict=True):
+            yield batch, rows.slice(start, end - start)
 
 
-def _judged_by(found: Figures, usual_size: float) -> dict[str, float]:
-    """What the rules look at: the figures, and what only a look at the source's other batches gives."""
-    return {
-        **{name: float(value) for name, value in asdict(found).items() if name != "refused"},
-        "clock_back_rate": found.clock_back / found.events,
-        "largest_size_ratio": found.largest_size / usual_size,
-    }
+def _settle(lake: Lake, found: _Found, said: gate.Verdicts) -> int:
+    """Write figures and verdicts; failing batches move to quarantine. Answers how many events moved."""
+    instrument, source = lake.instrument(found.key), found.source
+    every = [(batch, each, said[batch]) for batch, each in found.new]
+    judged.write(lake, source, judged.rows(instrument, source, every, found.limits))
+    passing = [(batch, each) for batch, each, broken in every if not judged.held(broken)]
+    if passing:
+        where: Where = {"source": source, "batch": [batch for batch, _ in passing]}
+        lake.replace("batches", _batch_rows(instrument, source, ((*each, ()) for each in passing)), where)
+    held = [each for each in every if judged.held(each[2])]
+    return sum(_hold(lake, found, held[i : i + _HELD_AT_ONCE]) for i in range(0, len(held), _HELD_AT_ONCE))
 
 
-def _rules(config: ValidateConfig) -> list[Any]:
-    """Expectations; ``meta.reason`` is the stable word that quarantine and counts use."""
-    from great_expectations.expectations import ExpectColumnValuesToBeBetween
-
-    limits = {
-        "trade_outside_rate": ("trade_outside_book", config.trade_outside_rate),
-        "crossed_rate": ("crossed_book", config.crossed_rate),
-        "largest_jump_bp": ("price_jump", config.largest_jump_bp),
-        "largest_spread_bp": ("wide_spread", config.largest_spread_bp),
-        "largest_size_ratio": ("size_outlier", config.size_ratio),
-        "clock_back_rate": ("clock_back", config.clock_back_rate),
-    }
-    return [
-        ExpectColumnValuesToBeBetween(column=column, min_value=0.0, max_value=limit, meta={"reason": reason})
-        for column, (reason, limit) in limits.items()
+def _hold(lake: Lake, found: _Found, held: Sequence[tuple[int, Measured, dict[str, Verdict]]]) -> int:
+    """Move batches from the ticks to quarantine. Answers how many events they have."""
+    instrument, source = lake.instrument(found.key), found.source
+    these: Where = {"source": source, "batch": [batch for batch, _, _ in held]}
+    ticks = dict(_ticks(lake, found.key, source, {batch: int(each.values["events"]) for batch, each, _ in held}))
+    rows = [
+        _quarantine_row(instrument, (source, batch), ticks[batch], _detail(each, broken, found.limits, ticks[batch]))
+        for batch, each, broken in held
     ]
+    lake.replace("quarantine", pa.concat_tables(rows), {**these, "stage": STAGE})
+    verdicts = ((batch, each, judged.held(broken)) for batch, each, broken in held)
+    lake.replace("batches", _batch_rows(instrument, source, verdicts), these)
+    lake.delete("ticks", these)
+    return sum(each.num_rows for each in ticks.values())
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Verdict:
-    source: str
-    batch: int
-    figures: Figures
-    usual_size: float
-    reasons: tuple[str, ...]
+class _Detail:
+    reasons: str
+    text: str
 
 
-def _settle(lake: Lake, instrument: instruments.Instrument, verdict: _Verdict) -> int:
-    """Write the verdict; a failing batch moves to quarantine. Answers how many events moved."""
-    this: dict[str, str | int] = {"source": verdict.source, "batch": verdict.batch}
-    moved = 0
-    if verdict.reasons:
-        ticks = lake.read("ticks", instrument=instrument.key, where=this)
-        moved = ticks.num_rows
-        lake.replace("quarantine", _quarantine_row(instrument, verdict, ticks), {**this, "stage": STAGE})
-    lake.replace("batches", _batch_row(instrument, verdict), this)
-    if verdict.reasons:
-        lake.delete("ticks", this)
-    return moved
+def _detail(measured: Measured, broken: dict[str, Verdict], limits: Limits, ticks: pa.Table) -> _Detail:
+    """Which limits the batch did not keep, and what the book said where it refused an event."""
+    said = [
+        f"{rule.name}: {rule.figure} {measured.values[rule.figure]:g} > {limits.of(rule).hold:g}"
+        for rule in RULES
+        if broken.get(rule.name) == QUARANTINE
+    ]
+    refused = [columns(events_of(ticks)).refused] if measured.values["refused"] else []
+    return _Detail(reasons=",".join(judged.held(broken)), text="; ".join([*said, *refused]))
 
 
-def _quarantine_row(instrument: instruments.Instrument, verdict: _Verdict, ticks: pa.Table) -> pa.Table:
+def _quarantine_row(
+    instrument: instruments.Instrument, where: tuple[str, int], ticks: pa.Table, detail: _Detail
+) -> pa.Table:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, ticks.schema) as writer:
         writer.write_table(ticks)
-    seen = {name: value for name, value in asdict(verdict.figures).items() if value}
-    columns = {
-        "source": verdict.source,
-        "batch": verdict.batch,
-        "frame": -1,
-        "recv_ns": np.array([verdict.figures.first_ns]),
-        "stage": STAGE,
-        "reason": ",".join(verdict.reasons),
-        "detail": ", ".join(f"{name} {value}" for name, value in seen.items()),
-        "payload": [sink.getvalue().to_pybytes()],
-    }
-    return rows_of("quarantine", instrument, columns)
+    return rows_of(
+        "quarantine",
+        instrument,
+        {
+            "source": where[0],
+            "batch": where[1],
+            "frame": -1,
+            "recv_ns": ticks.column("recv_ns").to_numpy().min(keepdims=True),
+            "stage": STAGE,
+            "reason": detail.reasons,
+            "detail": detail.text,
+            "payload": [sink.getvalue().to_pybytes()],
+        },
+    )
 
 
-def _batch_row(instrument: instruments.Instrument, verdict: _Verdict) -> pa.Table:
-    found = verdict.figures
-    columns: dict[str, Any] = {name: [value] for name, value in asdict(found).items() if name not in _NOT_KEPT}
-    columns |= {
-        "source": verdict.source,
-        "batch": verdict.batch,
-        "first_ns": np.array([found.first_ns]),
-        "largest_size_ratio": found.largest_size / verdict.usual_size,
-        "verdict": QUARANTINE if verdict.reasons else PASS,
-        "reasons": ",".join(verdict.reasons),
+_COUNTS: Final = ("frames", "events", "trades", "updates", "gaps", "largest_gap_ns", "clock_back")
+_SHARES: Final = ("crossed_rate", "locked_rate", "trade_outside_rate", "worst_trade_bp")
+_LARGEST: Final = ("largest_jump_bp", "largest_spread_bp")
+
+
+def _batch_rows(
+    instrument: instruments.Instrument, source: str, batches: Iterable[tuple[int, Measured, tuple[str, ...]]]
+) -> pa.Table:
+    every = list(batches)
+    told: dict[str, Any] = {name: [int(each.values[name]) for _, each, _ in every] for name in _COUNTS}
+    told |= {name: [each.values[name] for _, each, _ in every] for name in (*_SHARES, *_LARGEST)}
+    told |= {
+        "source": source,
+        "batch": [batch for batch, _, _ in every],
+        "first_ns": np.array([each.first_ns for _, each, _ in every], dtype=np.int64),
+        "last_ns": [each.last_ns for _, each, _ in every],
+        "largest_size_ratio": [each.values["size_ratio"] for _, each, _ in every],
+        "verdict": [QUARANTINE if why else PASS for _, _, why in every],
+        "reasons": [",".join(why) for _, _, why in every],
     }
-    return rows_of("batches", instrument, columns)
+    return rows_of("batches", instrument, told)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _ordered(counts: Counter[str]) -> dict[str, int]:
+    return {rule.name: counts[rule.name] for rule in RULES if rule.name in counts}

@@ -21,12 +21,13 @@ from pipelines.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+GROUPS = {"audit": ["verify"], "lake": ["verify"], "thresholds": ["show"], "quarantine": ["ls"]}
 VERBS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb: str) -> None:
-    path = [verb, "verify"] if verb in ("audit", "lake") else [verb]
+    path = [verb, *GROUPS.get(verb, ())]
     result = CliRunner().invoke(app, [*path, "--help"])
     assert result.exit_code == 0
     assert f"keel {' '.join(path)}" in result.output.replace("\n", " ")
@@ -42,6 +43,11 @@ def test_the_table_of_venues_is_written_from_todays_venues() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_venues.py"))["venues"]()
     assert page.startswith(written), "run `make docs` and commit the page"
     assert all(f"\n| {venue.name} | " in written for venue in VENUES)
+
+
+def test_the_table_of_rules_is_written_from_todays_rules() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "write_quality.py"))["write"]()
+    assert (ROOT / "docs" / "quality.md").read_text() == written, "run `make docs` and commit the page"
 
 
 def test_every_venue_has_captures_in_the_document_or_is_said_to_have_none() -> None:

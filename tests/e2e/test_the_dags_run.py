@@ -270,12 +270,12 @@ def test_train_model_puts_a_challenger_beside_the_champion(
 def test_a_drift_that_goes_on_starts_no_second_retraining_before_the_cool_down_is_over(
     airflow: AirflowHome, retrained: Run
 ) -> None:
-    with airflow.dag("monitor_drift") as monitor_drift:
+    with airflow.dag("monitor_drift", **SHORT) as monitor_drift:
         run = monitor_drift.run()
         assert run.returned["watch.monitor"]["drifted"]
         assert (run.tasks["watch.announce"], run.events) == ("skipped", [])
         assert monitor_drift.said("was retrained")
-    with airflow.dag("monitor_drift", KEEL_RETRAIN__COOL_DOWN_HOURS="0") as monitor_drift:
+    with airflow.dag("monitor_drift", **SHORT, KEEL_RETRAIN__COOL_DOWN_HOURS="0") as monitor_drift:
         assert [name for name, _, _ in monitor_drift.run().events] == ["drift"]
 
 
@@ -317,7 +317,7 @@ def decisions(workspace: Workspace) -> list[tuple[str, str, str]]:
 
 def announced(airflow: AirflowHome) -> bool:
     """Whether monitor_drift says that the test is won."""
-    with airflow.dag("monitor_drift") as monitor_drift:
+    with airflow.dag("monitor_drift", **SHORT) as monitor_drift:
         return ["test_won", KEY, {}] in monitor_drift.run().events
 
 

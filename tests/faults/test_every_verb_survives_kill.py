@@ -250,7 +250,7 @@ def registry(store: Path) -> dict[str, Any]:
 
 def files(home: Path) -> list[str]:
     """Paths with drawn ids made alike; what holds tables, logs and caches of others is judged elsewhere."""
-    alike = re.compile(r"[0-9a-f]{32}|(live|monitor|compare|drift)-[0-9a-zT-]+")
+    alike = re.compile(r"[0-9a-f]{32}|\d{8}T\d{6}\.\d+Z|(live|monitor|compare|drift)-[0-9a-zT-]+")
     apart = ("lake/", "mlartifacts/", "datasets/.dvc", "sessions/")
     found = (path.relative_to(home).as_posix() for path in sorted(home.rglob("*")) if path.is_file())
     return [alike.sub("*", name) for name in found if not name.startswith(apart)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,8 @@ from small_lake import INSTRUMENT, Market, events_of_market, with_checkpoints
 
 from market.events import DEPTH, F_CLOCK_BACK, TRADE, Events
 from market.lake import Lake, ticks_of
+from market.quality.figures import FIGURES
+from market.quality.rules import Limit
 from pipelines.validate import QUARANTINE, STAGE, ValidateConfig, validate
 from pipelines.workspace import Workspace
 
@@ -87,9 +92,9 @@ def test_a_second_run_judges_nothing_again(tmp_path: Path) -> None:
     far_trades(events)
     workspace = workspace_of(tmp_path, events)
     validate(ValidateConfig(), workspace=workspace)
-    before = [Lake(workspace.lake).read(table) for table in ("ticks", "batches", "quarantine")]
+    before = [Lake(workspace.lake).read(table) for table in ("ticks", "batches", "quarantine", "quality")]
     assert validate(ValidateConfig(), workspace=workspace).judged == 0
-    assert before == [Lake(workspace.lake).read(table) for table in ("ticks", "batches", "quarantine")]
+    assert before == [Lake(workspace.lake).read(table) for table in ("ticks", "batches", "quarantine", "quality")]
 
 
 def test_a_minute_left_in_both_places_by_a_kill_is_moved_for_good(tmp_path: Path) -> None:
@@ -99,14 +104,53 @@ def test_a_minute_left_in_both_places_by_a_kill_is_moved_for_good(tmp_path: Path
     validate(ValidateConfig(), workspace=undisturbed)
     killed = workspace_of(tmp_path / "killed", events)
     lake = Lake(killed.lake)
+    lake.append("quality", Lake(undisturbed.lake).read("quality"))
     for table in ("quarantine", "batches"):  # committed before the kill; the rows had not left the ticks
         rows = Lake(undisturbed.lake).read(table)
         lake.append(table, rows.filter(pick_quarantined(rows, table)))
 
     validate(ValidateConfig(), workspace=killed)
 
-    for table in ("ticks", "batches", "quarantine"):
+    for table in ("ticks", "batches", "quarantine", "quality"):
         assert lake.read(table) == Lake(undisturbed.lake).read(table)
+
+
+def test_every_figure_of_a_minute_is_kept_with_the_limits_it_was_held_against(tmp_path: Path) -> None:
+    """The expectations of Great Expectations and the limits say the same of every figure."""
+    events = second_minute()
+    far_trades(events)
+    clocks_back(events)
+    one_huge_level(events)
+    workspace = workspace_of(tmp_path, events)
+    result = validate(ValidateConfig(), workspace=workspace)
+    rows = Lake(workspace.lake).read("quality").to_pylist()
+    assert {row["figure"] for row in rows} >= set(FIGURES)
+    said: Counter[str] = Counter()
+    for row in rows:
+        if row["rule"]:
+            limit = Limit(**{name: row[name] if row[name] < np.inf else None for name in ("warn", "hold")})
+            assert row["verdict"] == limit.verdict(row["value"]), row
+            said.update([row["rule"]] if row["verdict"] == QUARANTINE else [])
+    assert said == result.reasons == {"clock_back": 1, "trade_outside_book": 1, "size_outlier": 1}
+
+
+def test_the_page_and_the_data_docs_name_the_rules_and_the_minutes_that_broke_them(tmp_path: Path) -> None:
+    events = second_minute()
+    far_trades(events)
+    workspace = workspace_of(tmp_path, events)
+    result = validate(ValidateConfig(), workspace=workspace)
+    page = Path(result.docs)
+    assert f"read {page}" in result.line()
+    text = page.read_text()
+    broken = time.strftime("%Y-%m-%d %H:%M", time.gmtime(int(events["recv_ns"].min()) // 10**9))
+    assert f"<td>{broken}</td>" in text
+    assert text.count('<td class="quarantine">') == 1
+    assert "trade_outside_book</span> 1 share,\nlimit 0.01" in text
+    assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", text)
+    (expectations,) = (page.parent / "docs").glob("validations/**/*.html")
+    assert "trade_outside_book (share)" in expectations.read_text()
+    (linked,) = re.findall(r'href="([^"]+)"', text)
+    assert (page.parent / linked).exists()
 
 
 def pick_quarantined(rows, table: str):
