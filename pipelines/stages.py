@@ -155,9 +155,12 @@ def may_retrain(instrument: str) -> tuple[bool, str]:
 
 
 def begin_retraining(instrument: str, trigger: str, *, asked_by_a_person: bool) -> tuple[bool, str]:
-    """Begin a retraining, or go on with it; whether it may, and why not. No cool-down holds up a person."""
+    """Begin a retraining, or go on with it; whether it may, and why not. No cool-down holds up a person, and an
+    instrument's first model is no retraining."""
     from pipelines.admission import admit
 
+    if instrument not in in_service():
+        return True, ""
     cool_down = 0.0 if asked_by_a_person else _retraining().cool_down_seconds
     answer = admit(settings.workspace(), instrument, trigger, cool_down_seconds=cool_down)
     return answer.admitted, answer.why
