@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from market.drafts import draft_of, remove_draft
 from market.quality.figures import Measured
 from market.quality.limits import Limits
 from market.quality.rules import QUARANTINE, RULES, WARN, Rule, Verdict
@@ -49,10 +50,13 @@ def run(sheets: Sequence[Sheet], docs: Path) -> list[Verdicts]:
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     context.delete_data_docs_site("local_site")  # in a temporary folder
-    context.add_data_docs_site("gate", _site(docs))
+    draft = draft_of(docs)
+    context.add_data_docs_site("gate", _site(draft))
     lake = context.data_sources.add_pandas("lake")
     found = [_judged(gx, context, lake, sheet) for sheet in sheets]
     context.build_data_docs()
+    remove_draft(docs)
+    draft.rename(docs)
     return found
 
 

@@ -100,3 +100,22 @@ def test_levels_of_one_frame_may_come_in_any_order(seed: int) -> None:
             shuffled[at] = minute[rng.permutation(at)]
             shuffled["flags"][at] = minute["flags"][at]
     assert measure(columns(shuffled)) == measure(columns(minute))
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 80), ticks=st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_trades_of_one_time_may_come_in_any_order(seed: int, n: int, ticks: int) -> None:
+    """Only the figures about ids look at the order; all others, and so their rules, stay as they are."""
+    rng = np.random.default_rng(seed)
+    trades = np.zeros(n, dtype=EVENT)
+    trades["kind"], trades["side"], trades["flags"] = TRADE, ASK, F_LAST
+    trades["recv_ns"] = 28_333_333 * MINUTE_NS + np.sort(rng.integers(0, 5, n)) * NS_PER_S
+    trades["exch_ns"] = trades["recv_ns"] - 3_000_000
+    trades["price"], trades["size"] = 1000 + rng.integers(0, ticks, n), rng.integers(1, 50, n)
+    trades["seq"] = trades["frame"] = 1 + np.arange(n)
+    order = np.lexsort((rng.random(n), trades["recv_ns"]))
+    before, after = (measure(columns(each)).values for each in (trades, trades[order]))
+    about_ids = {"seq_back", "missing_trades", "repeated_trades"}
+    assert {name: before[name] for name in before if name not in about_ids} == {
+        name: after[name] for name in after if name not in about_ids
+    }
