@@ -126,12 +126,12 @@ def desk(office: Desk) -> Desk:
 
 
 def test_an_alias_moved_by_hand_puts_nothing_in_service_that_nobody_approved(desk: Desk) -> None:
-    version = desk.register(1)
+    version, other = desk.register(1), desk.register(2)
     desk.registry.set_alias(MODEL, CHAMPION, version)
     with pytest.raises(ApprovalError, match="nobody has approved"):
         desk.deploy(version)
     assert desk.roles == Roles()
-    write_roles(state_path(desk.workspace), KEY, Roles(challenger=version, previous=version))
+    write_roles(state_path(desk.workspace), KEY, Roles(champion=version, previous=other))
     with pytest.raises(ApprovalError, match="nobody has approved"):
         rollback(RollbackConfig(instrument=KEY), workspace=desk.workspace)
 
