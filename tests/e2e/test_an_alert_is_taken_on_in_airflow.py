@@ -1,4 +1,4 @@
-"""escalate_alerts and acknowledge_drift, run by Airflow: who is told, and how a person stops it from Airflow's screen."""
+"""escalate_alerts and acknowledge_drift, run by Airflow: who is told, and how a person stops it from its screen."""
 
 from __future__ import annotations
 
