@@ -35,7 +35,7 @@ class Later:
 
 def letter(workspace: Workspace, found: Mapping[str, Any], *, doing: str, later: Later | None = None) -> Letter:
     """The letter about what a monitor run ``found``; ``doing``: what the system does about it."""
-    event = str(found["event_id"])
+    event, picture = str(found["event_id"]), Path(found["picture"])
     headers = {ALERT_HEADER: DRIFT, EVENT_HEADER: event, MONITOR_HEADER: str(found["monitor_id"])}
     if later is not None:
         headers |= {ALERT_HEADER: later.alert, "In-Reply-To": later.answers, "References": later.answers}
@@ -44,7 +44,7 @@ def letter(workspace: Workspace, found: Mapping[str, Any], *, doing: str, later:
         subject=later.subject if later else drift_subject(found),
         template="mail",
         facts={**_facts(workspace, found), "doing": doing, "urgent": later.urgent if later else ""},
-        picture=Path(found["picture"]),
+        picture=picture if picture.is_file() else None,
         headers=headers,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from market.errors import ServiceError
 from pipelines import drift_mail, mail
 from pipelines.admission import admission
 from pipelines.mail import Postage, Posted
@@ -87,15 +88,11 @@ def notify(config: NotifyConfig, *, workspace: Workspace) -> NotifyResult:
 
 
 def retraining(workspace: Workspace, instrument: str) -> str:
-    """What is done about a drift, in a sentence: a retraining begins, waits for its cool-down, or nobody starts one.
-
-    Raises:
-        ServiceError: the record of retrainings is damaged.
-    """
+    """What is done about a drift, in a sentence: a retraining begins, waits for its cool-down, or nobody starts one."""
     if not workspace.airflow_run:
         return f"Nothing is retrained by itself here; start it with keel retrain --instrument {instrument}."
-    cool_down = stage_config("retrain", RetrainConfig).cool_down_seconds
-    answer = admission(workspace, instrument, cool_down)
-    return (
-        "A challenger is being trained (train_model)." if answer.admitted else f"No new retraining yet: {answer.why}."
-    )
+    try:
+        answer = admission(workspace, instrument, stage_config("retrain", RetrainConfig).cool_down_seconds)
+    except ServiceError as error:  # the mail goes out all the same
+        return f"Whether a challenger is being trained is not known: {error}."
+    return f"No new retraining yet: {answer.why}." if answer.why else "A challenger is being trained (train_model)."

@@ -182,7 +182,7 @@ def status(config: StatusConfig, *, workspace: Workspace) -> StatusResult:  # no
             not_known.append(f"what Airflow asks ({error})")
     warnings: list[str] = []
     try:
-        warnings += _stray_aliases(ring, site if states else None)
+        warnings += _stray_aliases(ring, site)
     except ServiceError as error:
         not_known.append(f"whether the registry's champions are those on record ({error})")
     return StatusResult(

@@ -25,7 +25,7 @@ from pipelines.inference_server import hold_server, inference_server, repository
 from pipelines.rollback import RollbackConfig, rollback
 from pipelines.workspace import Address, Workspace
 from serving.manifest import MODEL_FILE
-from serving.router import Move, Roles, changing
+from serving.router import Move, Roles, changing, write_roles
 from serving.triton.server import default_install, running_triton
 from training.registry import CHAMPION, PREVIOUS, Registry
 
@@ -49,6 +49,17 @@ def office(tmp_path_factory: pytest.TempPathFactory, write_seeded_bundle: Callab
 def desk(office: Desk) -> Desk:
     office.forget()
     return office
+
+
+def test_an_alias_moved_by_hand_puts_nothing_in_service_that_nobody_approved(desk: Desk) -> None:
+    version, other = desk.register(1), desk.register(2)
+    desk.registry.set_alias(MODEL, CHAMPION, version)
+    with pytest.raises(ApprovalError, match="nobody has approved"):
+        desk.deploy(version)
+    assert desk.roles == Roles()
+    write_roles(state_path(desk.workspace), KEY, Roles(champion=version, previous=other))
+    with pytest.raises(ApprovalError, match="nobody has approved"):
+        rollback(RollbackConfig(instrument=KEY), workspace=desk.workspace)
 
 
 def test_a_model_is_born_replaced_and_comes_back(desk: Desk) -> None:

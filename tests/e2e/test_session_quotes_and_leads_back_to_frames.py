@@ -17,7 +17,7 @@ from in_service import approved
 
 from market import instruments
 from market.clock import NS_PER_S, SystemClock
-from market.errors import InputError, ModelError, ServiceError, SettingsError
+from market.errors import ApprovalError, InputError, ModelError, ServiceError, SettingsError
 from market.feeds import landing
 from market.lake import Lake
 from pipelines.inference_server import state_path
@@ -264,6 +264,12 @@ def test_a_configuration_that_does_not_fit_together_is_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=word):
         serve(ServeConfig(**changes), workspace=workspace)
+
+
+def test_a_champion_that_nobody_approved_is_not_served(workspace: Workspace) -> None:
+    write_roles(state_path(workspace), KEY, Roles(champion=2))  # by hand: version 1 is the approved one
+    with pytest.raises(ApprovalError, match=r"nobody has approved keel-sim-usdm\.BTCUSDT version 2"):
+        serve(ServeConfig(url="ws://127.0.0.1:1"), workspace=workspace)
 
 
 def test_an_instrument_with_nothing_in_service_is_refused(workspace: Workspace) -> None:

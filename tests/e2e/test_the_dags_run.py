@@ -24,11 +24,10 @@ from wire_frames import START_NS, USDM, BreathingExchange, stamped, write_lines
 from market.clock import NS_PER_S
 from market.lake import Lake
 from pipelines import audit
-from pipelines.inference_server import roles_of, state_path
+from pipelines.inference_server import roles_of
 from pipelines.mailsink import running_mail_sink
 from pipelines.people import NOBODY
 from pipelines.workspace import Workspace
-from serving.router import Roles, write_roles
 from serving.triton.client import TritonClient
 from serving.triton.server import Endpoint, default_install, running_triton
 from training import datasets
@@ -419,30 +418,3 @@ def test_promote_model_moves_the_alias_when_a_second_person_approves(
     assert registry.tags(MODEL, 2)["approval_reason"] == "better by 0.1 nats"
     assert served(triton) == (1, 2)
     assert audit.verify_workspace(workspace).entries == len(audit.read(audit.path_of(workspace)))
-
-
-def test_an_alert_goes_to_others_and_stops_once_somebody_takes_it_on_in_airflow(
-    airflow: AirflowHome, workspace: Workspace, monitored: tuple[Run, Run, Run], promote_model: DagProcess
-) -> None:
-    event = monitored[1].returned["watch.monitor"]["event_id"]
-    roles = roles_of(workspace, KEY)
-    write_roles(state_path(workspace), KEY, Roles(champion=1))  # the drift was of version 1
-    sink, soon = running_mail_sink(workspace.home / "mailsink"), {"KEEL_ESCALATE__ACKNOWLEDGE_WITHIN": "1"}
-    with sink as mail, airflow.dag("escalate_alerts", KEEL_MAIL=str(mail), **soon) as escalate_alerts:
-        first, second = escalate_alerts.run(), escalate_alerts.run()
-        assert first.returned["escalate"]["mailed"] == [f"{event}.escalated"]
-        assert (first.tasks["ask"], second.tasks["ask"]) == ("success", "skipped")  # a run of its own, once
-        assert second.returned["escalate"]["mailed"] == []
-        assert [alert["state"] for alert in second.returned["escalate"]["alerts"]] == ["escalated"]
-
-        with airflow.dag("acknowledge_drift") as acknowledge_drift:
-            acknowledge_drift.start(event_id=event, instrument=KEY, says="waits")
-            acknowledge_drift.wait_until_it_asks()
-            question = airflow.answer("mallory", "I take it on", "", field="note")
-            run = acknowledge_drift.finish()
-        assert question["subject"] == f"Drift on {KEY}: who takes it on?"
-        assert (run.state, run.returned["acknowledge"]["name"]) == ("success", "mallory")
-        third = escalate_alerts.run()
-    write_roles(state_path(workspace), KEY, roles)
-    assert [alert["state"] for alert in third.returned["escalate"]["alerts"]] == ["acknowledged"]
-    assert third.tasks["ask"] == "skipped"

@@ -1,4 +1,4 @@
-"""``keel escalate`` is killed with 9 before each change it makes; the next run ends as if it had not been."""
+"""What leads into the safe state and out of it is killed with 9 before each of its changes, and completed."""
 
 from __future__ import annotations
 
@@ -85,3 +85,24 @@ def test_killed_before_any_change_it_is_completed_and_nothing_is_done_twice(
         assert list((home / "mail" / "outbox").iterdir()) == []
     # between the server's answer and the move lies one change: its mail comes twice, under one Message-ID
     assert twice == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "kinds", "mode"),
+    [("safe", ["approval", "safe state"], "safe"), ("resume", ["approval", "safe state", "resumed"], "normal")],
+)
+def test_in_and_out_of_the_safe_state_by_hand_survive_a_kill_before_any_change(
+    alerted: Path, tmp_path: Path, verb: str, kinds: list[str], mode: str
+) -> None:
+    home, said = tmp_path / "home", ("--instrument", KEY, "--name", "mary", "--reason", "under maintenance")
+    if verb == "resume":
+        assert keel(alerted, "safe", *said).code == 0
+    shutil.copytree(alerted, home)
+    for at in range(1, keel(home, verb, *said).changes + 1):
+        shutil.rmtree(home)
+        shutil.copytree(alerted, home)
+        assert keel(home, verb, *said, at=at).killed
+        assert keel(home, verb, *said).code == 0
+        workspace = Workspace(home=home)
+        assert [entry.kind for entry in audit.read(audit.path_of(workspace))] == kinds
+        assert read_stances(stance_path(workspace))[KEY].mode == mode

@@ -150,6 +150,17 @@ def test_an_alert_that_reached_nobody_ends_in_the_safe_state_too(tmp_path: Path,
     assert after(30, workspace, clock).safe == (KEY,)
 
 
+def test_a_report_without_its_picture_and_a_damaged_record_of_retrainings_hold_up_no_mail(
+    workspace: Workspace, clock: ManualClock
+) -> None:
+    (workspace.reports / "monitor-1" / "drift.png").unlink()
+    damaged = workspace.home / "retrainings" / f"{KEY}.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    scheduled = replace(workspace, airflow_run="https://airflow.example/dags/escalate_alerts/runs/r1")
+    assert after(15, scheduled, clock).mailed == (f"{EVENT}.escalated",)
+
+
 def test_two_alerts_of_one_instrument_are_one_safe_state_and_both_on_record(
     workspace: Workspace, clock: ManualClock
 ) -> None:
