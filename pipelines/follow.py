@@ -40,6 +40,7 @@ from pipelines.slow_source import SlowSource
 from pipelines.workspace import Workspace
 from serving import drivers
 from serving.follower import Follower, Means, Watched
+from serving.guardrails import Judge
 from serving.lineup import Lineup
 from serving.quoting.engine import Holdings
 from serving.session import Plan, QuotingSession
@@ -66,6 +67,7 @@ class _Going:
     follower: Follower
     holdings: Holdings = field(default_factory=Holdings)
     introduced: frozenset[int] = frozenset()
+    judge: Judge | None = None
     passed_ns: int = 0
     wait_s: float = _FIRST_WAIT_S
     result: ServeResult | None = None
@@ -100,6 +102,7 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
         clock=workspace.clock,
         load=lambda version: proven_bundle(workspace, instrument.key, version),
         complete=completion,
+        halt=stop.set,
         tell=log.warning,
         guardrails=config.guardrails,
     )
@@ -171,12 +174,13 @@ def _plan(going: _Going, lineup: Lineup, slow: SlowSource) -> Plan:
         guardrails=config.guardrails,
         inventory_limit=config.policy.max_inventory_lots,
         holdings=going.holdings,
+        judge=going.judge,
     )
 
 
 def _put_away(going: _Going, session: QuotingSession) -> None:
     totals = session.totals
-    going.holdings, going.introduced = session.engine.holdings, session.introduced
+    going.holdings, going.introduced, going.judge = session.engine.holdings, session.introduced, session.judge
     going.passed_ns += totals.last_ns - totals.first_ns
     earlier = going.result.sessions if going.result else ()
     result = result_of(going.config, session)

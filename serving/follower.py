@@ -32,6 +32,8 @@ from serving.guardrails import (
     read_breach,
     write_breach,
 )
+from serving.hotpath import network
+from serving.hotpath.network import Model
 from serving.lineup import Lineup, wanted
 from serving.router import Roles, read_roles
 from serving.session import QuotingSession
@@ -56,12 +58,13 @@ class Watched:
 @dataclass(frozen=True, kw_only=True)
 class Means:
     """What a follower works with. ``load``: the proven bundle of a version, or ModelError. ``complete`` brings roles,
-    registry and Triton to what a breach has decided; it is called again while they differ, and must not block. ``tell``
-    takes what a person should know."""
+    registry and Triton to what a breach has decided; it is called again while they differ, and must not block. ``halt``
+    ends the quoting: nobody may quote unwatched. ``tell`` takes what a person should know."""
 
     clock: Clock
     load: Callable[[int], Bundle]
     complete: Callable[[], None]
+    halt: Callable[[], None]
     tell: Callable[[str], None]
     guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
 
@@ -78,6 +81,7 @@ class Follower:
     def __init__(self, watched: Watched, means: Means) -> None:
         self.ready: tuple[Lineup, dict[int, Bundle]] | None = None
         self._bundles: dict[int, Bundle] = {}
+        self._models: dict[int, Model] = {}
         self.stance: Mode = NORMAL.mode
         self.refused: dict[int, str] = {}
         self._watched = watched
@@ -148,6 +152,7 @@ class Follower:
                     self._write_alive()
         except BaseException as error:  # noqa: BLE001  # handed to the main thread, see check
             self._error = error
+            self._means.halt()
 
     def _look(self) -> None:
         self._look_at_stance()
@@ -164,7 +169,7 @@ class Follower:
         bundles = {version: self._bundles[version] for version in lineup.versions}
         self.ready = lineup, bundles
         if session is not None and not lineup.same_play(session.target):
-            session.play(lineup, bundles)
+            session.play(lineup, {version: self._models[version] for version in lineup.versions})
 
     def _look_at_stance(self) -> None:
         if not self._is_new(self._watched.stances):
@@ -198,6 +203,7 @@ class Follower:
             self._load(version)
         needed = {*lineup.versions, *self._roles.versions()}
         self._bundles = {version: bundle for version, bundle in self._bundles.items() if version in needed}
+        self._models = {version: model for version, model in self._models.items() if version in needed}
         bad = [version for version in lineup.versions if version in self.refused]
         if not bad:
             return lineup
@@ -211,7 +217,9 @@ class Follower:
         if version in self._bundles or version in self.refused:
             return
         try:
-            self._bundles[version] = self._means.load(version)
+            bundle = self._means.load(version)
+            self._models[version] = network.load(bundle.path)  # here, so that no step waits for a disk
+            self._bundles[version] = bundle
         except KeelError as error:
             self.refused[version] = str(error)
             self._means.tell(f"version {version} is not played: {error}")
