@@ -108,6 +108,7 @@ def test_a_trial_goes_on_in_the_next_session_also_where_the_clock_began_again() 
     mine.resume("live-z")
     again = rows(500)
     again["recv_ns"] -= 3600 * NS_PER_S
+    again["mid2"] = 600_000
     again["probs"][:, 1, 15:18] = (0.001, 0.001, 0.998)
     breach = watch(mine, again)
     assert breach is not None
