@@ -49,8 +49,7 @@ from serving.stance import STANCE_FILE
 COMPACTED = ("raw", "ticks", "predictions", "quotes", "outcomes")  # a session commits these often
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 15.0
-_PATIENCE_S = 0.5  # of a completion: whoever began the trial may be there and do it
-_AGAIN_S = 5.0
+_AGAIN_S = 1.0
 _REMEMBERED = 200  # names of sessions in the result
 
 log = logging.getLogger("keel.serve")
@@ -97,11 +96,11 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
         stances=workspace.home / STANCE_FILE,
         sessions=workspace.home / "sessions",
     )
-    completion = Completion(workspace, instrument.key)
+    standby = Standby(workspace, instrument.key)
     means = Means(
         clock=workspace.clock,
         load=lambda version: proven_bundle(workspace, instrument.key, version),
-        complete=completion,
+        attend=standby,
         halt=stop.set,
         tell=log.warning,
         guardrails=config.guardrails,
@@ -121,7 +120,7 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
                     going.wait_s = min(2 * going.wait_s, _LONGEST_WAIT_S)
                 compactor.begin()
     finally:
-        completion.close()
+        standby.close()
     if going.result is None:
         if stop.is_set():
             raise KeyboardInterrupt
@@ -213,37 +212,38 @@ def _land(going: _Going) -> None:
         going.passed_ns += last_ns - first_ns
 
 
-class Completion:
-    """Completes a rollback that the session has begun, in a process of its own: ``keel rollback`` moves what the
-    session must not touch. Called as long as there is something to complete; waits a moment first, since ``keel
-    promote``, where it runs, does the same."""
+class Standby:
+    """A process that stands by while a version is on trial: ``keel rollback`` moves what the session must not touch,
+    and has imported what it needs before it is needed. Called at every look."""
 
     def __init__(self, workspace: Workspace, instrument: str) -> None:
         self._workspace = workspace
         self._instrument = instrument
         self._child: subprocess.Popen[bytes] | None = None
         self._due = 0.0
+        self._wanted = False
 
-    def __call__(self) -> None:
-        now = time.monotonic()
-        if self._child is not None:
-            code = self._child.poll()
-            if code is None:
-                return
-            log.warning("keel rollback ended with exit code %d", code)
-            self._child, self._due = None, now + _AGAIN_S
-        elif self._due == 0.0:
-            self._due = now + _PATIENCE_S
-        if now >= self._due:
-            self._child = subprocess.Popen(self._words(), env=self._environment(), stdout=subprocess.DEVNULL)
+    def __call__(self, on_trial: bool, broken: bool) -> None:
+        """``on_trial``: the roles have a version on trial; ``broken``: the session has stepped back from it."""
+        self._wanted = broken
+        if self._child is not None and (code := self._child.poll()) is not None:
+            if code:
+                log.warning("keel rollback, which stood by, ended with exit code %d", code)
+            self._child, self._due = None, time.monotonic() + _AGAIN_S
+        if on_trial and self._child is None and time.monotonic() >= self._due:
+            self._child = subprocess.Popen(
+                self._words(), env=self._environment(), stdout=subprocess.DEVNULL, start_new_session=True
+            )
 
     def close(self) -> None:
-        """Wait for what was begun."""
+        """Wait for a rollback that is to be completed; else nobody has to stand by any more."""
         if self._child is not None:
+            if not self._wanted:
+                self._child.terminate()
             self._child.wait()
 
     def _words(self) -> list[str]:
-        asked = ["rollback", "--instrument", self._instrument, "--set", "automatic=true"]
+        asked = ["rollback", "--instrument", self._instrument, "--set", "standby=true"]
         return [sys.executable, "-m", "pipelines.cli", *asked]
 
     def _environment(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ bundle is loaded, verified and proven here; only then is the session given the l
 steps. A bundle that does not pass is said and not played, and what quoted before goes on.
 
 A breach is acted on by the session itself. It is put down in a file at once, so that the next session knows of it, and
-``complete`` is called until the roles agree: a registry's aliases and Triton are not the session's to move.
+whoever attends the trial completes it: a registry's aliases and Triton are not the session's to move.
 """
 
 from __future__ import annotations
@@ -57,13 +57,14 @@ class Watched:
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
-    """What a follower works with. ``load``: the proven bundle of a version, or ModelError. ``complete`` brings roles,
-    registry and Triton to what a breach has decided; it is called again while they differ, and must not block. ``halt``
+    """What a follower works with. ``load``: the proven bundle of a version, or ModelError. ``attend`` is
+    told at every look whether a version is on trial and whether it broke a guardrail; it sees that roles, registry and
+    Triton follow, and must not block. ``halt``
     ends the quoting: nobody may quote unwatched. ``tell`` takes what a person should know."""
 
     clock: Clock
     load: Callable[[int], Bundle]
-    complete: Callable[[], None]
+    attend: Callable[[bool, bool], None]
     halt: Callable[[], None]
     tell: Callable[[str], None]
     guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
@@ -158,8 +159,7 @@ class Follower:
         self._look_at_stance()
         self._look_at_roles()
         canary = self._roles.canary
-        if canary is not None and canary.trial == self._lost:
-            self._means.complete()
+        self._means.attend(canary is not None, canary is not None and canary.trial == self._lost)
         lineup, session = self._wanted(), self._session
         if lineup is None:
             return
