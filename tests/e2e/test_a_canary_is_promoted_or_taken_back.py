@@ -179,7 +179,7 @@ def test_a_breach_is_completed_though_promote_was_killed(floor: Floor) -> None:
     """The session steps back by itself, and sees that registry, roles and Triton follow."""
     desk = floor.desk
     first, bad = desk.crown(1), desk.candidate(2, spoiled="words")
-    with floor.quoting(guardrails="{least_rows: 3000, latency_rows: 5000}"):
+    with floor.quoting(guardrails="{least_rows: 8000, latency_rows: 8000}"):
         promote = floor.keel("promote", "--version", str(bad), "--set", "step_seconds=1000")
         floor.until(lambda alive: alive.phase == "canary")
         promote.kill()
