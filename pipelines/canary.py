@@ -195,7 +195,7 @@ def withdraw(desk: Desk, breach: Breach) -> Watched:
     change = Change(
         instrument=desk.instrument, new=canary.against, old=canary.version, kind="automatic rollback", why=why
     )
-    if roles.champion != canary.version:
+    if roles.champion != canary.version and roles.move is None:
         return take_out(desk, change)
     return swap.change_champion(change, workspace=desk.workspace, registry=desk.registry, watch_s=0.1)
 

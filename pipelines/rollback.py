@@ -72,7 +72,7 @@ def rollback(config: RollbackConfig, *, workspace: Workspace) -> RollbackResult:
             return result
         roles = desk.roles
         change = _change(config, roles, registry)
-        if roles.canary is not None and roles.canary.version == change.old and roles.champion != change.old:
+        if roles.canary is not None and not roles.canary.promoted and roles.move is None:
             watched = trials.take_out(desk, change)
         else:
             watched = swap.change_champion(change, workspace=workspace, registry=registry, watch_s=config.watch_seconds)
