@@ -67,9 +67,13 @@ def monitor_drift():
 
     @task(outlets=[TEST_WON])
     def compare(instrument: str, outlet_events=None) -> dict:
+        from market.errors import EmptyDataError
         from pipelines.stages import run_as_task
 
-        tested = run_as_task("compare", instrument=instrument)
+        try:
+            tested = run_as_task("compare", instrument=instrument)
+        except EmptyDataError as nothing_yet:
+            raise AirflowSkipException(str(nothing_yet)) from None
         if tested["verdict"] != "promote":
             raise AirflowSkipException(f"the test says {tested['verdict']}")
         outlet_events[TEST_WON].add_partitions(instrument)

@@ -8,6 +8,7 @@ process that the session starts, or a later ``keel promote`` or ``keel rollback`
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -160,6 +161,19 @@ def withdraw_if_broken(desk: Desk, canary: Canary) -> None:
         raise GateError(f"{desk.model} {breach.line()}. It can be promoted again after a new approval")
 
 
+def stand_by(desk: Desk) -> None:
+    """Wait, with everything imported, until the session breaks off the trial in force, or the trial is over, or whoever
+    started this process is gone."""
+    parent = os.getppid()
+    desk.registry.aliases(desk.model)  # imports what takes seconds to import
+    trial = desk.roles.canary
+    while trial is not None and os.getppid() == parent:
+        breach, now = read_breach(breach_path(desk.sessions, desk.instrument)), desk.roles.canary
+        if now is None or now.trial != trial.trial or (breach is not None and breach.trial == trial.trial):
+            return
+        time.sleep(_POLL_S)
+
+
 def withdraw_broken(desk: Desk) -> Breach | None:
     """Complete the rollback that a session has begun, if there is one; the breach it was for. Call under
     :func:`serving.router.changing`."""
@@ -181,7 +195,7 @@ def withdraw(desk: Desk, breach: Breach) -> Watched:
     change = Change(
         instrument=desk.instrument, new=canary.against, old=canary.version, kind="automatic rollback", why=why
     )
-    if roles.champion != canary.version:
+    if roles.champion != canary.version and roles.move is None:
         return take_out(desk, change)
     return swap.change_champion(change, workspace=desk.workspace, registry=desk.registry, watch_s=0.1)
 

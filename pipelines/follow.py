@@ -41,6 +41,7 @@ from pipelines.slow_source import SlowSource
 from pipelines.workspace import Workspace
 from serving import drivers
 from serving.follower import Follower, Means, Watched
+from serving.guardrails import Judge
 from serving.lineup import Lineup
 from serving.quoting.engine import Holdings
 from serving.session import Plan, QuotingSession
@@ -49,8 +50,7 @@ from serving.stance import STANCE_FILE
 COMPACTED = ("raw", "ticks", "predictions", "quotes", "outcomes")  # a session commits these often
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 15.0
-_PATIENCE_S = 0.5  # of a completion: whoever began the trial may be there and do it
-_AGAIN_S = 5.0
+_AGAIN_S = 1.0
 _REMEMBERED = 200  # names of sessions in the result
 
 log = logging.getLogger("keel.serve")
@@ -67,6 +67,7 @@ class _Going:
     follower: Follower
     holdings: Holdings = field(default_factory=Holdings)
     introduced: frozenset[int] = frozenset()
+    judge: Judge | None = None
     passed_ns: int = 0
     wait_s: float = _FIRST_WAIT_S
     result: ServeResult | None = None
@@ -96,11 +97,12 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
         stances=workspace.home / STANCE_FILE,
         sessions=workspace.home / "sessions",
     )
-    completion = Completion(workspace, instrument.key)
+    standby = Standby(workspace, instrument.key)
     means = Means(
         clock=workspace.clock,
         load=lambda version: proven_bundle(workspace, instrument.key, version),
-        complete=completion,
+        attend=standby,
+        halt=stop.set,
         tell=log.warning,
         guardrails=config.guardrails,
         forbidden=lambda roles: unapproved(workspace, instrument.key, roles),
@@ -120,7 +122,7 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
                     going.wait_s = min(2 * going.wait_s, _LONGEST_WAIT_S)
                 compactor.begin()
     finally:
-        completion.close()
+        standby.close()
     if going.result is None:
         if stop.is_set():
             raise KeyboardInterrupt
@@ -173,12 +175,13 @@ def _plan(going: _Going, lineup: Lineup, slow: SlowSource) -> Plan:
         guardrails=config.guardrails,
         inventory_limit=config.policy.max_inventory_lots,
         holdings=going.holdings,
+        judge=going.judge,
     )
 
 
 def _put_away(going: _Going, session: QuotingSession) -> None:
     totals = session.totals
-    going.holdings, going.introduced = session.engine.holdings, session.introduced
+    going.holdings, going.introduced, going.judge = session.engine.holdings, session.introduced, session.judge
     going.passed_ns += totals.last_ns - totals.first_ns
     earlier = going.result.sessions if going.result else ()
     result = result_of(going.config, session)
@@ -211,37 +214,38 @@ def _land(going: _Going) -> None:
         going.passed_ns += last_ns - first_ns
 
 
-class Completion:
-    """Completes a rollback that the session has begun, in a process of its own: ``keel rollback`` moves what the
-    session must not touch. Called as long as there is something to complete; waits a moment first, since ``keel
-    promote``, where it runs, does the same."""
+class Standby:
+    """A process that stands by while a version is on trial: ``keel rollback`` moves what the session must not touch,
+    and has imported what it needs before it is needed. Called at every look."""
 
     def __init__(self, workspace: Workspace, instrument: str) -> None:
         self._workspace = workspace
         self._instrument = instrument
         self._child: subprocess.Popen[bytes] | None = None
         self._due = 0.0
+        self._wanted = False
 
-    def __call__(self) -> None:
-        now = time.monotonic()
-        if self._child is not None:
-            code = self._child.poll()
-            if code is None:
-                return
-            log.warning("keel rollback ended with exit code %d", code)
-            self._child, self._due = None, now + _AGAIN_S
-        elif self._due == 0.0:
-            self._due = now + _PATIENCE_S
-        if now >= self._due:
-            self._child = subprocess.Popen(self._words(), env=self._environment(), stdout=subprocess.DEVNULL)
+    def __call__(self, on_trial: bool, broken: bool) -> None:
+        """``on_trial``: the roles have a version on trial; ``broken``: the session has stepped back from it."""
+        self._wanted = broken
+        if self._child is not None and (code := self._child.poll()) is not None:
+            if code:
+                log.warning("keel rollback, which stood by, ended with exit code %d", code)
+            self._child, self._due = None, time.monotonic() + _AGAIN_S
+        if on_trial and self._child is None and time.monotonic() >= self._due:
+            self._child = subprocess.Popen(
+                self._words(), env=self._environment(), stdout=subprocess.DEVNULL, start_new_session=True
+            )
 
     def close(self) -> None:
-        """Wait for what was begun."""
+        """Wait for a rollback that is to be completed; else nobody has to stand by any more."""
         if self._child is not None:
+            if not self._wanted:
+                self._child.terminate()
             self._child.wait()
 
     def _words(self) -> list[str]:
-        asked = ["rollback", "--instrument", self._instrument, "--set", "automatic=true"]
+        asked = ["rollback", "--instrument", self._instrument, "--set", "standby=true"]
         return [sys.executable, "-m", "pipelines.cli", *asked]
 
     def _environment(self) -> dict[str, str]:

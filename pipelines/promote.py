@@ -106,7 +106,8 @@ def promote(config: PromoteConfig, *, workspace: Workspace) -> PromoteResult:
     trials.require_standing(desk, config.version, approval)
     with ExitStack() as stack:
         on_trial = _begin(config, desk, stack)
-        if on_trial is not None and not on_trial.canary.promoted:
+        # a swap that was cut off had held every step
+        if on_trial is not None and not on_trial.canary.promoted and desk.roles.move is None:
             trials.hold_steps(desk, on_trial.client, on_trial.canary, least_rows=config.least_rows)
         with trials.patiently(desk.state):
             change, done, watched = _swap(config, desk)

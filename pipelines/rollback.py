@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from market.errors import ModelError
 from pipelines import canary as trials
-from pipelines import inference_server, swap
+from pipelines import swap
 from pipelines.canary import Desk
 from pipelines.swap import Change, Watched
 from pipelines.workspace import Workspace
@@ -21,13 +21,13 @@ from training.registry import CHAMPION, PREVIOUS, Registry, model_name
 @dataclass(frozen=True, kw_only=True)
 class RollbackConfig:
     """``watch_seconds``: how long the champion's route is watched before and after; short, since it is urgent.
-    ``automatic``: only complete what a session has begun; nothing is done where there is nothing of the kind."""
+    ``standby``: stay as long as a version is on trial, and complete what its session begins; nothing else is done."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = "sim-usdm.BTCUSDT"
     watch_seconds: float = 0.2
-    automatic: bool = False
+    standby: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +62,17 @@ def rollback(config: RollbackConfig, *, workspace: Workspace) -> RollbackResult:
     registry, model = Registry(workspace.tracking), model_name(config.instrument)
     desk = Desk(workspace=workspace, registry=registry, instrument=config.instrument)
     result = RollbackResult(instrument=config.instrument, model_name=model, version=0, withdrawn=0, watched=Watched())
-    with changing(inference_server.state_path(workspace)):
+    if config.standby:
+        trials.stand_by(desk)
+    with trials.patiently(desk.state) if config.standby else changing(desk.state):
         breach = trials.withdraw_broken(desk)
         if breach is not None:
             return replace(result, version=breach.against, withdrawn=breach.version, guardrail=breach.guardrail)
-        if config.automatic:
+        if config.standby:
             return result
         roles = desk.roles
         change = _change(config, roles, registry)
-        if roles.canary is not None and roles.canary.version == change.old and roles.champion != change.old:
+        if roles.canary is not None and not roles.canary.promoted and roles.move is None:
             watched = trials.take_out(desk, change)
         else:
             watched = swap.change_champion(change, workspace=workspace, registry=registry, watch_s=config.watch_seconds)

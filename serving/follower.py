@@ -5,7 +5,7 @@ bundle is loaded, verified and proven here; only then is the session given the l
 steps. A bundle that does not pass is said and not played, and what quoted before goes on.
 
 A breach is acted on by the session itself. It is put down in a file at once, so that the next session knows of it, and
-``complete`` is called until the roles agree: a registry's aliases and Triton are not the session's to move.
+whoever attends the trial completes it: a registry's aliases and Triton are not the session's to move.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from serving.guardrails import (
     read_breach,
     write_breach,
 )
+from serving.hotpath import network
+from serving.hotpath.network import Model
 from serving.lineup import Lineup, wanted
 from serving.router import Roles, read_roles
 from serving.session import QuotingSession
@@ -55,13 +57,15 @@ class Watched:
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
-    """What a follower works with. ``load``: the proven bundle of a version, or ModelError. ``complete`` brings roles,
-    registry and Triton to what a breach has decided; it is called again while they differ, and must not block. ``tell``
-    takes what a person should know. ``forbidden``: which versions of some roles may not play theirs, and why."""
+    """What a follower works with. ``load``: the proven bundle of a version, or ModelError. ``attend`` is told at every
+    look whether a version is on trial and whether it broke a guardrail; it sees that roles, registry and Triton follow,
+    and must not block. ``halt`` ends the quoting: nobody may quote unwatched. ``tell`` takes what a person should know.
+    ``forbidden``: which versions of some roles may not play theirs, and why."""
 
     clock: Clock
     load: Callable[[int], Bundle]
-    complete: Callable[[], None]
+    attend: Callable[[bool, bool], None]
+    halt: Callable[[], None]
     tell: Callable[[str], None]
     guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
     forbidden: Callable[[Roles], dict[int, str]] = lambda _roles: {}
@@ -79,6 +83,7 @@ class Follower:
     def __init__(self, watched: Watched, means: Means) -> None:
         self.ready: tuple[Lineup, dict[int, Bundle]] | None = None
         self._bundles: dict[int, Bundle] = {}
+        self._models: dict[int, Model] = {}
         self.stance: Mode = NORMAL.mode
         self.refused: dict[int, str] = {}
         self._watched = watched
@@ -149,13 +154,13 @@ class Follower:
                     self._write_alive()
         except BaseException as error:  # noqa: BLE001  # handed to the main thread, see check
             self._error = error
+            self._means.halt()
 
     def _look(self) -> None:
         self._look_at_stance()
         self._look_at_roles()
         canary = self._roles.canary
-        if canary is not None and canary.trial == self._lost:
-            self._means.complete()
+        self._means.attend(canary is not None, canary is not None and canary.trial == self._lost)
         lineup, session = self._wanted(), self._session
         if lineup is None:
             return
@@ -165,7 +170,7 @@ class Follower:
         bundles = {version: self._bundles[version] for version in lineup.versions}
         self.ready = lineup, bundles
         if session is not None and not lineup.same_play(session.target):
-            session.play(lineup, bundles)
+            session.play(lineup, {version: self._models[version] for version in lineup.versions})
 
     def _look_at_stance(self) -> None:
         if not self._is_new(self._watched.stances):
@@ -201,6 +206,7 @@ class Follower:
             self._load(version)
         needed = {*lineup.versions, *self._roles.versions()}
         self._bundles = {version: bundle for version, bundle in self._bundles.items() if version in needed}
+        self._models = {version: model for version, model in self._models.items() if version in needed}
         bad = [version for version in lineup.versions if version in self.refused]
         if not bad:
             return lineup
@@ -214,7 +220,9 @@ class Follower:
         if version in self._bundles or version in self.refused:
             return
         try:
-            self._bundles[version] = self._means.load(version)
+            bundle = self._means.load(version)
+            self._models[version] = network.load(bundle.path)  # here, so that no step waits for a disk
+            self._bundles[version] = bundle
         except KeelError as error:
             self.refused[version] = str(error)
             self._means.tell(f"version {version} is not played: {error}")

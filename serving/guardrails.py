@@ -40,9 +40,11 @@ _NS_PER_US = 1000
 class GuardrailConfig:
     """Limits. ``log_loss_worse`` in nats, looked at from ``least_rows`` rows with known labels on;
     ``drawdown_half_ticks`` in half ticks times lots; ``step_p99_us`` over the last ``latency_rows`` rows at most, and
-    from ``least_rows`` on."""
+    from ``least_rows`` on. Words of the first ``settle_seconds`` of market time are not held against anybody: a network
+    that was put in begins with nothing in its memory."""
 
     log_loss_worse: float = 0.10
+    settle_seconds: float = 5.0
     least_rows: int = 500
     drawdown_half_ticks: int = 200_000
     step_p99_us: float = 2_000.0
@@ -55,7 +57,7 @@ class GuardrailConfig:
             raise SettingsError(f"expected 1 <= least_rows <= latency_rows, saw {self}")
         if not (self.log_loss_worse > 0 and self.drawdown_half_ticks > 0 and self.step_p99_us > 0):
             raise SettingsError(f"expected limits above zero, saw {self}")
-        if self.not_a_number < 0 or self.inventory_over_lots < 0:
+        if self.not_a_number < 0 or self.inventory_over_lots < 0 or self.settle_seconds < 0:
             raise SettingsError(f"expected limits of zero or more, saw {self}")
 
 
@@ -127,7 +129,8 @@ class Judge:
 
     def add(self, decisions: Decisions, block: int, position: Position) -> Breach | None:
         """Look at rows (n,) of one block, all under this trial's line-up; the first breach is answered."""
-        self.since_ns = self.since_ns or int(decisions["recv_ns"][0])
+        first_ns = int(decisions["recv_ns"][0])
+        self.since_ns = min(self.since_ns or first_ns, first_ns)  # a simulated market may have begun again
         self.last_ns = max(self.last_ns, int(decisions["recv_ns"][-1]))
         self._follow_position(int(decisions["arm"][-1]) == self.new_arm, block, position)
         spoken = np.isfinite(decisions["probs"][:, :, _WORDS]).all(axis=2)
@@ -137,7 +140,8 @@ class Judge:
         )
         if self._wordless > self.config.not_a_number:
             return self._breach("not_a_number", self._wordless, self.config.not_a_number)
-        both = decisions[spoken.all(axis=1)]
+        settled = decisions["recv_ns"] >= self.since_ns + int(self.config.settle_seconds * NS_PER_S)
+        both = decisions[spoken.all(axis=1) & settled]
         if len(both):
             self._pending.append(both[["recv_ns", "mid2", "probs"]].copy())
         self._keep_times(decisions["step_ns"])
@@ -148,6 +152,13 @@ class Judge:
         self._looked_ns = self.last_ns
         self._label()
         return self._judge()
+
+    def resume(self, session: str) -> Judge:
+        """Go on in the next session, on whose first row the clock, the book and the money may stand elsewhere."""
+        self.session = session
+        self.last_ns = self._looked_ns = 0
+        self._pending, self._worth2, self._block = [], None, None
+        return self
 
     def held(self) -> Held:
         """The figures so far."""

@@ -14,7 +14,7 @@ on the session's own rows; when it breaks a guardrail, who acted before it acts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,8 +29,9 @@ from market.feeds.orders import read_report
 from market.instruments import Instrument
 from market.venues.protocol import NO_EVENTS, Slow
 from serving.bundle import Bundle
-from serving.guardrails import Breach, GuardrailConfig, Held, Position, judge_of
+from serving.guardrails import Breach, GuardrailConfig, Held, Judge, Position, judge_of
 from serving.hotpath.loop import HotPath
+from serving.hotpath.network import Model
 from serving.hotpath.records import R_NO_BOOK, R_WARM_UP
 from serving.lineup import Lineup
 from serving.quoting.engine import Holdings, Quote, QuoteEngine
@@ -51,8 +52,8 @@ class Plan:
 
     ``first_slow`` answers what was known of the slow features (N_SLOW,) at the first frame's receive time. Before
     ``start_ns`` the book and the windows are built up and no model speaks. A challenger that comes in is a shadow for
-    ``shadow_blocks``, unless it is one of ``introduced``. ``holdings``: what an earlier session left;
-    ``inventory_limit`` in lots.
+    ``shadow_blocks``, unless it is one of ``introduced``. ``holdings``: what an earlier session left,
+    ``judge``: who judged in it; ``inventory_limit`` in lots.
     """
 
     session: str
@@ -68,6 +69,7 @@ class Plan:
     guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
     inventory_limit: int = 0
     holdings: Holdings = field(default_factory=Holdings)
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +117,13 @@ class QuotingSession:
         self.on_breach: Callable[[Breach], None] = lambda _breach: None
         self.on_scene: Callable[[], None] = lambda: None
         self.breach: Breach | None = None
-        self._models = dict(zip(plan.lineup.versions, models, strict=True))
+        self._models: dict[int, Bundle | Model] = dict(zip(plan.lineup.versions, models, strict=True))
         self._introduced = set(plan.introduced)
-        self._next: tuple[Lineup, dict[int, Bundle]] | None = None
+        self._next: tuple[Lineup, dict[int, Bundle | Model]] | None = None
         self._taken_up = False  # whether a row was met by the line-up in force
-        self._judge = judge_of(plan.guardrails, plan.lineup, plan.session)
+        self.judge = judge_of(plan.guardrails, plan.lineup, plan.session)
+        if plan.judge is not None and plan.judge.canary == plan.lineup.canary:
+            self.judge = plan.judge.resume(plan.session)
         self._step_ns = np.zeros(_STEPS_REMEMBERED, np.int64)
         self._hotpath = parts.hotpath
         self._recorder = parts.recorder
@@ -152,9 +156,9 @@ class QuotingSession:
 
     def held(self) -> Held | None:
         """How far the trial in force is; None where nobody is on trial."""
-        return self._judge.held() if self._judge and self._judge.since_ns else None
+        return self.judge.held() if self.judge and self.judge.since_ns else None
 
-    def play(self, lineup: Lineup, models: dict[int, Bundle]) -> None:
+    def play(self, lineup: Lineup, models: Mapping[int, Bundle | Model]) -> None:
         """Take up another line-up with the next step; ``models`` holds every version of it, proven. May be called from
         another thread."""
         self._next = lineup, {version: models[version] for version in lineup.versions}
@@ -287,7 +291,7 @@ class QuotingSession:
         if lineup.canary is None or self.breach is None or lineup.canary.trial != self.breach.trial:
             self._change_to(lineup, models)
 
-    def _change_to(self, lineup: Lineup, models: dict[int, Bundle]) -> None:
+    def _change_to(self, lineup: Lineup, models: dict[int, Bundle | Model]) -> None:
         self._hotpath.line_up([models[version] for version in lineup.versions])
         played = lineup.phase == self.lineup.phase and lineup.versions == self.lineup.versions
         # who has had blocks of its own keeps them; others begin with a whole block, see _begin_scene
@@ -295,7 +299,7 @@ class QuotingSession:
         self._models, self._taken_up, self._block = dict(models), played, None
         if played:
             self._note_scene()
-        self._judge = judge_of(self.plan.guardrails, self.lineup, self.plan.session)
+        self.judge = judge_of(self.plan.guardrails, self.lineup, self.plan.session)
 
     def _begin_scene(self, block: int) -> None:
         """The first block that a line-up meets. Who acts in blocks of its own begins with a whole one."""
@@ -329,11 +333,11 @@ class QuotingSession:
         self._keep(decisions)
         self._step_ns[decisions["n"] % _STEPS_REMEMBERED] = decisions["step_ns"]
         self._note_quote(decisions[-1:], block)
-        if self._judge is not None:
+        if self.judge is not None:
             holdings = self.engine.holdings
             worth2 = holdings.worth2(self.totals.last_mid2)
             held = Position(inventory=holdings.inventory, limit=self.plan.inventory_limit, worth2=worth2)
-            breach = self._judge.add(decisions, block, held)
+            breach = self.judge.add(decisions, block, held)
             if breach is not None:
                 self._step_back(breach)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from pipelines.approve import ApproveConfig, approve
 from pipelines.deploy import DeployConfig, DeployResult, deploy
@@ -88,3 +91,20 @@ class Desk:
     def served(self) -> tuple[int, ...]:
         with inference_server(self.workspace) as client:
             return client.served(MODEL)
+
+
+class Killed(BaseException):
+    """As if the process had ended here."""
+
+
+@contextmanager
+def killed_at(target: object, name: str) -> Iterator[None]:
+    """Let the process "end" where ``target.name`` is called: nothing but a clean-up of the operating system's runs."""
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(target, name, die)
+        with pytest.raises(Killed):
+            yield

@@ -69,7 +69,8 @@ def test_a_dag_is_thin(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 100
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name != path.stem:
-            assert len(node.body) <= 5, f"{path.name}: {node.name} does work of its own"
+            steps = [step for step in node.body if not isinstance(step, ast.FunctionDef | ast.ImportFrom)]
+            assert len(steps) <= 5, f"{path.name}: {node.name} does work of its own"
 
 
 @pytest.mark.parametrize("path", DAGS, ids=lambda p: p.stem)

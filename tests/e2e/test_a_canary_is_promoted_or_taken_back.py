@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from desk import KEY, MODEL, Desk
+from desk import KEY, MODEL, Desk, killed_at
 
 from market.clock import SystemClock
 from market.errors import ApprovalError, GateError, ServiceError
 from market.lake import Lake
-from pipelines import audit
+from pipelines import audit, swap
 from pipelines.canary import WITHDRAWN
 from pipelines.rollback import RollbackConfig, rollback
 from pipelines.simulate import Exchange, SimulateConfig, running_exchange
@@ -179,7 +179,7 @@ def test_a_breach_is_completed_though_promote_was_killed(floor: Floor) -> None:
     """The session steps back by itself, and sees that registry, roles and Triton follow."""
     desk = floor.desk
     first, bad = desk.crown(1), desk.candidate(2, spoiled="words")
-    with floor.quoting(guardrails="{least_rows: 3000, latency_rows: 5000}"):
+    with floor.quoting(guardrails="{least_rows: 8000, latency_rows: 8000}"):
         promote = floor.keel("promote", "--version", str(bad), "--set", "step_seconds=1000")
         floor.until(lambda alive: alive.phase == "canary")
         promote.kill()
@@ -225,6 +225,21 @@ def test_a_promotion_killed_in_the_middle_of_a_canary_is_gone_on_with(floor: Flo
         assert desk.promote(second, **SHORT).canary == (0.3, 1.0)
     assert desk.roles == Roles(champion=second, previous=first)
     assert [entry["version"] for entry in floor.entries("promotion")] == [first, second]
+
+
+def test_a_swap_killed_after_the_canary_is_completed_and_the_window_watched(floor: Floor) -> None:
+    desk = floor.desk
+    first, second = desk.crown(1), desk.candidate(1, dataset_id="d1")
+    short = {**SHORT, "canary": (1.0,), "step_seconds": 5.0}
+    with floor.quoting():
+        with killed_at(swap, "record"):
+            desk.promote(second, **short)
+        assert (desk.roles.champion, desk.roles.move is not None) == (first, True)
+        floor.until(lambda alive: alive.phase == "canary")
+        again = desk.promote(second, **short)
+        assert (again.swapped, again.watched.failed) == (True, 0)
+    assert desk.roles == Roles(champion=second, previous=first)
+    assert desk.aliases == {CHAMPION: second, PREVIOUS: first}
 
 
 def test_when_nobody_quotes_any_more_a_trial_stands_and_can_be_taken_back(floor: Floor) -> None:

@@ -9,13 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from desk import KEY, MODEL, Desk
+from desk import KEY, MODEL, Desk, killed_at
 
 from market.clock import ManualClock
 from market.errors import ApprovalError, FeatureSetError, KeelError, ModelError, ServiceError, TamperedError
@@ -137,23 +136,6 @@ def test_a_version_too_slow_for_the_gate_is_taken_out_again(desk: Desk) -> None:
     assert desk.served() == (champion,)
     assert repository_of(desk.workspace).versions(MODEL) == (champion,)
     assert desk.roles == Roles(champion=champion)
-
-
-class Killed(BaseException):
-    """As if the process had ended here."""
-
-
-@contextmanager
-def killed_at(target: object, name: str) -> Iterator[None]:
-    """Let the process "end" where ``target.name`` is called: nothing but a clean-up of the operating system's runs."""
-
-    def die(*_: object, **__: object) -> None:
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(target, name, die)
-        with pytest.raises(Killed):
-            yield
 
 
 @pytest.mark.parametrize(("target", "name"), [(Registry, "set_alias"), (Registry, "drop_alias"), (swap, "record")])

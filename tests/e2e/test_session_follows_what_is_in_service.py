@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from following import KEY, Stage, told
 
 from market.clock import NS_PER_S, SystemClock
+from market.feeds import landing
 from market.lake import Lake
 from pipelines import recompute
 from pipelines.simulate import Exchange, SimulateConfig, running_exchange
@@ -201,3 +203,26 @@ def test_a_session_rolls_over_and_the_next_one_begins_with_what_it_held(stage: S
         assert skew(SkewConfig(session=name), workspace=stage.workspace).equal
     assert len(cards) >= 2
     assert held[-1] == sum(row["side"] * row["size"] for row in outcomes)
+
+
+def test_an_exchange_that_goes_away_is_waited_for(stage: Stage) -> None:
+    """The next session is another one, at a market that began again, with what the first one held."""
+    sessions: list[str] = []
+
+    def director(stage: Stage) -> None:
+        sessions.append(stage.until(lambda alive: alive.doing == "quoting" and alive.quotes > 0).session)
+        stage.until_more()
+        doomed.close()
+        stage.until(lambda alive: alive.doing == "away")
+        with running_exchange(SimulateConfig(seed=5, port=stage.exchange.port)):
+            back = stage.until(lambda alive: alive.doing == "quoting" and alive.decisions > 0)
+            sessions.append(back.session)
+
+    with ExitStack() as doomed:
+        stage.exchange = doomed.enter_context(running_exchange(SimulateConfig(seed=5)))
+        stage.run(director)
+    assert sessions[0] != sessions[1]
+    for name in sessions:
+        assert (stage.workspace.home / "sessions" / f"{name}.json").is_file()
+        assert skew(SkewConfig(session=name), workspace=stage.workspace).rows > 0
+    assert not landing.unfinished(Lake(stage.workspace.lake))

@@ -292,7 +292,7 @@ def test_a_bad_version_that_was_approved_takes_itself_back(
     promoted.stack.on_stack("promote", "--version", str(bad), "--instrument", KEY, code=7)
     promoted.champion_becomes(2)
     (taken_back,) = promoted.entries("automatic rollback")
-    assert taken_back.what["version"] == bad
+    assert (taken_back.what["version"], taken_back.what["old"]) == (2, bad)
     promoted.told["taken back"] = dict(taken_back.what)
     alive = promoted.alive()
     assert alive.breach is not None

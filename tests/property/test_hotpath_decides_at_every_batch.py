@@ -11,7 +11,7 @@ from market.errors import InputError, ModelError
 from market.events import BID, CLEAR, DEPTH, EVENT, F_LAST, F_SNAPSHOT, TRADE
 from serving.hotpath import network
 from serving.hotpath.loop import HotPath
-from serving.hotpath.records import DECISION, R_BASE, R_NO_BOOK, R_WARM_UP
+from serving.hotpath.records import DECISION, R_BASE, R_NO_BOOK, R_SAFE, R_WARM_UP
 from serving.quoting.policy import PolicyConfig
 
 INSTRUMENT = instruments.find("sim-usdm.BTCUSDT")
@@ -139,6 +139,57 @@ def test_a_model_put_in_between_calls_starts_from_zero_and_leaves_the_rest_alone
     for decision in a:
         probs, state = step(decision["features"][None], state)
         assert probs[0].tobytes() == decision["probs"][1].tobytes()
+
+
+def test_a_line_up_takes_the_states_of_those_who_played_along(models):
+    moved, kept = make(models[:2]), make(models[:2])
+    events, later = calm(), np.array(trades(13, 20), dtype=EVENT)
+    moved.run(events)
+    kept.run(events)
+    moved.set_arm(1)
+    moved.line_up([models[1], models[0]])
+    a, b = moved.run(later), kept.run(later)
+    assert a["version"].tolist() == [[2, 1]] * 20
+    assert a["probs"][:, 0].tobytes() == b["probs"][:, 1].tobytes()
+    assert a["probs"][:, 1].tobytes() == b["probs"][:, 0].tobytes()
+    assert (a["arm"] == 0).all(), "the first one acts"
+    moved.line_up([models[1]])
+    alone = moved.run(np.array(trades(16, 5), dtype=EVENT))
+    assert alone["version"].tolist() == [[2, 0]] * 5
+    assert np.isnan(alone["probs"][:, 1]).all()
+    with pytest.raises(InputError, match="arm"):
+        moved.set_arm(1)
+
+
+def test_a_second_model_comes_in_from_zero_and_one_that_does_not_fit_changes_nothing(
+    models, write_seeded_bundle, tmp_path
+):
+    hotpath = make(models[:1])
+    hotpath.run(calm())
+    other = network.load(write_seeded_bundle(tmp_path / "b", registry_version=9, instrument="binance-usdm.ETHUSDT"))
+    with pytest.raises(ModelError, match="ETHUSDT"):
+        hotpath.line_up([models[0], other])
+    with pytest.raises(InputError, match="1 to 2 models"):
+        hotpath.line_up([])
+    assert hotpath.versions == (1,)
+    hotpath.line_up([models[0], models[2]])
+    decisions = hotpath.run(np.array(trades(13, 10), dtype=EVENT))
+    step, state = network.step_function(models[2]), np.zeros((1, 64), np.float32)
+    for decision in decisions:
+        probs, state = step(decision["features"][None], state)
+        assert probs[0].tobytes() == decision["probs"][1].tobytes()
+
+
+def test_the_safe_state_counts_from_the_next_decision_and_is_recorded(models):
+    hotpath = make(models[:1], safe_widen_ticks=50.0, safe_cut=0.5, widen_bp=0.0, cut=0.0)
+    usual = hotpath.run(calm())[-1]
+    hotpath.set_safe(True)
+    safe = hotpath.run(np.array(trades(13, 1), dtype=EVENT))[0]
+    hotpath.set_safe(False)
+    again = hotpath.run(np.array(trades(14, 1), dtype=EVENT))[0]
+    assert [bool(each["reasons"] & R_SAFE) for each in (usual, safe, again)] == [False, True, False]
+    assert usual["bid_price"] - safe["bid_price"] == safe["ask_price"] - usual["ask_price"] == 50
+    assert (usual["bid_size"], safe["bid_size"], safe["ask_size"], again["bid_size"]) == (10, 5, 5, 10)
 
 
 def test_a_model_is_swapped_between_drains_of_a_ring(models, rings):

@@ -33,7 +33,7 @@ def rows(n: int, *, first: int = 0, arm: int = 1, seed: int = 0) -> np.ndarray:
 
 def judge(**limits: object) -> Judge:
     found = judge_of(
-        GuardrailConfig(**{"least_rows": 100, "latency_rows": 500, **limits}),
+        GuardrailConfig(**{"least_rows": 100, "latency_rows": 500, "settle_seconds": 0.0, **limits}),
         Lineup(versions=(1, 2), phase="canary", canary=CANARY),
         "live-x",
     )
@@ -83,6 +83,37 @@ def test_better_words_are_no_breach() -> None:
     assert held.log_loss_new is not None
     assert held.log_loss_old is not None
     assert held.log_loss_new < 0.01 < held.log_loss_old
+
+
+def test_words_of_the_first_seconds_are_not_held_against_it() -> None:
+    decisions = rows(1000)
+    decisions["mid2"] = 600_000
+    decisions["probs"][:400, 1, 15:18] = (0.001, 0.001, 0.998)
+    assert watch(judge(), decisions) is not None
+    settling = judge(settle_seconds=4.0)
+    assert watch(settling, decisions) is None
+    assert 400 < settling.held().rows < 500
+
+
+def test_a_trial_goes_on_in_the_next_session_also_where_the_clock_began_again() -> None:
+    mine = judge()
+    assert watch(mine, rows(500)) is None
+    before = mine.held()
+    mine.resume("live-y")
+    later = rows(500, first=2000)
+    assert watch(mine, later) is None
+    assert mine.held().since_ns == before.since_ns
+    assert 500 + before.rows > mine.held().rows > before.rows + 250
+    assert mine.held().acted_blocks == 10
+    mine.resume("live-z")
+    again = rows(500)
+    again["recv_ns"] -= 3600 * NS_PER_S
+    again["mid2"] = 600_000
+    again["probs"][:, 1, 15:18] = (0.001, 0.001, 0.998)
+    breach = watch(mine, again)
+    assert breach is not None
+    assert (breach.guardrail, breach.session) == ("log_loss", "live-z")
+    assert mine.held().since_ns == again["recv_ns"][0]
 
 
 def test_one_row_without_numbers_is_a_breach_at_once() -> None:

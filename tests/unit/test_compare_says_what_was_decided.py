@@ -130,3 +130,26 @@ def _metric(role: str, says: str) -> Metric:
 def test_words_decide_and_guardrails_veto(primary: str, guardrail: str, verdict: str) -> None:
     metrics = [_metric("primary", primary), _metric("guardrail", "not told apart"), _metric("guardrail", guardrail)]
     assert decide(metrics) == verdict
+
+
+def test_of_a_session_that_followed_only_the_challengers_rows_count(
+    ab: Callable[..., CompareResult], tmp_path: Path
+) -> None:
+    """From row 12,001 on the second arm was a canary, and then the champion before: that is no test of a challenger."""
+    whole = ab((0.2, 0.5))
+    card = tmp_path / "home" / "sessions" / f"{TEST.name}.json"
+    said = orjson.loads(card.read_bytes())
+    scenes = [
+        {"from_n": 1, "versions": [1], "phase": "alone"},
+        {"from_n": 2_000, "versions": [1, 2], "phase": "switchback"},
+        {"from_n": 12_001, "versions": [1, 2], "phase": "canary"},
+        {"from_n": 15_000, "versions": [2, 1], "phase": "window"},
+    ]
+    card.write_bytes(orjson.dumps({**said, "scenes": scenes}))
+    workspace = Workspace(home=tmp_path / "home")
+    part = compare(ASKED, workspace=workspace)
+    assert part.rows == 10_001
+    assert part.blocks < whole.blocks
+    card.write_bytes(orjson.dumps({**said, "scenes": [scenes[0], {**scenes[2], "from_n": 2_000}]}))
+    with pytest.raises(EmptyDataError, match="two arms"):
+        compare(ASKED, workspace=workspace)

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from market.errors import SettingsError
 from market.labels import HORIZONS_NS, N_OUTPUTS
-from serving.hotpath.records import R_BASE, R_INVENTORY, R_PULL_ASK, R_PULL_BID, R_SHRINK, R_WIDEN
-from serving.quoting.policy import PolicyConfig, decide, parameters
+from serving.hotpath.records import R_BASE, R_INVENTORY, R_PULL_ASK, R_PULL_BID, R_SAFE, R_SHRINK, R_WIDEN
+from serving.quoting.policy import SAFE, PolicyConfig, decide, parameters
 
 CONFIG = PolicyConfig(size_lots=10, max_inventory_lots=50, skew_ticks=2.0)
 TOP = (99_999, 7, 100_000, 9)
@@ -94,6 +94,23 @@ def test_more_danger_never_means_a_better_bid(down_low, down_high, bid_fall):
     (bid_high, size_high, *_), _ = quote(word(down=high, bid_fall=bid_fall))
     assert bid_high <= bid_low
     assert size_high <= size_low
+
+
+def test_in_the_safe_state_both_sides_are_further_away_and_smaller_and_danger_comes_on_top():
+    words = parameters(CONFIG)
+    words[SAFE] = 1.0
+    for probs, reasons in ((word(), 0), (word(down=0.7, bid_fall=0.6), R_WIDEN | R_SHRINK)):
+        usual, out = quote(probs)[0], np.zeros(4, dtype=np.int64)
+        assert decide(probs, TOP, 0, words, out) == R_BASE | R_SAFE | reasons
+        bid, bid_size, ask, ask_size = out.tolist()
+        assert (usual[0] - bid, ask - usual[2]) == (10, 10)
+        assert (bid_size, ask_size) == (usual[1] // 2, 5)
+
+
+@pytest.mark.parametrize("wrong", [{"safe_cut": 1.5}, {"safe_widen_ticks": -1.0}])
+def test_a_safe_state_that_cannot_be_is_refused(wrong):
+    with pytest.raises(SettingsError, match="safe_cut"):
+        PolicyConfig(**wrong)
 
 
 def test_thresholds_out_of_order_are_refused():
