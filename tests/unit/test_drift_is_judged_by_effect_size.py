@@ -200,7 +200,7 @@ def test_a_change_smaller_than_that_between_regimes_is_found_within_them() -> No
     assert np.mean([j.violated.mean() for j in quiet]) <= 0.15
     assert sum(j.drifted for j in quiet) <= 1
     changed = [reference.judge(_regimes(seed, 240, wider=2.0)) for seed in range(1, 9)]
-    assert np.mean([j.violated.mean() for j in changed]) >= 0.8
+    assert np.mean([j.violated.mean() for j in changed]) >= 0.5  # where the louder regime got louder: beyond any seen
     assert all(j.drifted for j in changed)
     assert {direction for j in changed for *_, direction in j.top(3)} <= {"wider", "higher", "lower"}
 
