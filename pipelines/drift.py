@@ -124,8 +124,8 @@ class Judgement:
     end_ns: Ints
     effects: Floats
     mean: Floats  # of each signal in each window, in its own unit
-    spread: Floats  # mean distance from the reference's median over what it was in the reference
-    shift: Floats  # mean of the window minus mean of the reference, in the same unit as effects
+    spread: Floats  # mean distance from the reference's median over what it is in the windows alike
+    shift: Floats  # mean of the window minus mean of the windows alike, in the same unit as effects
     thresholds: Floats  # (signals,)
     share: Floats  # of the judged signals that lie beyond their thresholds, (m,)
     strength: Floats
@@ -190,7 +190,7 @@ class Reference:
         """
         if sample.names != self.names:
             raise ValueError("reference and current signals differ")
-        windows = self._count(sample, _starts(sample, self.rule.window_ns, step_ns=self.rule.window_ns))
+        windows = self._count(sample, _by_the_clock(sample, self.rule.window_ns))
         if not len(windows):
             raise EmptyDataError(
                 f"expected at least one window of {self.rule.window_ns / NS_PER_S:g} s with {MIN_ROWS} rows to judge, "
@@ -428,17 +428,32 @@ def _starts(sample: Sample, window_ns: int, *, step_ns: int) -> list[tuple[int, 
     bounds: list[tuple[int, int]] = []
     for a, b in _spans(sample):
         time = np.maximum.accumulate(sample.recv_ns[a:b])  # a receive clock may step back
-        starts = np.arange(time[0], time[-1] - window_ns + 1, step_ns)
-        left = a + np.searchsorted(time, starts, side="left")
-        right = a + np.searchsorted(time, starts + window_ns, side="left")
-        bounds += [(int(i), int(j)) for i, j in zip(left, right, strict=True) if j - i >= MIN_ROWS]
+        bounds += _rows_within(time, a, np.arange(time[0], time[-1] - window_ns + 1, step_ns), window_ns)
     return bounds
+
+
+def _by_the_clock(sample: Sample, window_ns: int) -> list[tuple[int, int]]:
+    """Row ranges of the whole windows that begin at multiples of their length, so that whoever looks again later sees
+    the same windows. A twentieth of a window may be without rows at either end."""
+    bounds: list[tuple[int, int]] = []
+    slack = window_ns // 20
+    for a, b in _spans(sample):
+        time = np.maximum.accumulate(sample.recv_ns[a:b])
+        first, end = -((slack - int(time[0])) // window_ns), (int(time[-1]) + slack) // window_ns
+        bounds += _rows_within(time, a, np.arange(first, end, dtype=np.int64) * window_ns, window_ns)
+    return bounds
+
+
+def _rows_within(time: Ints, first_row: int, starts: Ints, window_ns: int) -> list[tuple[int, int]]:
+    left = first_row + np.searchsorted(time, starts, side="left")
+    right = first_row + np.searchsorted(time, starts + window_ns, side="left")
+    return [(int(i), int(j)) for i, j in zip(left, right, strict=True) if j - i >= MIN_ROWS]
 
 
 def _direction(effect: float, shift: float, spread: float) -> str:
     """A shift of the mean that explains most of the distance is a direction; else the shape changed around it.
 
-    ``spread`` is the mean distance from the reference's median over what it was in the reference.
+    ``spread`` is the mean distance from the reference's median over what it is in the windows alike.
     """
     if abs(shift) >= 0.5 * effect:
         return "higher" if shift > 0 else "lower"

@@ -140,6 +140,20 @@ def test_the_unit_of_a_signal_changes_nothing(column: int, scale: float, offset:
     np.testing.assert_allclose(plain.strength, other.strength, rtol=1e-5, atol=1e-8)
 
 
+def test_who_looks_later_sees_the_same_windows(reference: Reference) -> None:
+    sample = _market(10, 120)
+
+    def from_row(first: int) -> Judgement:
+        part = [a[first:] for a in (sample.values, sample.recv_ns, sample.segment)]
+        return reference.judge(Sample(names=NAMES, values=part[0], recv_ns=part[1], segment=part[2]))
+
+    whole = from_row(0)
+    for first in (150, 311, 700):
+        later = from_row(first)
+        np.testing.assert_array_equal(later.start_ns, whole.start_ns[-len(later.start_ns) :])
+        np.testing.assert_array_equal(later.strength, whole.strength[-len(later.strength) :])
+
+
 def test_windows_do_not_span_segments() -> None:
     sample = _market(6, 90)
     half = len(sample.recv_ns) // 2
@@ -147,7 +161,9 @@ def test_windows_do_not_span_segments() -> None:
     judged = Reference(_market(0, 120), RULE).judge(
         Sample(names=NAMES, values=sample.values, recv_ns=sample.recv_ns, segment=segment)
     )
-    assert len(judged.strength) == 8  # four whole windows a half
+    assert len(judged.strength) >= 7  # four whole windows and three or four
+    turn = int(sample.recv_ns[half])
+    assert not ((judged.start_ns < turn) & (judged.end_ns >= turn)).any()
 
 
 def test_a_reference_too_short_for_a_threshold_is_refused() -> None:
