@@ -239,7 +239,7 @@ class Lake:
             try:
                 rows = dataset.to_table(columns=[*wanted, *order], filter=condition)
             except pa.ArrowNotImplementedError:
-                # a compacted file's statistics are string views, which Arrow cannot hold against strings: without them
+                # statistics of a file that a delete rewrote are string views; Arrow cannot hold strings against them
                 apart = _condition(table, instrument, (start_ns, end_ns), where or {}, strings=pa.large_string())
                 rows = dataset.to_table(columns=[*wanted, *order], filter=apart)
         rows = rows.cast(pa.schema([schema.field(name) for name in rows.column_names]))

@@ -213,12 +213,14 @@ def test_writers_of_different_sources_do_not_lose_each_others_rows(lake):
     assert [lake.position("raw", f"s{i}") for i in range(2)] == [10, 10]
 
 
-def test_a_compacted_file_of_two_sources_is_read_by_source(tmp_path: Path) -> None:
+def test_a_file_of_several_sources_that_a_delete_rewrote_is_read_by_source(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     for i, source in enumerate(("live-a", "live-b", "live-c")):
         land(lake, Market(source=source, seconds=100, frames=4, seed=i))
     whole = {source: lake.read("ticks", where={"source": source}) for source in ("live-a", "live-b", "live-c")}
     lake.compact("ticks")
+    lake.delete("ticks", {"source": "live-c"})
+    del whole["live-c"]
     for source, rows in whole.items():
         assert lake.read("ticks", where={"source": source}).equals(rows)
         assert lake.read("ticks", where={"source": [source], "batch": rows["batch"].to_pylist()[:1]}).num_rows
