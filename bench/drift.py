@@ -26,7 +26,7 @@ from bench.simulated import LEVERS, Form, Lever, Market, Mix, Shift, Speaker, St
 from market.clock import NS_PER_S
 from market.features import catalog
 from market.labels import HORIZON_NAMES, HORIZONS_NS, UNKNOWN
-from pipelines.drift import DriftRule, Judgement, Reference, verdict
+from pipelines.drift import Judgement, Reference, verdict
 from pipelines.monitor import MonitorConfig
 from pipelines.signals import watched
 from serving.hotpath import network
@@ -115,18 +115,7 @@ def _watch() -> Watch:
     truth[whole.recv_ns < tested_from] = UNKNOWN  # as monitoring does: not on rows the model was trained on
     segment = np.zeros(len(truth), np.int64)
     sample = watched(whole.features, probs, truth, whole.recv_ns, segment)
-    rule = DriftRule(
-        window_ns=int(config.window_seconds * NS_PER_S),
-        k=config.k,
-        n=config.n,
-        bootstrap=config.bootstrap,
-        false_alarm=config.false_alarm,
-        window_alarm=config.window_alarm,
-        min_effect=config.min_effect,
-        min_strength=config.min_strength,
-        seed=config.seed,
-    )
-    return Watch(reference=Reference(sample, rule), model=model, config=config)
+    return Watch(reference=Reference(sample, config.rule()), model=model, config=config)
 
 
 def trained(folder: Path, rows: Stretch) -> tuple[network.Model, int]:
@@ -202,8 +191,7 @@ def _undrifted(watch: Watch, quiet: Undrifted, *, until: float) -> None:
     windows = round(HOUR_S / watch.config.window_seconds)
     while time.monotonic() < until:
         for seed, (market, speaker) in markets.items():
-            # a little longer than an hour, so that its last window is whole
-            judged = watch.reference.judge(speaker.sample(market.advance(HOUR_S + 2.0)))
+            judged = watch.reference.judge(speaker.sample(market.advance(HOUR_S)))
             quiet.violated.append((seed, judged.violated[:windows]))
             quiet.strength.append((seed, judged.strength[:windows]))
 
@@ -269,7 +257,7 @@ def _delay(watch: Watch, case: Case, seed: int) -> float | None:
     violated = np.zeros(0, bool)
     passed = 0.0
     while passed < into + PATIENCE_S[case.form]:
-        judged: Judgement = watch.reference.judge(speaker.sample(market.advance(LOOK_S + 2.0)))
+        judged: Judgement = watch.reference.judge(speaker.sample(market.advance(LOOK_S)))
         violated = np.concatenate([violated, judged.violated[: watch.a_look]])
         passed += LOOK_S
         if verdict(violated, k=watch.config.k, n=watch.config.n)[0]:

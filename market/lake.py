@@ -242,7 +242,12 @@ class Lake:
         condition = _condition(table, instrument, (start_ns, end_ns), where or {})
         with _sentences(self._path(table), "read"):
             dataset = handle.to_pyarrow_dataset(filesystem=self._filesystem(table))
-            rows = dataset.to_table(columns=[*wanted, *order], filter=condition)
+            try:
+                rows = dataset.to_table(columns=[*wanted, *order], filter=condition)
+            except pa.ArrowNotImplementedError:
+                # statistics of a file that a delete rewrote are string views; Arrow cannot hold strings against them
+                apart = _condition(table, instrument, (start_ns, end_ns), where or {}, strings=pa.large_string())
+                rows = dataset.to_table(columns=[*wanted, *order], filter=apart)
         rows = rows.cast(pa.schema([schema.field(name) for name in rows.column_names]))
         return _sorted(rows, _ORDER[table]).select(wanted)
 
@@ -462,7 +467,10 @@ def _conformed(table: str, rows: pa.Table) -> pa.Table:
         raise LakeError(f"table {table}: a column is not of the schema's type ({error})") from None
 
 
-def _condition(table: str, instrument: str | None, times: tuple[int | None, int | None], where: Where) -> Any:
+def _condition(
+    table: str, instrument: str | None, times: tuple[int | None, int | None], where: Where, *, strings: Any = None
+) -> Any:
+    """The rows to read; with ``strings`` columns of text are compared as that type."""
     parts: list[Any] = []
     if instrument is not None:
         venue, _, symbol = instrument.partition(".")
@@ -475,7 +483,10 @@ def _condition(table: str, instrument: str | None, times: tuple[int | None, int 
         parts += [pc.field("date") <= date_of(end_ns), pc.field(column) < end_ns]
     for name, value in where.items():
         allowed = [value] if isinstance(value, str | int) else list(value)
-        parts.append(pc.field(name).isin(pa.array(allowed, SCHEMAS[table].field(name).type)))
+        kind, field = SCHEMAS[table].field(name).type, pc.field(name)
+        if strings is not None and pa.types.is_string(kind):
+            kind, field = strings, field.cast(strings)
+        parts.append(field.isin(pa.array(allowed, kind)))
     whole = None
     for part in parts:
         whole = part if whole is None else whole & part

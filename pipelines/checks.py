@@ -193,8 +193,11 @@ def landed(lake: Lake, instrument: str, sessions: Sequence[str], recv_ns: Ints) 
 
     first, last = int(recv_ns.min()), int(recv_ns.max())
     where: dict[str, list[str]] = {"source": list(sessions)}
-    names = ["source", "frame", "flags"]
-    ticks = lake.read("ticks", instrument=instrument, columns=names, where=where, start_ns=first, end_ns=last + 1)
+    span = list(range(first // BATCH_NS, last // BATCH_NS + 1))
+    names = ["source", "frame", "flags", "recv_ns"]
+    ticks = lake.read("ticks", instrument=instrument, columns=names, where={**where, "batch": span})
+    times = ticks["recv_ns"].to_numpy()
+    ticks = ticks.filter((times >= first) & (times <= last))
     flags = ticks["flags"].to_numpy()
     resumed = flags & (F_RESYNC | F_LAST) == F_RESYNC | F_LAST
     back = ticks.filter(flags & F_CLOCK_BACK != 0).group_by(["source", "frame"]).aggregate([])

@@ -7,8 +7,8 @@ make the usual tests cry wolf. So the distance is an effect size, and its thresh
 * Like with like: a market has regimes, and a window of one differs from all of them together by more than any drift
   one wants to see. So a window is held against the reference windows most like it (a twentieth of them, over all
   signals together): the nearest neighbours of novelty detection (Ramaswamy, Rastogi, Shim, SIGMOD 2000), pooled.
-* Distance: first Wasserstein distance between the window and those, divided by the whole reference's mean absolute
-  deviation from its median. 0.3 reads: "moved by three tenths of the usual spread".
+* Distance: first Wasserstein distance between the window and those, divided by their mean absolute deviation from the
+  median. 0.3 reads: "moved by three tenths of the spread that is usual in such windows".
 * Threshold: block bootstrap (Künsch, Annals of Statistics 17(3), 1989) with whole windows as blocks, so that
   autocorrelation within a window stays. Each replicate draws a held-out window and a reference made of windows well
   apart from it in time. The bound is the larger of the bootstrap quantile and a one-sided prediction bound for the next
@@ -39,6 +39,7 @@ CELLS = 128  # cells of a signal's distribution
 MAX_STARTS = 1000  # reference windows looked at, evenly spread, overlapping when there are fewer
 ALIKE = 0.05  # share of the reference windows that a window is held against,
 LEAST_ALIKE = 8  # and at least so many windows side by side
+LEAST_SPREAD = 0.1  # of the whole reference's spread: what hardly varies in one regime is not divided by nearly nothing
 APART = 0.1  # share of the reference on either side of a held-out window that is left out with it
 MIN_WINDOWS = 4  # windows the reference must hold for a threshold to mean anything
 MOST_DOUBLINGS = 2.0  # a signal four times beyond its threshold weighs as much as any
@@ -123,8 +124,8 @@ class Judgement:
     end_ns: Ints
     effects: Floats
     mean: Floats  # of each signal in each window, in its own unit
-    spread: Floats  # mean distance from the reference's median over what it was in the reference
-    shift: Floats  # mean of the window minus mean of the reference, in the same unit as effects
+    spread: Floats  # mean distance from the reference's median over what it is in the windows alike
+    shift: Floats  # mean of the window minus mean of the windows alike, in the same unit as effects
     thresholds: Floats  # (signals,)
     share: Floats  # of the judged signals that lie beyond their thresholds, (m,)
     strength: Floats
@@ -189,17 +190,16 @@ class Reference:
         """
         if sample.names != self.names:
             raise ValueError("reference and current signals differ")
-        windows = self._count(sample, _starts(sample, self.rule.window_ns, step_ns=self.rule.window_ns))
+        windows = self._count(sample, _by_the_clock(sample, self.rule.window_ns))
         if not len(windows):
             raise EmptyDataError(
                 f"expected at least one window of {self.rule.window_ns / NS_PER_S:g} s with {MIN_ROWS} rows to judge, "
                 f"saw {_seconds(sample):.1f} s with {len(sample.recv_ns)} rows; serve for longer or shorten the window"
             )
         weights = self._nearest(self._unlikeness(windows), np.ones((len(windows), len(self._windows))))
-        effects = self._effects(windows, weights)
+        effects, scale = self._effects(windows, weights)
         strength = self._strength(effects)
         violated = strength > self.strength_threshold
-        scale = np.where(self._scale > 0, self._scale, 1.0)
         drifted, first = verdict(violated, k=self.rule.k, n=self.rule.n)
         return Judgement(
             names=self.names,
@@ -276,16 +276,19 @@ class Reference:
         np.put_along_axis(weights, order, taken, axis=1)
         return weights
 
-    def _effects(self, windows: _Windows, weights: Floats) -> Floats:
-        """(m, signals). The integral of |F - G| over the reference's range, plus what lies outside it; G pools the
-        reference windows by their ``weights`` (m, reference windows)."""
+    def _effects(self, windows: _Windows, weights: Floats) -> tuple[Floats, Floats]:
+        """Effects and what they are divided by, both (m, signals). The integral of |F - G| over the reference's range,
+        plus what lies outside it; G pools the reference windows by their ``weights`` (m, reference windows)."""
         counts = self._windows.counts
         pooled = (weights @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:])
-        gap = np.abs(_cdf(windows.counts)[..., :-1] - _cdf(pooled)[..., :-1])
+        usual = _cdf(pooled)[..., :-1]
+        gap = np.abs(_cdf(windows.counts)[..., :-1] - usual)
         distance = (gap * self._widths).sum(axis=-1) + windows.beyond
+        # the mean distance from the median is the integral of the smaller tail
+        spread = (np.minimum(usual, 1 - usual) * self._widths).sum(axis=-1)
+        scale = np.where(self._scale > 0, np.maximum(spread, LEAST_SPREAD * self._scale), np.inf)
         distance[(windows.counts.sum(axis=-1) == 0) | (pooled.sum(axis=-1) == 0)] = np.nan
-        effects: Floats = distance / np.where(self._scale > 0, self._scale, np.inf)
-        return effects
+        return distance / scale, scale
 
     def _usual(self, values: Floats, weights: Floats) -> Floats:
         """(m, signals) mean of ``values`` (reference windows, signals) over rows, windows counted by ``weights``."""
@@ -305,7 +308,7 @@ class Reference:
             apart = np.flatnonzero(np.abs(windows.start_ns - windows.start_ns[at]) >= apart_ns)
             times[i] = np.bincount(rng.choice(apart, size=len(windows), replace=True), minlength=len(windows))
         chosen = windows.only(held_out)
-        return self._effects(chosen, self._nearest(self._unlikeness(chosen), times))
+        return self._effects(chosen, self._nearest(self._unlikeness(chosen), times))[0]
 
     def _bounds(self, null: Floats) -> Floats:
         from scipy.stats import t
@@ -425,17 +428,32 @@ def _starts(sample: Sample, window_ns: int, *, step_ns: int) -> list[tuple[int, 
     bounds: list[tuple[int, int]] = []
     for a, b in _spans(sample):
         time = np.maximum.accumulate(sample.recv_ns[a:b])  # a receive clock may step back
-        starts = np.arange(time[0], time[-1] - window_ns + 1, step_ns)
-        left = a + np.searchsorted(time, starts, side="left")
-        right = a + np.searchsorted(time, starts + window_ns, side="left")
-        bounds += [(int(i), int(j)) for i, j in zip(left, right, strict=True) if j - i >= MIN_ROWS]
+        bounds += _rows_within(time, a, np.arange(time[0], time[-1] - window_ns + 1, step_ns), window_ns)
     return bounds
+
+
+def _by_the_clock(sample: Sample, window_ns: int) -> list[tuple[int, int]]:
+    """Row ranges of the whole windows that begin at multiples of their length, so that whoever looks again later sees
+    the same windows. A twentieth of a window may be without rows at either end."""
+    bounds: list[tuple[int, int]] = []
+    slack = window_ns // 20
+    for a, b in _spans(sample):
+        time = np.maximum.accumulate(sample.recv_ns[a:b])
+        first, end = -((slack - int(time[0])) // window_ns), (int(time[-1]) + slack) // window_ns
+        bounds += _rows_within(time, a, np.arange(first, end, dtype=np.int64) * window_ns, window_ns)
+    return bounds
+
+
+def _rows_within(time: Ints, first_row: int, starts: Ints, window_ns: int) -> list[tuple[int, int]]:
+    left = first_row + np.searchsorted(time, starts, side="left")
+    right = first_row + np.searchsorted(time, starts + window_ns, side="left")
+    return [(int(i), int(j)) for i, j in zip(left, right, strict=True) if j - i >= MIN_ROWS]
 
 
 def _direction(effect: float, shift: float, spread: float) -> str:
     """A shift of the mean that explains most of the distance is a direction; else the shape changed around it.
 
-    ``spread`` is the mean distance from the reference's median over what it was in the reference.
+    ``spread`` is the mean distance from the reference's median over what it is in the windows alike.
     """
     if abs(shift) >= 0.5 * effect:
         return "higher" if shift > 0 else "lower"

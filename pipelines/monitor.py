@@ -25,12 +25,13 @@ from pipelines.linking import Links
 from pipelines.workspace import Workspace, replacing, tracked
 
 if TYPE_CHECKING:
-    from pipelines.drift import Judgement, Sample
+    from pipelines.drift import DriftRule, Judgement, Sample
     from pipelines.realised import Fills
     from pipelines.signals import Served, Watched
     from training.datasets import Dataset
 
 MONITOR_FILE = linking.REPORT_FILE
+_LOOKS_BACK = 32  # earlier reports in which the same drift is looked for
 SLOW_NS = 86_400 * NS_PER_S  # funding and basis move over hours: a shorter reference does not know their usual range
 
 
@@ -59,6 +60,26 @@ class MonitorConfig:
     most_columns: int = 16
     top: int = 8
     limits: CheckLimits = field(default_factory=CheckLimits)
+
+    def rule(self) -> DriftRule:
+        """What counts as drift.
+
+        Raises:
+            SettingsError: it cannot be met.
+        """
+        from pipelines.drift import DriftRule
+
+        return DriftRule(
+            window_ns=int(self.window_seconds * NS_PER_S),
+            k=self.k,
+            n=self.n,
+            bootstrap=self.bootstrap,
+            false_alarm=self.false_alarm,
+            window_alarm=self.window_alarm,
+            min_effect=self.min_effect,
+            min_strength=self.min_strength,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,19 +159,9 @@ def monitor(config: MonitorConfig, *, workspace: Workspace) -> MonitorResult:
         SettingsError: a rule that cannot be met.
     """
     from pipelines import realised
-    from pipelines.drift import DriftRule, Reference
+    from pipelines.drift import Reference
 
-    rule = DriftRule(
-        window_ns=int(config.window_seconds * NS_PER_S),
-        k=config.k,
-        n=config.n,
-        bootstrap=config.bootstrap,
-        false_alarm=config.false_alarm,
-        window_alarm=config.window_alarm,
-        min_effect=config.min_effect,
-        min_strength=config.min_strength,
-        seed=config.seed,
-    )
+    rule = config.rule()
     with tracked(workspace.progress, "looking for drift", 5) as progress:
         watched = _gather(config, workspace)
         progress.advance(1)
@@ -266,12 +277,11 @@ def _result(config: MonitorConfig, workspace: Workspace, watched: _Watched, judg
     rows = watched.rows
     sessions = tuple(sorted({str(s) for s in np.unique(rows.session)}))
     monitor_id = _digest("monitor", [asdict(config), sessions, rows.version, int(rows.recv_ns[-1]), len(rows.recv_ns)])
-    event = [config.instrument, watched.dataset_id, rows.version, judgement.since_ns]
     folder = workspace.reports / monitor_id
     newest = judgement.effects[-1]
     return MonitorResult(
         monitor_id=monitor_id,
-        event_id=_digest("drift", event) if judgement.drifted else "",
+        event_id=_event(config, workspace, watched, judgement, monitor_id) if judgement.drifted else "",
         instrument=config.instrument,
         dataset_id=watched.dataset_id,
         sessions=sessions,
@@ -306,6 +316,22 @@ def _result(config: MonitorConfig, workspace: Workspace, watched: _Watched, judg
         checks=watched.checks,
         links=Links(artifacts=""),
     )
+
+
+def _event(
+    config: MonitorConfig, workspace: Workspace, watched: _Watched, judgement: Judgement, monitor_id: str
+) -> str:
+    """The drift's id: that of the last look before this one if its drift reached into this one's, else a new one. What
+    is looked at slides on while a drift lasts, and its beginning slides out of sight."""
+    same = {"instrument": config.instrument, "dataset_id": watched.dataset_id, "model_version": watched.rows.version}
+    until_ns = int(judgement.end_ns[-1])
+    files = sorted(workspace.reports.glob(f"monitor-*/{MONITOR_FILE}"), key=_age, reverse=True)
+    for file in files[:_LOOKS_BACK]:
+        before = orjson.loads(file.read_bytes())
+        lasted = judgement.since_ns <= before["until_ns"] <= until_ns and bool(before["event_id"])
+        if lasted and before["monitor_id"] != monitor_id and same.items() <= before.items():
+            return str(before["event_id"])
+    return _digest("drift", [*same.values(), judgement.since_ns])
 
 
 def _digest(kind: str, what: Sequence[Any]) -> str:

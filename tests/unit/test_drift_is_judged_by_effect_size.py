@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -138,6 +140,20 @@ def test_the_unit_of_a_signal_changes_nothing(column: int, scale: float, offset:
     np.testing.assert_allclose(plain.strength, other.strength, rtol=1e-5, atol=1e-8)
 
 
+def test_who_looks_later_sees_the_same_windows(reference: Reference) -> None:
+    sample = _market(10, 120)
+
+    def from_row(first: int) -> Judgement:
+        part = [a[first:] for a in (sample.values, sample.recv_ns, sample.segment)]
+        return reference.judge(Sample(names=NAMES, values=part[0], recv_ns=part[1], segment=part[2]))
+
+    whole = from_row(0)
+    for first in (150, 311, 700):
+        later = from_row(first)
+        np.testing.assert_array_equal(later.start_ns, whole.start_ns[-len(later.start_ns) :])
+        np.testing.assert_array_equal(later.strength, whole.strength[-len(later.strength) :])
+
+
 def test_windows_do_not_span_segments() -> None:
     sample = _market(6, 90)
     half = len(sample.recv_ns) // 2
@@ -145,7 +161,9 @@ def test_windows_do_not_span_segments() -> None:
     judged = Reference(_market(0, 120), RULE).judge(
         Sample(names=NAMES, values=sample.values, recv_ns=sample.recv_ns, segment=segment)
     )
-    assert len(judged.strength) == 8  # four whole windows a half
+    assert len(judged.strength) >= 7  # four whole windows and three or four
+    turn = int(sample.recv_ns[half])
+    assert not ((judged.start_ns < turn) & (judged.end_ns >= turn)).any()
 
 
 def test_a_reference_too_short_for_a_threshold_is_refused() -> None:
@@ -182,3 +200,34 @@ def test_newer_windows_do_not_move_the_beginning_of_a_drift() -> None:
 def test_k_above_n_is_refused() -> None:
     with pytest.raises(SettingsError, match="k <= n"):
         DriftRule(window_ns=NS_PER_S, k=5, n=4)
+
+
+def _regimes(seed: int, seconds: float, *, wider: float = 1.0) -> Sample:
+    """A market that is quiet for a minute and four times as loud for the next, and so on; ``wider`` scales both."""
+    sample = _market(seed, seconds)
+    loud = (sample.recv_ns // (60 * NS_PER_S)) % 2 == 1
+    values = sample.values * np.where(loud, 4.0, 1.0)[:, None] * wider
+    return Sample(names=NAMES, values=values, recv_ns=sample.recv_ns, segment=sample.segment)
+
+
+def test_a_change_smaller_than_that_between_regimes_is_found_within_them() -> None:
+    reference = Reference(_regimes(0, 1200), RULE)
+    quiet = [reference.judge(_regimes(seed, 240)) for seed in range(1, 9)]
+    assert np.mean([j.violated.mean() for j in quiet]) <= 0.15
+    assert sum(j.drifted for j in quiet) <= 1
+    changed = [reference.judge(_regimes(seed, 240, wider=2.0)) for seed in range(1, 9)]
+    assert np.mean([j.violated.mean() for j in changed]) >= 0.5  # where the louder regime got louder: beyond any seen
+    assert all(j.drifted for j in changed)
+    assert {direction for j in changed for *_, direction in j.top(3)} <= {"wider", "higher", "lower"}
+
+
+def test_the_share_of_an_unchanged_market_that_is_violated_is_the_rules() -> None:
+    mild = Reference(_market(0, 600), replace(RULE, window_alarm=0.3, min_strength=0.0))
+    share = np.mean([mild.judge(_market(seed, 120)).violated.mean() for seed in range(1, 31)])
+    assert 0.1 <= share <= 0.5
+
+
+@pytest.mark.parametrize("chance", ["false_alarm", "window_alarm"])
+def test_a_chance_of_a_half_is_refused(chance: str) -> None:
+    with pytest.raises(SettingsError, match="window_alarm between"):
+        replace(RULE, **{chance: 0.5})

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from small_lake import Market, land
 
 from market.errors import LakeError
 from market.events import EVENT
@@ -210,3 +211,16 @@ def test_writers_of_different_sources_do_not_lose_each_others_rows(lake):
     rows = lake.read("raw", columns=["source", "frame"]).to_pylist()
     assert [(r["source"], r["frame"]) for r in rows] == [(f"s{i}", n) for i in range(2) for n in range(1, 11)]
     assert [lake.position("raw", f"s{i}") for i in range(2)] == [10, 10]
+
+
+def test_a_file_of_several_sources_that_a_delete_rewrote_is_read_by_source(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    for i, source in enumerate(("live-a", "live-b", "live-c")):
+        land(lake, Market(source=source, seconds=100, frames=4, seed=i))
+    whole = {source: lake.read("ticks", where={"source": source}) for source in ("live-a", "live-b", "live-c")}
+    lake.compact("ticks")
+    lake.delete("ticks", {"source": "live-c"})
+    del whole["live-c"]
+    for source, rows in whole.items():
+        assert lake.read("ticks", where={"source": source}).equals(rows)
+        assert lake.read("ticks", where={"source": [source], "batch": rows["batch"].to_pylist()[:1]}).num_rows

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 from in_service import DATASET, LATER_NS, Session, open_workspace, serve
 from planted import INSTRUMENT
@@ -66,6 +67,22 @@ def test_a_changed_market_is_drift_dated_and_explained(workspace: Workspace) -> 
     for file in (result.path, result.evidently, result.picture):
         assert Path(file).stat().st_size > 0
     assert read_result(workspace, "")["monitor_id"] == result.monitor_id
+
+
+def test_a_drift_keeps_its_name_while_look_after_look_sees_it(workspace: Workspace) -> None:
+    asked = replace(ASKED, sessions=("live-calm", "live-loud"))
+    result = monitor(asked, workspace=workspace)
+    earlier = workspace.reports / "monitor-earlier" / "monitor.json"
+    earlier.parent.mkdir()
+    for until_ns, event_id in (
+        (result.since_ns + 20 * NS_PER_S, "drift-earlier"),  # it saw the beginning that has slid out of sight since
+        (result.since_ns - NS_PER_S, result.event_id),  # that one was over
+        (result.until_ns + NS_PER_S, result.event_id),  # that one came later
+    ):
+        before = {**read_result(workspace, result.monitor_id), "monitor_id": "monitor-earlier", "until_ns": until_ns}
+        earlier.write_bytes(orjson.dumps({**before, "event_id": "drift-earlier"}))
+        assert monitor(asked, workspace=workspace).event_id == event_id
+    earlier.unlink()
 
 
 def test_the_report_says_what_was_checked_how_right_it_was_and_where_it_lies(workspace: Workspace) -> None:
