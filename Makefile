@@ -2,13 +2,13 @@
 # `make test`. Each installs what it needs.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help install demo up down status test lint bench docs clean
+.PHONY: help install demo up down status test e2e lint bench docs clean
 
 VENV := .venv/bin
 CAPTURE ?=
 
 help: ## say what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
 
 install: ## set up .venv, the Triton server and its environment (idempotent; seconds the second time)
 	@bash infra/local/install.sh
@@ -27,6 +27,9 @@ status: ## one screen: what is up, what is in service, last data, drift, open ap
 
 test: install ## everything that is checked before a change may land
 	@bash tests/run.sh
+
+e2e: install ## the life of a model on the local stack, driven by schedules, drift and people (a quarter of an hour)
+	@bash infra/local/install_stack.sh --with-browser && $(VENV)/python -m pytest -m lifecycle tests/e2e
 
 lint: install ## ruff, mypy --strict, import-linter, shellcheck
 	@bash tests/lint.sh

@@ -32,7 +32,7 @@ from pipelines.workspace import Workspace
 from serving.alive import Alive, alive_path, read_alive
 from serving.triton.server import default_install
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.heavy, pytest.mark.lifecycle, pytest.mark.timeout(1800)]
 
 KEY = Exchange.instrument
 PACE = "4"  # of the market, against real time

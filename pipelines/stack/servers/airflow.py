@@ -108,6 +108,7 @@ def _environment(site: Site) -> Mapping[str, str]:
         "CORE__MAX_ACTIVE_TASKS_PER_DAG": "2",
         # the life of a model goes on by itself from the first start: nobody has to switch each DAG on
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "CORE__AUTH_MANAGER": "pipelines.stack.accounts.DeskAuthManager",
         "CORE__FERNET_KEY": site.passwords["airflow-fernet"],
         "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in _ROLES.items()),
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(site.conf / "airflow_passwords.json"),
