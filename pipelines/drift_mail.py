@@ -67,7 +67,7 @@ def _facts(workspace: Workspace, found: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": (found["until_ns"] - found["since_ns"]) / NS_PER_S,
         "evidently_file": within(found["evidently"]),
         "figures_file": within(found["path"]),
-        "failing": [each for each in found.get("checks") or () if each["state"] != "pass"],
+        "failing": [each for each in found.get("checks") or () if each["verdict"] in ("warn", "fail")],
         "pages": _pages(workspace, found),
     }
 
@@ -79,6 +79,6 @@ def _pages(workspace: Workspace, found: Mapping[str, Any]) -> dict[str, str]:
         "Acknowledge in Airflow": screen if workspace.airflow_url else "",
         "Airflow run": workspace.airflow_run,
         "Model version in MLflow": links.version_page(workspace, found["instrument"], found["model_version"]),
-        **{str(title): links.without_login(str(url)) for title, url in (found.get("links") or {}).items()},
+        "Report in MLflow": links.without_login(str((found.get("links") or {}).get("page", ""))),
     }
     return {title: url for title, url in pages.items() if url.startswith(("http://", "https://"))}

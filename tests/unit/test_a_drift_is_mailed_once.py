@@ -6,7 +6,7 @@ import email
 import email.policy
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from market.errors import ApprovalError, InputError, PortInUseError, ServiceErro
 from pipelines import audit
 from pipelines.acknowledge import AcknowledgeConfig, acknowledge
 from pipelines.admission import admit
+from pipelines.checks import Check
 from pipelines.mailsink import running_mail_sink
 from pipelines.notify import NotifyConfig, notify, retraining
 from pipelines.workspace import Address, Workspace
@@ -73,10 +74,12 @@ def test_a_drift_is_mailed_with_text_and_an_inline_picture(workspace: Workspace,
 def test_what_is_done_what_fails_and_where_to_look_is_in_the_mail(
     workspace: Workspace, sink: Address, tmp_path: Path
 ) -> None:
-    check = {"name": "step p99", "value": 91.0, "limit": 50.0, "state": "fail"}
-    fine = {"name": "staleness", "value": 1.0, "limit": 5.0, "state": "pass"}
-    links = {"Report": "https://quant:secret@mlflow.example/r/1", "file": "/home/keel/report.html"}
-    found_drift(workspace, monitor="monitor-2", checks=[check, fine], links=links)
+    def check(name: str, verdict: str, value: float | None) -> dict[str, Any]:
+        return asdict(Check(name=name, verdict=verdict, value=value, unit="x", warn=2.0, fail=50.0, says="slow steps"))  # type: ignore[arg-type]
+
+    checks = [check("step_p99", "fail", 91.0), check("feed_silence", "pass", 1.0), check("gaps", "unknown", None)]
+    links = {"artifacts": "runs:/1/monitoring", "page": "https://quant:secret@mlflow.example/r/1", "waiting": ""}
+    found_drift(workspace, monitor="monitor-2", checks=checks, links=links)
     equipped = replace(
         workspace,
         mail=sink,
@@ -89,13 +92,14 @@ def test_what_is_done_what_fails_and_where_to_look_is_in_the_mail(
     for part in ("plain", "html"):
         body = mail.get_body((part,)).get_content()  # type: ignore[union-attr]
         assert "No new retraining yet: sim-usdm.BTCUSDT was retrained 0 s ago (a drift before)" in body
-        assert "step p99 91.0, limit 50.0" in body.replace("<b>", "").replace("</b>", "")
-        assert "staleness" not in body
+        assert "step_p99 91 x, limit 50.0 (fail: slow steps)" in body.replace("<b>", "").replace("</b>", "")
+        assert "feed_silence" not in body
+        assert "gaps" not in body
         assert "https://mlflow.example/#/models/keel-sim-usdm.BTCUSDT/versions/1" in body
         assert "https://mlflow.example/r/1" in body
         assert "https://airflow.example/dags/monitor_drift/runs/r1" in body
         assert "secret" not in body
-        assert "/home/keel/report.html" not in body  # nobody can open it from a mail
+        assert "runs:/1" not in body  # nobody can open it from a mail
 
 
 def test_the_mail_says_whether_a_retraining_begins(workspace: Workspace) -> None:
@@ -104,7 +108,7 @@ def test_the_mail_says_whether_a_retraining_begins(workspace: Workspace) -> None
     assert "is being trained" in retraining(scheduled, "sim-usdm.BTCUSDT")
 
 
-def test_the_same_drift_is_mailed_once_however_often_it_isfound_drift(
+def test_the_same_drift_is_mailed_once_however_often_it_is_found(
     workspace: Workspace, sink: Address, tmp_path: Path
 ) -> None:
     equipped = replace(workspace, mail=sink)
