@@ -240,6 +240,7 @@ def test_the_approval_screen_shows_the_evidence(drifted: Ring, asked: dict[str, 
         where = f"dags/{task['dag_id']}/runs/{task['dag_run_id']}/tasks/{task['task_id']}/required_actions"
         page.goto(f"{drifted.stack.site.url('airflow')}/{where}")
         page.get_by_text("log-loss").first.wait_for()
+        page.set_viewport_size({"width": 1280, "height": 1800})  # the text scrolls within the page
         browser.picture(page, "approval", whole=True)
         assert page.get_by_role("button", name="approve").count() == 1
         registry = browser.open_mlflow(opened, drifted.stack.site, "quant", f"#/models/keel-{KEY}")
