@@ -42,7 +42,10 @@ def read_stances(path: Path) -> dict[str, Stance]:
     except FileNotFoundError:
         return {}
     except msgspec.DecodeError as error:
-        raise ServiceError(f"{path} is damaged ({error}); restore it, or set each stance again") from None
+        raise ServiceError(
+            f"{path} is damaged ({error}); restore it. Without it every instrument is quoted as usual: put those that "
+            "should not be into the safe state again (keel safe)"
+        ) from None
 
 
 def write_stance(path: Path, instrument: str, stance: Stance) -> None:
