@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from following import KEY, Stage, told
+from in_service import approved
 
 from market.clock import NS_PER_S, SystemClock
 from market.feeds import landing
@@ -34,10 +35,12 @@ def exchange() -> Iterator[Exchange]:
 
 @pytest.fixture
 def stage(tmp_path: Path, exchange: Exchange, write_seeded_bundle: Callable[..., Path]) -> Stage:
-    """Three untrained versions on this machine, the first of them champion."""
+    """Untrained versions on this machine, the first of them champion. Nobody has approved the fourth."""
     made = Workspace(home=tmp_path / "home", clock=SystemClock(), author="ada")
-    for version in (1, 2, 3):
+    for version in (1, 2, 3, 4):
         write_seeded_bundle(made.models / KEY / str(version), seed=version, registry_version=version)
+    for version in (1, 2, 3):
+        approved(made, KEY, version)
     stage = Stage(workspace=made, exchange=exchange)
     stage.roles(champion=1)
     return stage
@@ -114,6 +117,17 @@ def test_a_challenger_is_a_shadow_first_then_takes_turns_and_leaves(stage: Stage
     np.testing.assert_array_equal(seen.arm[with_both], drawn)
     assert set(seen.arm[with_both].tolist()) == {0, 1}
     assert (seen.arm[~with_both] == 0).all()
+
+
+def test_a_champion_that_nobody_approved_is_not_played(stage: Stage) -> None:
+    def director(stage: Stage) -> None:
+        stage.until(lambda alive: alive.quotes > 0)
+        stage.roles(champion=4, previous=1)
+        stage.until(lambda alive: alive.refused_versions == (4,))
+        stage.until_more()
+
+    stage.run(director)
+    assert set(told(stage.workspace).versions[:, 0]) == {1}
 
 
 def test_a_bundle_that_does_not_pass_is_said_and_what_quoted_goes_on(
