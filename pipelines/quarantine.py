@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from market.errors import ApprovalError, InputError
+from market.errors import InputError
 from market.features.history import refused_ticks
 from market.lake import Lake, Where
 from market.quality.rules import PASS
-from pipelines import audit
+from pipelines import audit, people
 from pipelines.validate import STAGE
 from pipelines.workspace import Workspace
 
@@ -108,14 +108,14 @@ def release(config: ReleaseConfig, *, workspace: Workspace) -> ReleaseResult:
     """Let a batch go on; the gate does not look at it again.
 
     Raises:
-        ApprovalError: no name or no reason.
+        ApprovalError: no name, a program's, or no reason.
         InputError: no such batch is in quarantine.
         GateError: the audit record is broken.
         LakeError: a table cannot be written.
     """
     name, reason = config.name.strip(), config.reason.strip()
-    if not name or not reason:
-        raise ApprovalError("to let a batch go on needs the name of a person and a reason; give --name and --reason")
+    people.require_person(name, "the release of a batch")
+    people.require_reason(name, reason, "the release of a batch")
     lake = Lake(workspace.lake)
     source, this = _named(config.batch)
     entries = _entries(lake, this, None)

@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from market.errors import ApprovalError, EmptyDataError, GateError, InputError
+from market.errors import EmptyDataError, GateError, InputError
 from market.lake import Lake
 from market.quality.columns import Bounds
 from market.quality.limits import Limits, learned
 from market.quality.rules import RULES, Limit
-from pipelines import audit, judged
+from pipelines import audit, judged, people
 from pipelines.workspace import Workspace, replacing
 
 KIND = "thresholds"
@@ -186,13 +186,13 @@ def review(config: ReviewConfig, *, workspace: Workspace) -> ReviewResult:
     """Record a person's decision about the proposal; an accepted one is in force from now on.
 
     Raises:
-        ApprovalError: no name or no reason.
+        ApprovalError: no name, a program's, or no reason.
         InputError: there is no proposal.
         GateError: the audit record is broken.
     """
     name, reason = config.name.strip(), config.reason.strip()
-    if not name or not reason:
-        raise ApprovalError("a review needs the name of a person and a reason; give --name and --reason")
+    people.require_person(name, "a review")
+    people.require_reason(name, reason, "a review")
     proposal = _proposal(workspace, config.instrument)
     if not proposal.exists():
         raise InputError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import psutil
 
 from market.clock import NS_PER_S
 from market.drafts import draft_of
@@ -53,7 +53,7 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def is_fresh(self, now_ns: int) -> bool:
         """Whether its process lives and has written lately."""
-        return now_ns - self.written_ns <= FRESH_NS and _lives(self.pid)
+        return now_ns - self.written_ns <= FRESH_NS and psutil.pid_exists(self.pid)
 
 
 def alive_path(sessions: Path, instrument: str) -> Path:
@@ -74,13 +74,3 @@ def read_alive(path: Path) -> Alive | None:
         return msgspec.json.decode(path.read_bytes(), type=Alive)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -100,11 +100,20 @@ def test_a_review_that_was_killed_is_finished_by_the_same_command(workspace: Wor
     assert in_force(workspace, KEY).bounds.largest_size < 2**45
 
 
-def test_a_review_needs_a_name_and_a_reason(workspace: Workspace) -> None:
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [({"name": " "}, "name of a person"), ({"name": "Airflow"}, "is not one"), ({"reason": ""}, "needs a reason")],
+)
+def test_a_review_and_a_release_need_a_person_and_a_reason(
+    workspace: Workspace, without: dict[str, str], said: str
+) -> None:
     learn(LEARN, workspace=workspace)
-    for without in ({"name": " "}, {"reason": ""}):
-        with pytest.raises(ApprovalError, match="name of a person and a reason"):
-            review(replace(ACCEPT, **without), workspace=workspace)
+    with pytest.raises(ApprovalError, match=said):
+        review(replace(ACCEPT, **without), workspace=workspace)
+    (entry,) = held(HeldConfig(), workspace=workspace).held
+    asked = ReleaseConfig(batch=entry.batch, name="ada", reason="a real move")
+    with pytest.raises(ApprovalError, match=said):
+        release(replace(asked, **without), workspace=workspace)
 
 
 def test_too_few_minutes_teach_nothing(workspace: Workspace) -> None:
