@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -69,8 +70,11 @@ class Stack:
 
 
 @contextmanager
-def running_stack(*words: str, params: Mapping[str, Any] | None = None) -> Iterator[Stack]:
-    """A stack that is up, started with ``keel up WORDS``; ``params`` are its own numbers, by section."""
+def running_stack(*words: str, params: Mapping[str, Any] | None = None, lake_bytes: int = 0) -> Iterator[Stack]:
+    """A stack that is up, started with ``keel up WORDS``; ``params`` are its own numbers, by section.
+
+    ``lake_bytes``: its lake has a file system of its own of that size, where a test may mount one.
+    """
     installed = subprocess.run(
         ["bash", str(ROOT / "infra" / "local" / "install_stack.sh")], capture_output=True, text=True, check=False
     )
@@ -84,12 +88,23 @@ def running_stack(*words: str, params: Mapping[str, Any] | None = None) -> Itera
         numbers = stack.home / "stack" / "params.yaml"
         numbers.parent.mkdir(parents=True)
         numbers.write_text(yaml.safe_dump(dict(params)))
+    lake = stack.home / "stack" / "home" / "lake"
+    mounted = lake_bytes > 0 and mounts(lake, lake_bytes)
     try:
         stack.up(*words)
         yield stack
     finally:
         stack.keel("down", code=None)
+        if mounted:
+            subprocess.run(["umount", str(lake)], check=True)
         shutil.rmtree(folder)
+
+
+def mounts(folder: Path, size: int) -> bool:
+    """Make ``folder`` a file system of its own, if that is allowed here."""
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    return os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def free_ports(count: int) -> int:

@@ -34,7 +34,8 @@ def require_free_ports(site: Site, servers: Iterable[Server]) -> None:
 
 def left_behind(site: Site) -> list[psutil.Process]:
     """Every live process of this stack, children first."""
-    marked = {process.pid: process for process in psutil.process_iter() if _mark_of(process) == str(site.folder)}
+    found = [each for each in psutil.process_iter() if environment_of(each).get(MARK) == str(site.folder)]
+    marked = {process.pid: process for process in found}
     for process in list(marked.values()):
         with contextlib.suppress(psutil.NoSuchProcess):
             marked |= {child.pid: child for child in process.children(recursive=True)}
@@ -72,12 +73,12 @@ def _share(process: psutil.Process) -> int:
         return int(process.memory_info().rss)
 
 
-def _mark_of(process: psutil.Process) -> str | None:
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    """Empty where it is gone or may not be read."""
     try:
-        mark: str | None = process.environ().get(MARK)
+        return dict(process.environ())
     except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
-        return None
-    return mark
+        return {}
 
 
 def _is_free(port: int) -> bool:

@@ -24,6 +24,7 @@ _ROLES = {"admin": "admin", "engineer": "op", "quant": "viewer"}
 _SMTP = "smtp://{address}/?disable_ssl=true&disable_tls=true&from_email=airflow%40desk.example"
 _PARTS = ("api", "scheduler", "dags", "triggerer")
 _MIGRATE_SECONDS = 180.0
+_ANEW = (sys.executable, "-m", "pipelines.stack.anew")
 
 
 def airflow(site: Site) -> tuple[Server, ...]:
@@ -51,7 +52,7 @@ def airflow(site: Site) -> tuple[Server, ...]:
         Server(
             name=f"airflow-{name}",
             what=what,
-            command=(sys.executable, "-m", "airflow", *words),
+            command=(*_ANEW, sys.executable, "-m", "airflow", *words),
             # the migration runs before the API server starts; these start once it has answered
             needs=("airflow-api",),
             environment=environment,
@@ -122,6 +123,8 @@ def _environment(site: Site) -> Mapping[str, str]:
         "API_AUTH__JWT_SECRET": site.passwords["airflow-tokens"],
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "60",
+        # tasks of a scheduler that was killed are run again by the next one, once it has been silent for half a minute
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         "LOGGING__BASE_LOG_FOLDER": str(site.logs / "airflow-tasks"),
         "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(site.logs / "airflow-dags"),
         "USAGE_DATA_COLLECTION__ENABLED": "False",

@@ -1,0 +1,198 @@
+"""A part of the stack is taken away in the middle of a run: what is there in the end is what would be there without.
+
+A twin in a folder of its own, without a stack, lands the same recordings undisturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from landed_lake import LANDED
+from live_ring import KEY, LONG, LiveRing
+from local_stack import until
+from wire_frames import START_NS, USDM, ToyExchange, stamped, write_lines
+
+from market.clock import NS_PER_S
+from market.features import catalog
+from market.lake import Lake
+from pipelines import stages
+from pipelines.feature_store import read_slow
+from pipelines.inference_server import roles_of
+from pipelines.stack.processes import left_behind
+from pipelines.stack.supervisor import Supervisor
+from pipelines.workspace import Workspace
+from serving.bundle import golden_gap, load_bundle
+from serving.triton.client import TritonClient
+from training.registry import model_name
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1200)]
+
+TOY = USDM.key
+TABLES = (*LANDED, "features", "labels")
+SECONDS = 900
+
+
+@dataclass
+class Twins:
+    """The stack, and its twin that nothing happens to. ``landed`` counts the recordings that both were given."""
+
+    ring: LiveRing
+    calm: Workspace
+    landed: int = field(default=0)
+
+    @contextmanager
+    def landing(self) -> Iterator[str]:
+        """Give both the next recording: within, Airflow's run is under way; afterwards both are the same."""
+        start_ns = START_NS + self.landed * 2 * SECONDS * NS_PER_S
+        lines = stamped(ToyExchange(seed=self.landed).session(seconds=SECONDS, rate=40, start_ns=start_ns))
+        recording = write_lines(self.calm.home / f"toy-{self.landed}.gz", lines)
+        self.landed += 1
+        stages.run("ingest", workspace=self.calm, files=(str(recording),), instrument=TOY)
+        stages.run("validate", workspace=self.calm)
+        stages.run("featurize", workspace=self.calm, instrument=TOY)
+        with self.ring.stack.airflow("engineer") as api:
+            body = {"logical_date": None, "conf": {"files": [str(recording)], "instrument": TOY}}
+            run = api.post("/dags/ingest_ticks/dagRuns", json=body).raise_for_status().json()["dag_run_id"]
+        yield run
+        self.ring.ends_well("ingest_ticks", dag_run_id=run)
+
+        def featurized() -> bool:
+            """build_features to have used every recording"""
+            runs = self.ring.runs("build_features", partition_key=TOY)
+            ended = [run["state"] for run in runs]
+            assert "failed" not in ended, self.ring.tasks("build_features", runs[0]["dag_run_id"])
+            return len(ended) >= self.landed and set(ended) == {"success"}
+
+        until(featurized, LONG)
+        assert_same(self.ring.workspace, self.calm)
+
+    def when(self, run: str, task: str, *states: str) -> None:
+        """Wait until a task of a run of ingest_ticks is in one of these states."""
+
+        def is_so() -> bool:
+            return self.ring.tasks("ingest_ticks", run).get(task) in states
+
+        is_so.__doc__ = f"{task} to be {states}"
+        until(is_so, LONG)
+
+    def pid(self, server: str) -> int:
+        return int(self.ring.stack.states()[server]["pid"])
+
+    def all_well(self) -> None:
+        until(self.ring.stack.is_well, LONG)
+        quotes_go_on(self.ring)
+
+
+def assert_same(one: Workspace, other: Workspace) -> None:
+    """Rows of every table in their order, datasets to the byte, and what Feast has online."""
+    for table in TABLES:
+        mine, theirs = (Lake(w.lake).read(table, instrument=TOY) for w in (one, other))
+        assert mine.num_rows == theirs.num_rows, table
+        assert mine.equals(theirs), table
+    mine_ids, their_ids = (
+        {path.name for path in w.datasets.iterdir() if (path / "dataset.json").is_file()} for w in (one, other)
+    )
+    assert their_ids <= mine_ids  # the stack has those of the live market too
+    np.testing.assert_array_equal(read_slow(one, TOY), read_slow(other, TOY))
+
+
+def quotes_go_on(ring: LiveRing) -> None:
+    """The session quotes, with the champion, and the market moves on."""
+
+    def quoting() -> bool:
+        """the quoter to quote with the champion"""
+        alive = ring.alive()
+        return alive.doing == "quoting" and alive.versions == (roles_of(ring.workspace, KEY).champion,)
+
+    until(quoting, LONG)
+    ring.market_passes(20)
+
+
+@pytest.fixture(scope="module")
+def twins(first: LiveRing, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    home = tmp_path_factory.mktemp("calm")
+    return Twins(ring=first, calm=Workspace(home=home, author="airflow"))
+
+
+def test_a_scheduler_killed_in_the_middle_of_a_run(twins: Twins) -> None:
+    with twins.landing() as run:
+        twins.when(run, "ingest[0]", "running")
+        before = twins.pid("airflow-scheduler")
+        os.kill(before, signal.SIGKILL)
+    assert twins.pid("airflow-scheduler") != before
+    of_schedulers = [p for p in left_behind(twins.ring.stack.site) if is_of("airflow-scheduler", p)]
+    assert {before} & {each.pid for each in of_schedulers} == set()
+    twins.all_well()
+
+
+def is_of(server: str, process: psutil.Process) -> bool:
+    return process.environ().get("SUPERVISOR_PROCESS_NAME") == server
+
+
+def test_postgresql_killed_in_the_middle_of_a_run(twins: Twins) -> None:
+    with twins.landing() as run:
+        twins.when(run, "ingest[0]", "running")
+        os.kill(twins.pid("postgresql"), signal.SIGKILL)
+    twins.all_well()
+
+
+def test_redis_away_for_a_while(twins: Twins) -> None:
+    supervisor = Supervisor(twins.ring.stack.site)
+    with twins.landing():
+        supervisor.stop_server("redis")
+
+        def refused() -> bool:
+            """build_features to be told that Redis is away"""
+            runs = twins.ring.runs("build_features", partition_key=TOY)
+            return "up_for_retry" in twins.ring.tasks("build_features", runs[0]["dag_run_id"]).values()
+
+        until(refused, LONG)
+        supervisor.start_server("redis")
+    twins.all_well()
+
+
+def test_a_full_disk_under_the_lake(twins: Twins) -> None:
+    lake = Path(twins.ring.workspace.lake)
+    if not lake.is_mount():
+        pytest.skip("mounting a small file system for the lake is not allowed here")
+    balloon = lake / "balloon"
+    room = os.statvfs(lake)
+    with twins.landing() as run, balloon.open("wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, room.f_bavail * room.f_frsize)
+        twins.when(run, "ingest[0]", "up_for_retry")
+        balloon.unlink()
+        filler.truncate(0)
+    twins.all_well()
+
+
+def test_triton_killed(twins: Twins) -> None:
+    ring = twins.ring
+    before, pid = answer(ring), twins.pid("triton")
+    (server,) = (p for p in psutil.Process(pid).children(recursive=True) if p.name() == "tritonserver")
+    server.kill()
+
+    def back() -> bool:
+        """Triton to be up again"""
+        state = ring.stack.states()["triton"]
+        return state["pid"] != pid and state["state"] == "up"
+
+    until(back, LONG)
+    assert answer(ring) == before
+    twins.all_well()
+
+
+def answer(ring: LiveRing) -> float:
+    """How far Triton is from the champion's golden answers."""
+    version = roles_of(ring.workspace, KEY).champion
+    folder = ring.workspace.models / KEY / str(version)
+    bundle = load_bundle(folder, now_ns=ring.workspace.clock.now_ns(), feature_set=catalog.feature_set())
+    with TritonClient(ring.stack.site.address("triton-grpc")) as client:
+        return golden_gap(client.step(model_name(KEY), bundle.manifest.registry_version), bundle.golden)
