@@ -28,8 +28,8 @@ status: ## one screen: what is up, what is in service, last data, drift, open ap
 test: install ## everything that is checked before a change may land
 	@bash tests/run.sh
 
-e2e: install ## the life of a model on the local stack, driven by schedules, drift and people (a quarter of an hour)
-	@bash infra/local/install_stack.sh --with-browser && $(VENV)/python -m pytest -m lifecycle tests/e2e
+e2e: install ## the life of a model on the local stack: schedules, drift, people, faults (make test has a short form of it)
+	@bash infra/local/install_stack.sh --with-browser && $(VENV)/python -m pytest tests/e2e/lifecycle
 
 lint: install ## ruff, mypy --strict, import-linter, shellcheck
 	@bash tests/lint.sh

@@ -11,12 +11,16 @@ from datetime import timedelta
 from typing import Any, Final
 
 from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk.exceptions import AirflowRuntimeError
 
 from market.errors import LakeError, ServiceError
 
 # A server comes back and a disk is cleared; a gate, a refusal, a wrong setting or a mistake of ours says the same
-# however often one asks. (A worker that was killed says nothing, and is always tried again.)
-_MENDED_BY_TIME = RetryRule([ServiceError, LakeError, OSError], RetryAction.RETRY, reason="it may be there again later")
+# however often one asks. (A worker that was killed says nothing, and is always tried again.) The last one is how a task
+# hears that Airflow's own database is away.
+_MENDED_BY_TIME = RetryRule(
+    [ServiceError, LakeError, OSError, AirflowRuntimeError], RetryAction.RETRY, reason="it may be there again later"
+)
 
 TASK_DEFAULTS: Final[dict[str, Any]] = {
     "retries": 2,

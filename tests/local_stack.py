@@ -107,6 +107,11 @@ def mounts(folder: Path, size: int) -> bool:
     return os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
+def resize(folder: Path, size: int) -> None:
+    """Give such a file system another size; not below what is in use."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+
+
 def free_ports(count: int) -> int:
     """The first of ``count`` ports in a row that nobody has, below those the kernel hands out."""
     for first in range(22_000, 32_000, 100):

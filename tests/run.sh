@@ -5,5 +5,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tests/lint.sh
 # where a server cannot be had, its tests are skipped and say why
 bash infra/local/install_stack.sh --with-browser || true
-# the life of a model on the stack has a command of its own: make e2e
+# the life of a model on the stack in its short form; make e2e has all of it
 exec .venv/bin/python -m pytest -m "not lifecycle" tests/unit tests/property tests/parity tests/contracts tests/dags tests/docs tests/e2e tests/faults "$@"

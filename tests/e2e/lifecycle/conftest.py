@@ -19,7 +19,7 @@ from serving.triton.server import default_install
 
 PACE = "4"  # of the market, against real time
 LEARN_S = 720  # of market time
-LAKE_BYTES = 1 << 29
+LAKE_BYTES = 1 << 32  # at most: memory is taken as it fills
 
 # The market runs four times as fast, so days become minutes; a drift starts one retraining.
 PARAMS = {
