@@ -1,0 +1,60 @@
+"""What went wrong with a table, as a sentence that says what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pyarrow as pa
+from deltalake.exceptions import DeltaError
+
+from market.errors import LakeError
+
+
+@contextmanager
+def sentences(path: str, done: str) -> Iterator[None]:
+    """Say what went wrong with a table, and what to do."""
+    try:
+        yield
+    except (DeltaError, OSError, pa.ArrowException) as error:
+        raise LakeError(_explained(path, done, error)) from error
+
+
+_S3_ADVICE: Final = (
+    "Look at the bucket's name, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and run the same "
+    "command again; what was committed is safe."
+)
+_FULL: Final = ("no space left", "os error 28", "disk quota", "file too large", "os error 27")
+
+
+def _explained(path: str, done: str, error: Exception) -> str:
+    said = " ".join(str(error).split())[:400]
+    if any(sign in said.lower() for sign in _FULL):
+        return (
+            f"table {path} cannot be {done}: no space left on its disk. "
+            "Free some and run the same command again; what was committed is safe."
+        )
+    if path.startswith("s3://"):
+        return f"table {path} cannot be {done}: {_without_markup(said)}. {_S3_ADVICE}"
+    if "permission denied" in said.lower():
+        return (
+            f"table {path} cannot be {done}: permission denied. "
+            "Make it writable for this user, or set another KEEL_HOME."
+        )
+    return f"table {path} cannot be {done}: {said}"
+
+
+def _without_markup(said: str) -> str:
+    """S3 says what is wrong in XML: the code and the message of it."""
+    found = re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", said)
+    return f"{found[1]}: {found[2]}" if found else said
+
+
+def two_writers(table: str, source: str) -> str:
+    """The sentence for a source that somebody else lands as well."""
+    return (
+        f"table {table}: another process lands {source} too; nothing of this commit was written. Let one of them end, "
+        "then run the same command again: it goes on from what is there"
+    )
