@@ -137,7 +137,9 @@ def cat(
 ) -> None:
     """Print rows: CSV with a header, or a JSON object a line.
 
-    Another one: `keel lake cat ticks --version 12`. Example: `keel lake cat ticks --instrument sim-usdm.BTCUSDT --columns recv_ns,kind,price,size --limit 5`
+    Of a version before: `keel lake cat ticks --version 12`.
+
+    Example: `keel lake cat ticks --instrument sim-usdm.BTCUSDT --columns recv_ns,kind,price,size --limit 5`
     """
     rows = _then(_open(lake), as_of, table, version).read(
         table,
