@@ -26,18 +26,20 @@ _S3_ADVICE: Final = (
     "Look at the bucket's name, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and run the same "
     "command again; what was committed is safe."
 )
+_COLOURS: Final = re.compile(r"\x1b\[\d*m")
 _FULL: Final = ("no space left", "os error 28", "disk quota", "file too large", "os error 27")
 
 
 def _explained(path: str, done: str, error: Exception) -> str:
-    said = " ".join(str(error).split())[:400]
+    said = " ".join(_COLOURS.sub("", str(error)).split())
+    if path.startswith("s3://"):
+        return f"table {path} cannot be {done}: {_of_s3(said)}. {_S3_ADVICE}"
+    said = said[:400]
     if any(sign in said.lower() for sign in _FULL):
         return (
             f"table {path} cannot be {done}: no space left on its disk. "
             "Free some and run the same command again; what was committed is safe."
         )
-    if path.startswith("s3://"):
-        return f"table {path} cannot be {done}: {_without_markup(said)}. {_S3_ADVICE}"
     if "permission denied" in said.lower():
         return (
             f"table {path} cannot be {done}: permission denied. "
@@ -46,10 +48,10 @@ def _explained(path: str, done: str, error: Exception) -> str:
     return f"table {path} cannot be {done}: {said}"
 
 
-def _without_markup(said: str) -> str:
-    """S3 says what is wrong in XML: the code and the message of it."""
+def _of_s3(said: str) -> str:
+    """What the server said (XML, in the midst of who passed it on), else the last of the causes."""
     found = re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", said)
-    return f"{found[1]}: {found[2]}" if found else said
+    return f"{found[1]}: {found[2].rstrip('.')}" if found else said.rpartition(" \u21b3 ")[2][:400]
 
 
 def two_writers(table: str, source: str) -> str:

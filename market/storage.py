@@ -2,7 +2,8 @@
 
 What S3 needs is in the environment, under the names that every S3 client reads: ``AWS_ACCESS_KEY_ID``,
 ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``, ``AWS_ENDPOINT_URL`` (a server that is not
-Amazon's) and ``AWS_ALLOW_HTTP``. Nothing of it is kept anywhere or appears in an error.
+Amazon's) and ``AWS_ALLOW_HTTP``. Nothing of it is kept anywhere or appears in an error, and keys are
+looked for nowhere else.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import pyarrow.fs as pafs
 from market.errors import SettingsError
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-_RETRIES: Final = {"connect_timeout": "5s", "timeout": "60s", "max_retries": "5", "retry_timeout": "30s"}
+_ROLES: Final = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+_RETRIES: Final = {"connect_timeout": "5s", "timeout": "60s", "max_retries": "10", "retry_timeout": "30s"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,9 @@ class Storage:
         """
         if self.folder is not None:
             return None
+        _require_keys()
         plain = {"allow_http": "true"} if endpoint().startswith("http://") else {}
-        return {"conditional_put": "etag", **_RETRIES, **plain}
+        return {"conditional_put": "etag", "region": region(), **_RETRIES, **plain}
 
     def filesystem(self, path: str = "") -> pafs.FileSystem:
         """Arrow's own access to what lies under ``path`` of it.
@@ -88,8 +91,31 @@ def endpoint() -> str:
     return url
 
 
-def s3() -> pafs.FileSystem:
-    """Arrow's S3 client as the environment describes it; keys are found as Amazon's own clients find them."""
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+def region() -> str:
+    """What requests are signed for; a server that is not Amazon's takes any."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+
+
+def s3() -> pafs.S3FileSystem:
+    """Arrow's S3 client as the environment describes it.
+
+    Raises:
+        SettingsError: the environment does not say who we are, or keys would go over a network unencrypted.
+    """
+    _require_keys()
     # the address with its scheme, else Amazon's
-    return pafs.S3FileSystem(region=region, endpoint_override=endpoint() or None, connect_timeout=5, request_timeout=60)
+    return pafs.S3FileSystem(
+        region=region(), endpoint_override=endpoint() or None, connect_timeout=5, request_timeout=60
+    )
+
+
+def _require_keys() -> None:
+    """Without keys in the environment the clients would ask the machine they run on for some; that is not wanted."""
+    if os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY"):
+        return
+    if any(os.environ.get(name) for name in _ROLES):
+        return
+    raise SettingsError(
+        "expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment (or a role, by "
+        f"{' or '.join(_ROLES)}), saw none; keys are read from nowhere else"
+    )
