@@ -129,7 +129,7 @@ class Lake:
             LakeError: the rows do not fit the schema, somebody else lands the source, or the table cannot be written.
         """
         data = conformed(table, rows)
-        with sentences(self._path(table), "written"):
+        with sentences(f"table {self._path(table)}", "written"):
             handle = self._open_or_create(table)
             if source is not None and after is not None and (handle.transaction_version(source) or 0) != after:
                 raise LakeError(two_writers(table, source))
@@ -171,7 +171,7 @@ class Lake:
             return pa.schema([schema.field(name) for name in wanted]).empty_table()
         order = [name for name in order_of(table) if name not in wanted]
         chosen = condition(table, instrument, (start_ns, end_ns), where or {})
-        with sentences(self._path(table), "read"):
+        with sentences(f"table {self._path(table)}", "read"):
             dataset = handle.to_pyarrow_dataset(filesystem=self._storage.filesystem(table), schema=wide(table, handle))
             try:
                 rows = dataset.to_table(columns=[*wanted, *order], filter=chosen)
@@ -187,14 +187,14 @@ class Lake:
         self._must_be_today(table)
         handle = self._open(table)
         if handle is not None:
-            with sentences(self._path(table), "written"):
+            with sentences(f"table {self._path(table)}", "written"):
                 handle.delete(predicate(table, where), commit_properties=_commit(None, None))
 
     def replace(self, table: str, rows: pa.Table, where: Where) -> None:
         """Put ``rows`` in the place of what ``where`` selects, in one commit. Every row must itself fit ``where``."""
         data = conformed(table, rows)
         selected = predicate(table, where)
-        with sentences(self._path(table), "written"):
+        with sentences(f"table {self._path(table)}", "written"):
             handle = self._open_or_create(table)
             self._write(
                 table, handle, data, commit_properties=_commit(None, None), mode="overwrite", predicate=selected
@@ -210,7 +210,7 @@ class Lake:
         if handle is None:
             return
         for partition in _scattered(self.files(table)):
-            with sentences(self._path(table), "compacted"):
+            with sentences(f"table {self._path(table)}", "compacted"):
                 try:
                     handle.optimize.z_order(  # of one column: a plain sort
                         [time_column(table)],
@@ -235,7 +235,7 @@ class Lake:
         if handle is None:
             return ()
         time = time_column(table)
-        with sentences(self._path(table), "read"):
+        with sentences(f"table {self._path(table)}", "read"):
             told = pa.table(handle.get_add_actions(flatten=True)).to_pylist()
         return tuple(
             DataFile(
@@ -304,7 +304,7 @@ class Lake:
 
     def _open(self, table: str) -> DeltaTable | None:
         path = self._path(table)
-        with sentences(path, "opened"):
+        with sentences(f"table {path}", "opened"):
             try:
                 handle = self._handles.get(table)
                 if handle is None:

@@ -14,12 +14,12 @@ from market.errors import LakeError
 
 
 @contextmanager
-def sentences(path: str, done: str) -> Iterator[None]:
-    """Say what went wrong with a table, and what to do."""
+def sentences(what: str, done: str) -> Iterator[None]:
+    """Say what went wrong with ``what``, and what to do."""
     try:
         yield
     except (DeltaError, OSError, pa.ArrowException) as error:
-        raise LakeError(_explained(path, done, error)) from error
+        raise LakeError(_explained(what, done, error)) from error
 
 
 _S3_ADVICE: Final = (
@@ -30,22 +30,19 @@ _COLOURS: Final = re.compile(r"\x1b\[\d*m")
 _FULL: Final = ("no space left", "os error 28", "disk quota", "file too large", "os error 27")
 
 
-def _explained(path: str, done: str, error: Exception) -> str:
+def _explained(what: str, done: str, error: Exception) -> str:
     said = " ".join(_COLOURS.sub("", str(error)).split())
-    if path.startswith("s3://"):
-        return f"table {path} cannot be {done}: {_of_s3(said)}. {_S3_ADVICE}"
+    if "s3://" in what:
+        return f"{what} cannot be {done}: {_of_s3(said)}. {_S3_ADVICE}"
     said = said[:400]
     if any(sign in said.lower() for sign in _FULL):
         return (
-            f"table {path} cannot be {done}: no space left on its disk. "
+            f"{what} cannot be {done}: no space left on its disk. "
             "Free some and run the same command again; what was committed is safe."
         )
     if "permission denied" in said.lower():
-        return (
-            f"table {path} cannot be {done}: permission denied. "
-            "Make it writable for this user, or set another KEEL_HOME."
-        )
-    return f"table {path} cannot be {done}: {said}"
+        return f"{what} cannot be {done}: permission denied. Make it writable for this user, or set another KEEL_HOME."
+    return f"{what} cannot be {done}: {said}"
 
 
 def _of_s3(said: str) -> str:

@@ -80,6 +80,25 @@ def _column(values: Any, kind: Any, n: int) -> Any:
     return pa.array(values, kind)
 
 
+def arrays_of(rows: pa.Table) -> dict[str, NDArray[Any]]:
+    """``{column: (n,)}`` of the columns of numbers; read only.
+
+    Arrow's memory itself where a column is in one piece and has no nulls: nothing is copied. Several pieces (a read of
+    several row groups) are joined by one copy.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for field in rows.schema:
+        if pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
+            column = rows.column(field.name)
+            if column.null_count:
+                raise LakeError(f"column {field.name} has {column.null_count} nulls, which an array cannot hold")
+            piece = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+            values = piece.to_numpy(zero_copy_only=True)
+            values.flags.writeable = False
+            found[field.name] = values
+    return found
+
+
 def conformed(table: str, rows: pa.Table) -> pa.Table:
     """The rows with the columns of the schema in its order.
 

@@ -64,11 +64,10 @@ def storage_of(uri: str | Path) -> Storage:
     Raises:
         SettingsError: another kind of address, or no bucket in it.
     """
-    text = str(uri).rstrip("/")
-    scheme, mark, rest = text.partition("://")
-    if mark and (scheme != "s3" or not rest):
+    scheme, mark, rest = str(uri).partition("://")
+    if mark and (scheme != "s3" or not rest.strip("/")):
         raise SettingsError(f"expected a folder or s3://bucket/prefix, saw {str(uri)!r}")
-    return Storage(uri=text)
+    return Storage(uri=str(uri).rstrip("/"))
 
 
 def endpoint() -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pyarrow.fs as pafs
 import pytest
 
 _WEED = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
@@ -40,6 +41,12 @@ class Seaweed:
             "AWS_ENDPOINT_URL": self.s3,
             "AWS_REGION": "us-east-1",
         }
+
+    def new_prefix(self, bucket: str, number: int) -> str:
+        """``s3://bucket/<number>``; the bucket is made, which a user would have done."""
+        keys = {"access_key": self.key, "secret_key": self.secret, "endpoint_override": self.s3, "region": "us-east-1"}
+        pafs.S3FileSystem(**keys, allow_bucket_creation=True).create_dir(bucket.removeprefix("s3://").rstrip("/"))
+        return f"{bucket}{number}"
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from pipelines.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-GROUPS = {"audit": ["verify"], "lake": ["verify"], "thresholds": ["show"], "quarantine": ["ls"]}
+GROUPS = {"audit": ["verify"], "data": ["get"], "lake": ["verify"], "thresholds": ["show"], "quarantine": ["ls"]}
 VERBS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
