@@ -106,7 +106,7 @@ def test_a_file_that_was_changed_here_is_put_right(home, remote) -> None:
         damaged = folder / name
         damaged.unlink()
         damaged.write_bytes(b"something else")
-    with pytest.raises(LakeError, match="cannot be read|is not the file"):
+    with pytest.raises(LakeError, match=r"cannot be read|is not the file"):
         keel("put", folder.name)
     assert keel("get", folder.name)["fetched"]
     assert files_of(folder) == before
@@ -127,7 +127,7 @@ def test_an_object_that_is_missing_or_damaged_is_said_and_nothing_is_left(
             opened.write(whole[:-1] + bytes([whole[-1] ^ 1]))
     other = tmp_path / "another-machine"
     monkeypatch.setenv("KEEL_HOME", str(other))
-    with pytest.raises(LakeError, match="missing or damaged|is damaged"):
+    with pytest.raises(LakeError, match=r"missing or damaged|is damaged"):
         keel("get", folder.name)
     assert [path.name for path in (other / "datasets").iterdir()] == [".dvc"]
 
@@ -161,14 +161,14 @@ def test_a_git_revision_says_which_dataset_it_was(home, remote, tmp_path, monkey
     shutil.rmtree(folder)
     assert keel("get", "v1", "--pointer", "btc.dvc")["fetched"]
     assert files_of(folder) == before
-    with pytest.raises(InputError, match="is not a pointer that"):
+    with pytest.raises(InputError, match=r"is not a pointer that"):
         keel("get", "HEAD", "--pointer", "btc.dvc")
-    with pytest.raises(InputError, match="Git has no btc.dvc at 'v9'"):
+    with pytest.raises(InputError, match=r"Git has no btc.dvc at 'v9'"):
         keel("get", "v9", "--pointer", "btc.dvc")
 
 
 def test_what_is_not_there_is_said(home, remote, monkeypatch) -> None:
-    with pytest.raises(InputError, match="no dataset 'ffff' on .*keel data ls"):
+    with pytest.raises(InputError, match=r"no dataset 'ffff' on .*keel data ls"):
         keel("get", "ffff")
     with pytest.raises(InputError, match="no dataset '' "):
         keel("get", "")
