@@ -24,7 +24,7 @@ from market.clock import NS_PER_MS
 from market.errors import LakeError
 from market.instruments import Instrument, find, is_known
 from market.lake_conditions import Where, condition, predicate
-from market.lake_errors import sentences, two_writers
+from market.lake_errors import lost_a_race, sentences, two_writers
 from market.lake_rows import conformed, date_of, dates, events_of, in_order, options_of, rows_of, ticks_of
 from market.lake_versions import filled, load, must_be_readable, names, version_as_of, version_in, wide
 from market.schemas import (
@@ -61,6 +61,8 @@ __all__ = [
 Pin = Callable[[str, DeltaTable], "int | None"]
 
 FILE_BYTES: Final = 128 * 2**20  # of a compacted file
+_TRIES: Final = 20  # of a commit; each lost one means that somebody else won
+_COMPACTION: Final = "quotekeel.compaction"  # property of a table: the version that a compaction began at
 _KEPT: Final = "interval 3650 days"  # the log of a table: how far back it can be read
 _CREATED: Final[dict[str, str | None]] = {"delta.logRetentionDuration": _KEPT}
 
@@ -129,16 +131,14 @@ class Lake:
             LakeError: the rows do not fit the schema, somebody else lands the source, or the table cannot be written.
         """
         data = conformed(table, rows)
-        with sentences(f"table {self._path(table)}", "written"):
+
+        def write() -> None:
             handle = self._open_or_create(table)
             if source is not None and after is not None and (handle.transaction_version(source) or 0) != after:
-                raise LakeError(two_writers(table, source))
-            try:
-                self._write(table, handle, data, commit_properties=_commit(source, position), mode="append")
-            except CommitFailedError as error:
-                if "concurrent transaction" in str(error).lower():
-                    raise LakeError(two_writers(table, str(source))) from None
-                raise
+                raise LakeError(two_writers(f"table {self._path(table)}", source))
+            self._write(table, handle, data, commit_properties=_commit(source, position), mode="append")
+
+        self._again(table, write)
 
     def position(self, table: str, source: str) -> int | None:
         """What the last commit of ``source`` gave as its position; None before the first."""
@@ -185,44 +185,56 @@ class Lake:
     def delete(self, table: str, where: Where) -> None:
         """Remove the rows that ``where`` selects; nothing happens where there are none."""
         self._must_be_today(table)
-        handle = self._open(table)
-        if handle is not None:
-            with sentences(f"table {self._path(table)}", "written"):
-                handle.delete(predicate(table, where), commit_properties=_commit(None, None))
+        selected = predicate(table, where)
+
+        def remove() -> None:
+            handle = self._open(table)
+            if handle is not None:
+                handle.delete(selected, commit_properties=_commit(None, None))
+
+        self._again(table, remove)
 
     def replace(self, table: str, rows: pa.Table, where: Where) -> None:
         """Put ``rows`` in the place of what ``where`` selects, in one commit. Every row must itself fit ``where``."""
         data = conformed(table, rows)
         selected = predicate(table, where)
-        with sentences(f"table {self._path(table)}", "written"):
+
+        def write() -> None:
             handle = self._open_or_create(table)
             self._write(
                 table, handle, data, commit_properties=_commit(None, None), mode="overwrite", predicate=selected
             )
 
+        self._again(table, write)
+
     def compact(self, table: str) -> None:
         """Merge small files of an instrument's day into few, sorted by time; files that are large already stay.
 
-        Readers and one appender may go on meanwhile. Losing a race to another writer is no error: nothing is merged.
+        Readers and writers may go on meanwhile. Losing a race to another compaction or to a delete is no error: nothing
+        more is merged then.
         """
         self._must_be_today(table)
         handle = self._open(table)
         if handle is None:
             return
-        for partition in _scattered(self.files(table)):
-            with sentences(f"table {self._path(table)}", "compacted"):
-                try:
+        scattered = _scattered(self.files(table))
+        with sentences(f"table {self._path(table)}", "compacted"):
+            try:
+                if scattered:
+                    # delta-rs lets two compactions of one file both commit, which doubles its rows, but none that a
+                    # change of the table's properties came between: who began last is the one that may end
+                    handle.alter.set_table_properties({_COMPACTION: str(handle.version())}, raise_if_not_exists=False)
+                for partition in scattered:
                     handle.optimize.z_order(  # of one column: a plain sort
                         [time_column(table)],
-                        partition_filters=[
-                            (name, "=", value) for name, value in zip(PARTITIONS, partition, strict=True)
-                        ],
+                        partition_filters=[(name, "=", is_) for name, is_ in zip(PARTITIONS, partition, strict=True)],
                         target_size=FILE_BYTES,
                         writer_properties=_properties(table),
                     )
-                except DeltaError as error:
-                    if "conflict" not in str(error).lower() and "concurrent" not in str(error).lower():
-                        raise
+            except CommitFailedError as error:
+                if not lost_a_race(error):
+                    raise
+                self._handles.pop(table)
 
     def version(self, table: str) -> int | None:
         """Number of the table's newest commit; None where there is no table."""
@@ -363,6 +375,17 @@ class Lake:
             schema_mode="merge" if wider else None,
             **how,
         )
+
+    def _again(self, table: str, change: Callable[[], None]) -> None:
+        """Do it, on the newest version each time, until no commit of others came between."""
+        for left in reversed(range(_TRIES)):
+            try:
+                with sentences(f"table {self._path(table)}", "written"):
+                    return change()
+            except LakeError as error:
+                if left == 0 or not lost_a_race(error.__cause__):
+                    raise
+                self._handles.pop(table, None)
 
     def _must_be_today(self, table: str) -> None:
         if self._pin is not None:

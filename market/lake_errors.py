@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import pyarrow as pa
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from market.errors import LakeError
 
@@ -27,10 +27,13 @@ _S3_ADVICE: Final = (
     "command again; what was committed is safe."
 )
 _COLOURS: Final = re.compile(r"\x1b\[\d*m")
+_RACES: Final = ("a concurrent transaction", "metadata changed", "protocol changed")
 _FULL: Final = ("no space left", "os error 28", "disk quota", "file too large", "os error 27")
 
 
 def _explained(what: str, done: str, error: Exception) -> str:
+    if "concurrent transaction failed" in str(error).lower():  # another commit moved the position of the same source
+        return two_writers(what, "the same source")
     said = " ".join(_COLOURS.sub("", str(error)).split())
     if "s3://" in what:
         return f"{what} cannot be {done}: {_of_s3(said)}. {_S3_ADVICE}"
@@ -51,9 +54,15 @@ def _of_s3(said: str) -> str:
     return f"{found[1]}: {found[2].rstrip('.')}" if found else said.rpartition(" \u21b3 ")[2][:400]
 
 
-def two_writers(table: str, source: str) -> str:
+def lost_a_race(error: BaseException | None) -> bool:
+    """Whether a commit failed because another one came first and changed what this one had looked at."""
+    said = str(error).lower()
+    return isinstance(error, CommitFailedError) and any(sign in said for sign in _RACES)
+
+
+def two_writers(what: str, source: str) -> str:
     """The sentence for a source that somebody else lands as well."""
     return (
-        f"table {table}: another process lands {source} too; nothing of this commit was written. Let one of them end, "
+        f"{what}: another process lands {source} too; nothing of this commit was written. Let one of them end, "
         "then run the same command again: it goes on from what is there"
     )

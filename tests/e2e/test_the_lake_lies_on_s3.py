@@ -12,8 +12,11 @@ import sys
 from itertools import count
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import polars as pl
 import pytest
+from deltalake import DeltaTable
 from seaweed import Seaweed, needs_seaweed, seaweed
 from typer.testing import CliRunner
 from wire_frames import ToyExchange, stamped, write_lines
@@ -188,6 +191,27 @@ def test_keel_lake_works_on_a_bucket(uri) -> None:
 
     lake._storage.filesystem("raw").delete_file(lake.files("raw")[0].path)
     assert "cannot be read" in keel("verify", code=4)
+
+
+def test_duckdb_and_polars_read_a_bucket(uri) -> None:
+    Lake(uri).append("raw", raw(1, 5))
+    plain = {"allow_http": "true"}
+    assert pl.scan_delta(f"{uri}/raw", storage_options=plain).select(pl.col("frame").sum()).collect().item() == 15
+    found = duckdb.from_arrow(DeltaTable(f"{uri}/raw", storage_options=plain).to_pyarrow_dataset())
+    assert found.aggregate("sum(frame)").fetchall() == [(15,)]
+
+
+def test_a_compacted_bucket_can_be_read_as_it_was(uri) -> None:
+    lake = Lake(uri)
+    for n in (1, 2):
+        lake.append("raw", raw(n, n))
+    lake.compact("raw")
+    lake.delete("raw", {"frame": 1})
+    past = [lake.at({"raw": version}).read("raw", columns=["frame"]).num_rows for version in range(6)]
+    assert past == [0, 1, 2, 2, 2, 1]
+    moment = DeltaTable(f"{uri}/raw", storage_options={"allow_http": "true"}).history()[-2]["timestamp"]
+    assert lake.as_of(moment * 1_000_000).version("raw") == 1
+    assert lake.as_of((moment - 1) * 1_000_000).version("raw") == 0, "S3 itself tells whole seconds"
 
 
 def test_a_server_that_refuses_us_or_is_away_is_said_without_the_keys(uri, monkeypatch, seaweed) -> None:
