@@ -13,7 +13,7 @@ import orjson
 import typer
 
 from market.clock import NS_PER_S
-from market.errors import LakeError, SettingsError
+from market.errors import InputError, LakeError, SettingsError
 from pipelines import settings
 from pipelines.cli_output import Json, print_result
 from pipelines.progress import Bars
@@ -96,6 +96,19 @@ class Compacted:
 
     def line(self) -> str:
         return ", ".join(f"{table} {old} -> {new} files" for table, (old, new) in self.files.items()) or "no tables"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What ``finish`` prints: frames of the source, and what came of them."""
+
+    lake: str
+    source: str
+    frames: int
+    events: int
+
+    def line(self) -> str:
+        return f"{self.source} is finished: {self.events:,} events of its {self.frames:,} raw frames are in {self.lake}"
 
 
 @lake_app.command("ls")
@@ -188,6 +201,28 @@ def compact(lake: Where = "", as_json: Json = False) -> None:
     after = {each.table: each.holding.files for each in inventory.tables(opened)}
     files = {table: (count, after[table]) for table, count in before.items()}
     print_result(Compacted(lake=opened.uri, files=files), as_json)
+
+
+@lake_app.command("finish")
+def finish(
+    source: Annotated[str, typer.Argument(help="Source of a live session that was killed.")],
+    instrument: Annotated[str, typer.Option("--instrument", help="Its instrument key, venue.SYMBOL.")],
+    lake: Where = "",
+    as_json: Json = False,
+) -> None:
+    """Land what a killed live session left of its last minute, from its raw frames. Only once it no longer runs.
+
+    In a folder `keel ingest` does so by itself; a lake on S3 has no marks to see it by.
+
+    Example: `keel lake finish live-20261121T100000-1a2b --instrument binance-usdm.BTCUSDT`
+    """
+    from market.feeds import landing
+
+    opened = _open(lake)
+    if opened.position("raw", source) is None:
+        raise InputError(f"no source {source!r} in {opened.uri}; `keel lake cat raw --columns source` shows them")
+    stats = landing.recover(opened, source, opened.instrument(instrument))
+    print_result(Finished(lake=opened.uri, source=source, frames=stats.frames, events=stats.events), as_json)
 
 
 def _open(uri: str) -> Lake:

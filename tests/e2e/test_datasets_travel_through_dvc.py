@@ -20,6 +20,7 @@ from market import storage
 from market.errors import InputError, KeelError, LakeError, SettingsError
 from pipelines.cli import app
 from pipelines.featurize import FeaturizeConfig, featurize
+from training.registry import model_name
 
 __all__ = ["seaweed"]
 _PREFIXES = count(1)
@@ -165,6 +166,22 @@ def test_a_git_revision_says_which_dataset_it_was(home, remote, tmp_path, monkey
         keel("get", "HEAD", "--pointer", "btc.dvc")
     with pytest.raises(InputError, match=r"Git has no btc.dvc at 'v9'"):
         keel("get", "v9", "--pointer", "btc.dvc")
+
+
+def test_a_registered_version_says_which_dataset_it_was_trained_on(home, tmp_path, monkeypatch) -> None:
+    import mlflow
+
+    monkeypatch.setenv("KEEL_DATA_REMOTE", str(tmp_path / "remote"))
+    folder = only_dataset(home)
+    keel("put", folder.name)
+    client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    name = model_name("sim-usdm.BTCUSDT")
+    client.create_registered_model(name)
+    client.create_model_version(name, str(tmp_path), tags={"dataset_id": folder.name})
+    before = files_of(folder)
+    shutil.rmtree(folder)
+    assert keel("get", "sim-usdm.BTCUSDT@1")["fetched"]
+    assert files_of(folder) == before
 
 
 def test_what_is_not_there_is_said(home, remote, monkeypatch) -> None:

@@ -19,10 +19,11 @@ import pytest
 from deltalake import DeltaTable
 from seaweed import Seaweed, needs_seaweed, seaweed
 from typer.testing import CliRunner
-from wire_frames import ToyExchange, stamped, write_lines
+from wire_frames import USDM, ToyExchange, bytes_of, stamped, write_lines
 
 from market import inventory
-from market.errors import LakeError, SettingsError
+from market.clock import ManualClock
+from market.errors import InputError, LakeError, SettingsError
 from market.feeds.landing import Lander
 from market.instruments import find
 from market.lake import SCHEMAS, Lake, rows_of
@@ -169,6 +170,28 @@ def test_two_that_land_the_same_source_do_not_land_it_twice(uri, recording) -> N
         second.close()
     assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == [1, 2, 3]
     assert lake.position("raw", "s") == 3
+
+
+def test_a_live_session_that_was_killed_is_finished_from_its_raw_frames(uri) -> None:
+    lake, session = Lake(uri), ToyExchange(seed=4).session(seconds=100)
+    frames = [(n, recv_ns, bytes_of(frame)) for n, (recv_ns, frame) in enumerate(session, start=1)]
+    killed = Lander("live-1", USDM, lake, clock=ManualClock(START))
+    for frame in frames:
+        killed.feed(*frame)
+    killed.pause()  # raw is committed, the last minute of ticks is not
+    assert (lake.position("raw", "live-1"), lake.position("ticks", "live-1")) != (len(frames), len(frames))
+
+    words = ["lake", "finish", "live-1", "--instrument", USDM.key, "--lake", uri, "--json"]
+    done = CliRunner().invoke(app, words)
+    assert json.loads(done.stdout)["frames"] == len(frames)
+    assert lake.position("ticks", "live-1") == len(frames)
+    quiet = Lake(f"{uri}-quiet")
+    with Lander("live-1", USDM, quiet) as lander:
+        for frame in frames:
+            lander.feed(*frame)
+    assert digest(lake) == digest(quiet)
+    unknown = CliRunner().invoke(app, ["lake", "finish", "live-2", "--instrument", USDM.key, "--lake", uri])
+    assert isinstance(unknown.exception, InputError)
 
 
 def test_keel_lake_works_on_a_bucket(uri) -> None:
