@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import drift, features, frames, hotpath, kafka, machine, training
+from bench import drift, features, frames, hotpath, kafka, lake, machine, training
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 PARTS = {"frames": frames, "features": features, "hotpath": hotpath, "kafka": kafka, "training": training}
 
 
-LONG = {"drift": drift}  # run when named, each with a page of its own
+LONG = {"drift": drift, "lake": lake}  # run when named, each with a page of its own
 
 
 def main(names: list[str]) -> None:

@@ -21,6 +21,7 @@ import typer
 
 from market.errors import FolderError, KeelError, ServiceError, SettingsError
 from pipelines import settings, stages
+from pipelines.cli_data import data_app
 from pipelines.cli_gate import quarantine_app, thresholds_app
 from pipelines.cli_lake import lake_app
 from pipelines.cli_output import Json, print_result
@@ -35,6 +36,7 @@ app = typer.Typer(
 audit_app = typer.Typer(no_args_is_help=True, help="The append-only record of what was decided and done.")
 app.add_typer(audit_app, name="audit")
 app.add_typer(lake_app, name="lake")
+app.add_typer(data_app, name="data")
 app.add_typer(thresholds_app, name="thresholds")
 app.add_typer(quarantine_app, name="quarantine")
 

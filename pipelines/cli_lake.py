@@ -13,7 +13,7 @@ import orjson
 import typer
 
 from market.clock import NS_PER_S
-from market.errors import LakeError
+from market.errors import InputError, LakeError, SettingsError
 from pipelines import settings
 from pipelines.cli_output import Json, print_result
 from pipelines.progress import Bars
@@ -31,6 +31,11 @@ lake_app = typer.Typer(no_args_is_help=True, help="The tables: what they hold, a
 
 Where = Annotated[str, typer.Option("--lake", help="Folder or URI of the lake, else the workspace's.")]
 Table = Annotated[str, typer.Argument(help="raw, ticks, batches, quarantine, features, labels, quotes, ...")]
+_MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]
+Moment = Annotated[
+    datetime | None, typer.Option("--as-of", formats=_MOMENTS, help="UTC; only what was committed by then.")
+]
+Version = Annotated[int | None, typer.Option("--version", help="The table as it was at this version (`ls` shows it).")]
 Key = Annotated[str | None, typer.Option("--instrument", help="Instrument key, venue.SYMBOL; else all.")]
 
 
@@ -93,27 +98,40 @@ class Compacted:
         return ", ".join(f"{table} {old} -> {new} files" for table, (old, new) in self.files.items()) or "no tables"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What ``finish`` prints: frames of the source, and what came of them."""
+
+    lake: str
+    source: str
+    frames: int
+    events: int
+
+    def line(self) -> str:
+        return f"{self.source} is finished: {self.events:,} events of its {self.frames:,} raw frames are in {self.lake}"
+
+
 @lake_app.command("ls")
-def ls(lake: Where = "", as_json: Json = False) -> None:
+def ls(as_of: Moment = None, lake: Where = "", as_json: Json = False) -> None:
     """List the tables: rows, files, size, version, times.
 
     Example: `keel lake ls`
     """
     from market import inventory
 
-    opened = _open(lake)
+    opened = _then(_open(lake), as_of)
     print_result(Listing(lake=opened.uri, tables=inventory.tables(opened)), as_json)
 
 
 @lake_app.command("stats")
-def stats(table: Table, lake: Where = "", as_json: Json = False) -> None:
+def stats(table: Table, as_of: Moment = None, version: Version = None, lake: Where = "", as_json: Json = False) -> None:
     """One table by instrument and day.
 
     Example: `keel lake stats ticks`
     """
     from market import inventory
 
-    opened = _open(lake)
+    opened = _then(_open(lake), as_of, table, version)
     print_result(Stats(lake=opened.uri, table=table, partitions=inventory.partitions(opened, table)), as_json)
 
 
@@ -121,18 +139,22 @@ def stats(table: Table, lake: Where = "", as_json: Json = False) -> None:
 def cat(
     table: Table,
     instrument: Key = None,
-    start: Annotated[datetime | None, typer.Option(help="UTC; receive time from here on.")] = None,
-    end: Annotated[datetime | None, typer.Option(help="UTC; receive time before this.")] = None,
+    start: Annotated[datetime | None, typer.Option(formats=_MOMENTS, help="UTC; receive time from here on.")] = None,
+    end: Annotated[datetime | None, typer.Option(formats=_MOMENTS, help="UTC; receive time before this.")] = None,
     columns: Annotated[str | None, typer.Option(help="Names with commas between; else all.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many rows; 0: all.")] = 20,
+    as_of: Moment = None,
+    version: Version = None,
     lake: Where = "",
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line instead of CSV.")] = False,
 ) -> None:
     """Print rows: CSV with a header, or a JSON object a line.
 
+    Of a version before: `keel lake cat ticks --version 12`.
+
     Example: `keel lake cat ticks --instrument sim-usdm.BTCUSDT --columns recv_ns,kind,price,size --limit 5`
     """
-    rows = _open(lake).read(
+    rows = _then(_open(lake), as_of, table, version).read(
         table,
         instrument=instrument,
         start_ns=_ns(start),
@@ -181,14 +203,48 @@ def compact(lake: Where = "", as_json: Json = False) -> None:
     print_result(Compacted(lake=opened.uri, files=files), as_json)
 
 
+@lake_app.command("finish")
+def finish(
+    source: Annotated[str, typer.Argument(help="Source of a live session that was killed.")],
+    instrument: Annotated[str, typer.Option("--instrument", help="Its instrument key, venue.SYMBOL.")],
+    lake: Where = "",
+    as_json: Json = False,
+) -> None:
+    """Land what a killed live session left of its last minute, from its raw frames. Only once it no longer runs.
+
+    In a folder `keel ingest` does so by itself; a lake on S3 has no marks to see it by.
+
+    Example: `keel lake finish live-20261121T100000-1a2b --instrument binance-usdm.BTCUSDT`
+    """
+    from market.feeds import landing
+
+    opened = _open(lake)
+    if opened.position("raw", source) is None:
+        raise InputError(f"no source {source!r} in {opened.uri}; `keel lake cat raw --columns source` shows them")
+    stats = landing.recover(opened, source, opened.instrument(instrument))
+    print_result(Finished(lake=opened.uri, source=source, frames=stats.frames, events=stats.events), as_json)
+
+
 def _open(uri: str) -> Lake:
     from market.lake import Lake
 
     return Lake(uri or settings.workspace().lake)
 
 
+def _then(lake: Lake, as_of: datetime | None, table: str = "", version: int | None = None) -> Lake:
+    """The lake as it was then; as it is where neither is given."""
+    if as_of is not None and version is not None:
+        raise SettingsError("expected --as-of or --version, one of the two")
+    if version is not None:
+        return lake.at({table: version})
+    moment = _ns(as_of)
+    return lake if moment is None else lake.as_of(moment)
+
+
 def _ns(time: datetime | None) -> int | None:
-    return None if time is None else round(time.replace(tzinfo=UTC).timestamp()) * NS_PER_S
+    return (
+        None if time is None else round(time.replace(tzinfo=UTC).timestamp() * 1e6) * 1_000
+    )  # typer gives microseconds
 
 
 def _lines(rows: pa.Table, as_json: bool) -> Iterator[str]:

@@ -53,9 +53,10 @@ class Workspace:
 
     ``lake_uri`` and ``tracking_uri`` default to files under ``home``; the real stack sets them to S3 and to an MLflow
     server. ``mail`` None means: mails are written under ``home`` and not sent, and the stage says so.
-    ``feast_registry`` (an SQLAlchemy address) and ``feast_online`` (a Redis connection string) go together; they may
-    hold a password. ``approvers``: who may approve and end a safe state (empty: any person). ``airflow_url`` and
-    ``airflow_run`` are Airflow's address and the page of the run this process is a task of, for links; empty without.
+    ``feast_registry`` (an SQLAlchemy address) and ``feast_online`` (a Redis connection string) go together; they
+    may hold a password. ``data_remote``: where DVC keeps datasets, a folder or ``s3://bucket/prefix``.
+    ``approvers``: who may approve and end a safe state (empty: any person). ``airflow_url`` and ``airflow_run`` are
+    Airflow's address and the page of the run this process is a task of, for links; empty without.
     """
 
     home: Path
@@ -63,6 +64,7 @@ class Workspace:
     progress: Progress = field(default_factory=Silent)
     author: str = ""
     lake_uri: str = ""
+    data_remote: str = ""
     tracking_uri: str = ""
     triton_grpc: Address | None = None
     mail: Address | None = None

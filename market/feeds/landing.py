@@ -290,7 +290,7 @@ class Lander:
         buffers.raw_frame, buffers.raw_recv, buffers.raw_payload, buffers.raw_bytes = [], [], [], 0
 
     def _write(self, table: str, rows: Callable[[], pa.Table], position: int) -> None:
-        self._writer.append(table, rows, source=self.source, position=position)
+        self._writer.append(table, rows, source=self.source, position=position, after=self._positions[table])
         self._positions[table] = position
 
 
@@ -405,7 +405,7 @@ def _folder(lake: Lake) -> Path:
 
 
 def _claim(lake: Lake, mark: _Mark) -> _Claim:
-    if lake.folder is None:  # one writer a source is then the deployment's to see to
+    if lake.folder is None:  # no lock there; of two landers the second is refused at its first commit (Lake.append)
         return _Claim()
     path = _folder(lake) / f"{mark.source}.json"
     try:

@@ -23,17 +23,19 @@ class Writer:
         self._jobs: deque[Future[None]] = deque()
         self._stopped = False
 
-    def append(self, table: str, rows: Callable[[], pa.Table], *, source: str, position: int) -> None:
+    def append(
+        self, table: str, rows: Callable[[], pa.Table], *, source: str, position: int, after: int | None = None
+    ) -> None:
         """Queue one commit (its rows are built on the thread too); raises the error of an earlier one."""
         while self._jobs and (self._jobs[0].done() or len(self._jobs) >= _JOBS_WAITING):
             self._jobs.popleft().result()
-        self._jobs.append(self._thread.submit(self._append, table, rows, source, position))
+        self._jobs.append(self._thread.submit(self._append, table, rows, source, (position, after)))
 
-    def _append(self, table: str, rows: Callable[[], pa.Table], source: str, position: int) -> None:
+    def _append(self, table: str, rows: Callable[[], pa.Table], source: str, step: tuple[int, int | None]) -> None:
         if self._stopped:
             return
         try:
-            self._lake.append(table, rows(), source=source, position=position)
+            self._lake.append(table, rows(), source=source, position=step[0], after=step[1])
         except BaseException:
             self._stopped = True
             raise

@@ -5,10 +5,12 @@ from __future__ import annotations
 import graphlib
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import grimp
 import pytest
@@ -21,7 +23,7 @@ from pipelines.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-GROUPS = {"audit": ["verify"], "lake": ["verify"], "thresholds": ["show"], "quarantine": ["ls"]}
+GROUPS = {"audit": ["verify"], "data": ["get"], "lake": ["verify"], "thresholds": ["show"], "quarantine": ["ls"]}
 VERBS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
@@ -70,6 +72,25 @@ def test_make_targets_named_in_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"make ([a-z]+)", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"README names `make {target}`"
+
+
+def commands_in(page: Path) -> list[str]:
+    """``keel ...`` lines of the page's code blocks, without what is said of them behind several blanks."""
+    blocks = re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = [line.removeprefix(".venv/bin/") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [re.split(r"\s{2,}| #", line)[0] for line in lines if line.startswith("keel ")]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_every_command_line_of_a_page_names_a_verb_and_its_options(page: Path) -> None:
+    for line in commands_in(page):
+        command: Any = typer.main.get_command(app)
+        words = shlex.split(line)[1:]
+        while hasattr(command, "commands"):
+            assert words[0] in command.commands, line
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, line
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:

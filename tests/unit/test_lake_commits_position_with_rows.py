@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from small_lake import Market, land
 
+import market.lake
 from market.errors import LakeError
 from market.events import EVENT
 from market.instruments import find
@@ -211,6 +212,72 @@ def test_writers_of_different_sources_do_not_lose_each_others_rows(lake):
     rows = lake.read("raw", columns=["source", "frame"]).to_pylist()
     assert [(r["source"], r["frame"]) for r in rows] == [(f"s{i}", n) for i in range(2) for n in range(1, 11)]
     assert [lake.position("raw", f"s{i}") for i in range(2)] == [10, 10]
+
+
+def _compact_many(uri: str) -> None:
+    for _ in range(10):
+        Lake(uri).compact("raw")
+
+
+def test_compaction_beside_writers_and_another_compaction_loses_nothing(lake):
+    for n in range(11, 21):
+        lake.append("raw", raw(n, n, source="before"), source="before", position=n)
+    context = multiprocessing.get_context("spawn")
+    jobs = [context.Process(target=_append_many, args=(lake.uri, f"s{i}")) for i in range(2)]
+    jobs += [context.Process(target=_compact_many, args=(lake.uri,)) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0, 0, 0]
+    lake.compact("raw")
+    rows = lake.read("raw", columns=["source", "frame"]).to_pylist()
+    landed = [("before", n) for n in range(11, 21)] + [(f"s{i}", n) for i in range(2) for n in range(1, 11)]
+    assert [(r["source"], r["frame"]) for r in rows] == landed
+    assert len(lake.files("raw")) == 1
+
+
+def test_a_compaction_that_another_one_overtook_merges_nothing(lake, monkeypatch):
+    """delta-rs lets both commit, which doubles every row."""
+    for n in range(1, 6):
+        lake.append("raw", raw(n, n))
+    properties, overtaken = market.lake._properties, []
+
+    def meanwhile(table):
+        if not overtaken:
+            overtaken.append(True)
+            Lake(lake.uri).compact("raw")
+        return properties(table)
+
+    monkeypatch.setattr("market.lake._properties", meanwhile)
+    lake.compact("raw")
+    assert overtaken
+    assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == [1, 2, 3, 4, 5]
+    assert len(lake.files("raw")) == 1
+
+
+def test_an_append_that_a_delete_came_before_is_done_again(lake, monkeypatch):
+    lake.append("raw", raw(1, 5))
+    properties, overtaken = market.lake._properties, []
+
+    def meanwhile(table):
+        if not overtaken:
+            overtaken.append(True)
+            Lake(lake.uri).delete("raw", {"frame": 1})
+        return properties(table)
+
+    monkeypatch.setattr("market.lake._properties", meanwhile)
+    lake.append("raw", raw(6, 7), source="s", position=7, after=0)
+    assert overtaken
+    assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == [2, 3, 4, 5, 6, 7]
+
+
+def test_a_position_that_somebody_else_moved_on_is_found_out_and_nothing_is_written(lake):
+    lake.append("raw", raw(1, 5), source="s", position=5, after=0)
+    with pytest.raises(LakeError, match="another process lands s too; nothing of this commit was written"):
+        lake.append("raw", raw(1, 7), source="s", position=7, after=0)
+    lake.append("raw", raw(6, 7), source="s", position=7, after=5)
+    assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == list(range(1, 8))
 
 
 def test_a_file_of_several_sources_that_a_delete_rewrote_is_read_by_source(tmp_path: Path) -> None:
