@@ -7,8 +7,9 @@ uncorrelated differences. Blocks of a market are not, so two things are added, b
 
 * the radius is multiplied by the square root of (1 + r) / (1 - r), the long-run variance of a first-order
   autoregression over its variance (prewhitening, Andrews and Monahan, Econometrica 60(4), 1992); ``r`` is estimated
-  from the differences seen so far, with Kendall's bias correction (Biometrika 41, 1954) and one standard error on the
-  safe side;
+  from the differences seen so far, with Kendall's bias correction (Biometrika 41, 1954) and :data:`SAFE_ERRORS`
+  standard errors on the safe side (with one, the simulation of ``bench/ab.py`` told equal arms apart in 6.6 % of the
+  runs at an ``alpha`` of 5 %);
 * nothing is said before :data:`MIN_EFFECTIVE` effectively independent differences are in.
 """
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 MIN_EFFECTIVE = 12
+SAFE_ERRORS = 1.5
 _MAX_AUTOCORRELATION = 0.97
 _FIRST_ESTIMATE = 4  # differences before an autocorrelation is estimated at all
 
@@ -78,6 +80,6 @@ def _inflation(seen: Floats) -> Floats:
     constant = spread <= 1e-12 * np.maximum(squares, np.finfo(float).tiny)
     raw = lagged / np.where(constant, 1.0, spread)
     corrected = raw + (1 + 3 * raw) / n
-    safe = corrected + np.sqrt(np.maximum(1 - corrected**2, 0.0) / n)
+    safe = corrected + SAFE_ERRORS * np.sqrt(np.maximum(1 - corrected**2, 0.0) / n)
     r = np.clip(safe, 0.0, _MAX_AUTOCORRELATION)
     return np.where(n < _FIRST_ESTIMATE, np.inf, np.where(constant, 1.0, (1 + r) / (1 - r)))
