@@ -4,8 +4,9 @@ What decides, and in which order:
 
 1. *Words* (primary): mean log-loss of the direction over all horizons, both arms on the same rows, challenger less
    champion, one difference a block. Below zero the challenger is better calibrated and sharper.
-2. *Guardrails*, one difference a switchback pair: what the fills were worth one second later, adverse selection, and
-   that the challenger still gets fills. None may be significantly worse.
+2. *Guardrails*, one difference a switchback pair: what the fills were worth one second later, adverse selection over
+   one second, and that the challenger still gets fills. None may be significantly worse.
+3. *Shown* beside them, and deciding nothing: effective spread, slippage, adverse selection over 100 ms, fill ratio.
 
 ``promote``: the words are significantly better and no guardrail is significantly worse. ``keep``: the words or a
 guardrail are significantly worse. ``undecided``: else; the champion stays. Each metric has its own confidence sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from serving.outcomes import BlockMetrics
 
 Verdict = Literal["promote", "keep", "undecided"]
+Role = Literal["primary", "guardrail", "shown"]
 
 COMPARE_FILE = "compare.json"
 PRIMARY = "log_loss"
@@ -68,7 +70,7 @@ class Metric:
     name: str
     title: str
     unit: str
-    role: Literal["primary", "guardrail"]
+    role: Role
     champion: float | None
     challenger: float | None
     difference: float | None
@@ -106,13 +108,18 @@ class CompareResult:
     path: str
     picture: str
 
+    @property
+    def guardrails(self) -> tuple[Metric, ...]:
+        """Those that may veto."""
+        return tuple(m for m in self.metrics if m.role == "guardrail")
+
     def line(self) -> str:
         primary = self.metrics[0]
         return f"{self.verdict}: version {self.challenger} against {self.champion}; {primary.line()}; {self._guards()}"
 
     def _guards(self) -> str:
-        worse = [m.title for m in self.metrics[1:] if m.says == "worse"]
-        tested = [m for m in self.metrics[1:] if m.difference is not None]
+        tested = [m for m in self.guardrails if m.difference is not None]
+        worse = [m.title for m in tested if m.says == "worse"]
         if worse:
             return f"worse in {', '.join(worse)}"
         if not tested:
@@ -127,6 +134,7 @@ class _Measured:
     """A metric's differences in order, challenger less champion, and the figures of each arm. ``sign`` +1: higher is
     better."""
 
+    role: Role
     name: str
     title: str
     unit: str
@@ -154,6 +162,7 @@ def compare(config: CompareConfig, *, workspace: Workspace) -> CompareResult:
     block_ns = int(NS_PER_S * (config.block_seconds or experiment.block_seconds(workspace.home, sessions)))
     said = [experiment.words(rows, block_ns) for rows in sessions]
     primary = _Measured(
+        role="primary",
         name=PRIMARY,
         title="log-loss of the direction",
         unit="nats",
@@ -164,7 +173,7 @@ def compare(config: CompareConfig, *, workspace: Workspace) -> CompareResult:
     )
     fills = sum(experiment.fills(lake, config.instrument, rows.session) for rows in sessions)
     paired = _pairs(lake, config, sessions, block_ns) if fills else []
-    measured = [primary, *_guardrails(paired, config.least_fills)]
+    measured = [primary, *_of_pairs(paired, config.least_fills)]
     followed = [sequence(np.array(m.differences), alpha=config.alpha, plan=config.plan) for m in measured]
     return _conclude(config, workspace, sessions, (measured, followed), (fills, len(paired)))
 
@@ -185,15 +194,20 @@ def _pairs(
     return [pair for rows in sessions for pair in experiment.pairs(lake, config.instrument, rows, block_ns)]
 
 
-def _guardrails(paired: Sequence[tuple[BlockMetrics, BlockMetrics]], least_fills: float) -> list[_Measured]:
+def _of_pairs(paired: Sequence[tuple[BlockMetrics, BlockMetrics]], least_fills: float) -> list[_Measured]:
+    """Guardrails, and what is shown beside them."""
+
     def lots(block: BlockMetrics) -> float:
         return 60.0 * block.lots / block.seconds
 
-    def measured(name: str, title: str, unit: str, sign: int, of: Callable[[BlockMetrics], float]) -> _Measured:
+    def measured(
+        role: Role, name: str, title: str, unit: str, sign: int, of: Callable[[BlockMetrics], float]
+    ) -> _Measured:
         both = [(of(a), of(b)) for a, b in paired]
         both = [(a, b) for a, b in both if math.isfinite(a) and math.isfinite(b)]
         share = least_fills if name == "fills" else 1.0
         return _Measured(
+            role=role,
             name=name,
             title=title,
             unit=unit,
@@ -204,10 +218,23 @@ def _guardrails(paired: Sequence[tuple[BlockMetrics, BlockMetrics]], least_fills
             note="" if both else "no pair of blocks with fills, so it was not tested",
         )
 
+    per_lot, beyond = "half ticks a lot", f"lots filled beyond {least_fills:g} of the champion's"
+    per_minute = "half ticks x lots / min"
     return [
-        measured("realised", "realised spread after 1 s", "half ticks x lots / min", +1, lambda b: b.pnl_per_minute),
-        measured("adverse", "adverse selection over 1 s", "half ticks a lot", -1, lambda b: b.adverse_half_ticks),
-        measured("fills", f"lots filled beyond {least_fills:g} of the champion's", "lots / min", +1, lots),
+        measured("guardrail", "realised", "realised spread after 1 s", per_minute, +1, lambda b: b.pnl_per_minute),
+        measured("guardrail", "adverse", "adverse selection over 1 s", per_lot, -1, lambda b: b.adverse_half_ticks),
+        measured("guardrail", "fills", beyond, "lots / min", +1, lots),
+        measured("shown", "effective", "effective spread", per_lot, +1, lambda b: b.effective_half_ticks),
+        measured("shown", "slippage", "slippage", per_lot, -1, lambda b: b.slippage_half_ticks),
+        measured(
+            "shown",
+            "adverse_100ms",
+            "adverse selection over 100 ms",
+            per_lot,
+            -1,
+            lambda b: b.adverse_100ms_half_ticks,
+        ),
+        measured("shown", "fill_ratio", "fill ratio", "lots filled of lots quoted", +1, lambda b: b.fill_ratio),
     ]
 
 
@@ -220,7 +247,7 @@ def _metric(measured: _Measured, seen: Followed) -> Metric:
         name=measured.name,
         title=measured.title,
         unit=measured.unit,
-        role="primary" if measured.name == PRIMARY else "guardrail",
+        role=measured.role,
         champion=None if empty else float(np.mean(measured.champion)),
         challenger=None if empty else float(np.mean(measured.challenger)),
         difference=None if empty else float(seen.estimate[-1]),
@@ -235,10 +262,10 @@ def _metric(measured: _Measured, seen: Followed) -> Metric:
 
 def decide(metrics: Sequence[Metric]) -> Verdict:
     """The rule of the module's first lines."""
-    primary, guardrails = metrics[0], metrics[1:]
-    if primary.says == "worse" or any(m.says == "worse" for m in guardrails):
+    deciding = [m for m in metrics if m.role != "shown"]
+    if any(m.says == "worse" for m in deciding):
         return "keep"
-    return "promote" if primary.says == "better" else "undecided"
+    return "promote" if deciding[0].says == "better" else "undecided"
 
 
 def _conclude(
@@ -291,6 +318,7 @@ def _series(measured: _Measured, seen: Followed) -> dict[str, Any]:
     """Running estimate and interval after each look; None where the interval is infinite."""
     return {
         "name": measured.name,
+        "role": measured.role,
         "title": measured.title,
         "unit": measured.unit,
         "better": "higher" if measured.sign > 0 else "lower",
@@ -309,7 +337,7 @@ def _summary(verdict: Verdict, metrics: Sequence[Metric], champion: int, challen
         "undecided": f"Version {challenger} was not shown to be better than version {champion}; the champion stays.",
     }[verdict]
     intervals = f"Always-valid intervals at {100 * (1 - alpha):g} % each."
-    return " ".join([means, *(f"{m.line()}." for m in metrics), intervals])
+    return " ".join([means, *(f"{m.line()}." for m in metrics if m.role != "shown"), intervals])
 
 
 def _finite(value: float) -> float | None:

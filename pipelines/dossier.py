@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from training.evaluate import Evaluation
     from training.registry import Registry
 
+_TEST_HEAD = ("metric", "role", "champion", "challenger", "difference", "says")
+_ROLES = (
+    "The primary metric has to be better, and a guardrail must not be worse; what is only shown decides nothing. Each "
+    "interval is always valid by itself."
+)
+
 SHORT_S = 86_400  # a model that learned less than a day of market has not seen a day's ups and downs
 
 
@@ -247,7 +253,7 @@ def _body(workspace: Workspace, instrument: str, case: _Case, model: _Model, cha
     both = [each for each in (champion, model) if each is not None]
     parts = [_opening(model, champion, case)]
     if case.test is not None:
-        parts += ["## The test", _table(("metric", "champion", "challenger", "difference", "says"), _tests(case.test))]
+        parts += ["## The test", _table(_TEST_HEAD, _tests(case.test)), _ROLES]
     if case.evaluation is not None:
         parts += ["## The evaluation", _evaluation(case.evaluation)]
     parts += ["## On held-out rows", _held_out(both)]
@@ -274,15 +280,16 @@ def _opening(model: _Model, champion: _Model | None, case: _Case) -> str:
 
 def _tests(test: CompareResult) -> list[tuple[str, ...]]:
     rows = [_test(metric) for metric in test.metrics]
-    return [*rows, (f"{test.blocks} blocks, {test.pairs} pairs, {test.fills} fills", "", "", "", f"**{test.verdict}**")]
+    counts = f"{test.blocks} blocks, {test.pairs} pairs, {test.fills} fills"
+    return [*rows, (counts, "", "", "", "", f"**{test.verdict}**")]
 
 
 def _test(metric: Metric) -> tuple[str, ...]:
     title = f"{metric.title} ({metric.unit})"
     if metric.difference is None:
-        return title, "", "", "", metric.note
+        return title, metric.role, "", "", "", metric.note
     between = f"{metric.difference:+.4g} [{compare.figure(metric.lower)}, {compare.figure(metric.upper)}]"
-    return title, _number(metric.champion), _number(metric.challenger), between, metric.says
+    return title, metric.role, _number(metric.champion), _number(metric.challenger), between, metric.says
 
 
 def _evaluation(found: Evaluation) -> str:
@@ -316,7 +323,7 @@ def _held_out(models: Sequence[_Model]) -> str:
 def _risks(case: _Case, model: _Model) -> list[str]:
     risks = []
     if case.test is not None:
-        guards = case.test.metrics[1:]
+        guards = case.test.guardrails
         risks += [f"{m.title}: worse" for m in guards if m.says == "worse"]
         risks += [f"{m.title}: not tested, {m.note}" for m in guards if m.difference is None]
         unbounded = [m for m in guards if m.difference is not None and (m.lower is None or m.upper is None)]

@@ -22,7 +22,7 @@ from market.labels import LabelConfig, labels
 from market.lake import Lake
 from pipelines.drift import Floats, Ints
 from pipelines.signals import Real, direction_loss, matrix
-from serving.outcomes import BlockMetrics, Outcomes, block_metrics, from_columns
+from serving.outcomes import COLUMNS, UNKNOWN, BlockMetrics, Outcomes, Quoted, block_metrics, from_columns
 from serving.router import ARMS
 
 _COLUMNS = ("session", "n", "recv_ns", "mid2", "arm", "version0", "version1", "probs0", "probs1")
@@ -112,7 +112,8 @@ def pairs(lake: Lake, instrument: str, rows: Rows, block_ns: int) -> list[tuple[
     """
     _require_blocks(rows, block_ns)
     time = np.maximum.accumulate(rows.recv_ns)
-    blocks = block_metrics(_outcomes(lake, instrument, rows.session), time, rows.arm, block_ns=block_ns)
+    filled, quoted = _outcomes(lake, instrument, rows.session)
+    blocks = block_metrics(filled, time, rows.arm, block_ns=block_ns, quoted=quoted)
     whole = [b for b in blocks if b.seconds * 1e9 >= _WHOLE * block_ns]
     by_pair: dict[int, dict[int, BlockMetrics]] = {}
     for each in whole:
@@ -122,7 +123,7 @@ def pairs(lake: Lake, instrument: str, rows: Rows, block_ns: int) -> list[tuple[
 
 def fills(lake: Lake, instrument: str, session: str) -> int:
     """How many fills a session had."""
-    return len(_outcomes(lake, instrument, session))
+    return lake.read("outcomes", instrument=instrument, columns=["side"], where={"session": session}).num_rows
 
 
 def _newest(lake: Lake, instrument: str, home: Path) -> tuple[str, ...]:
@@ -184,10 +185,20 @@ def _session(lake: Lake, instrument: str, session: str, home: Path) -> Rows | No
     )
 
 
-def _outcomes(lake: Lake, instrument: str, session: str) -> Outcomes:
-    names = list(Outcomes.__dataclass_fields__)
-    rows = lake.read("outcomes", instrument=instrument, columns=names, where={"session": session})
-    return from_columns({name: rows[name].to_pylist() for name in names})
+def _outcomes(lake: Lake, instrument: str, session: str) -> tuple[Outcomes, Quoted]:
+    """Fills, each with the mid of the decision it came from, and the quotes of a session."""
+    where = {"session": session}
+    names = ["n", "recv_ns", "mid2", "bid_size", "ask_size"]
+    quotes = lake.read("quotes", instrument=instrument, columns=names, where=where)
+    n, recv_ns, mid2, bid, ask = (quotes[name].to_numpy().astype(np.int64) for name in names)
+    rows = lake.read("outcomes", instrument=instrument, columns=[*COLUMNS, "quote_id"], where=where)
+    number = np.array([int(quote_id.rpartition(".")[2]) for quote_id in rows["quote_id"].to_pylist()], np.int64)
+    at = np.minimum(np.searchsorted(n, number), max(len(n) - 1, 0))
+    known = n[at] == number if len(n) else np.zeros(len(number), np.bool_)
+    decided = np.full(len(number), UNKNOWN, np.int64)
+    decided[known] = mid2[at[known]]
+    filled = from_columns({name: rows[name].to_pylist() for name in COLUMNS}, decided)
+    return filled, Quoted(recv_ns=recv_ns, lots=bid + ask)
 
 
 def _require_blocks(rows: Rows, block_ns: int) -> None:

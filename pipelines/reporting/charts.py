@@ -129,8 +129,8 @@ def _ratio_map(figure: Any, axis: Any, signals: Sequence[Mapping[str, Any]], sec
 
 
 def sequence_picture(series: Sequence[Mapping[str, Any]], *, alpha: float, path: Path | None = None) -> str:
-    """Running difference and confidence sequence of each metric that has looks."""
-    shown = [s for s in series if s["estimate"]]
+    """Running difference and confidence sequence of each metric that decides and has looks."""
+    shown = [s for s in series if s["estimate"] and s["role"] != "shown"]
     if not shown:
         shown = list(series[:1])
     with _figure("sequence", (7.2, 2.0 * len(shown) + 0.4), (len(shown), 1)) as (figure, axes):

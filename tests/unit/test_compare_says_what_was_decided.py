@@ -48,6 +48,19 @@ def test_a_challenger_that_speaks_better_and_earns_as_much_is_to_be_promoted(ab:
     assert Path(result.picture).stat().st_size > 0
 
 
+def test_what_is_shown_beside_the_guardrails_is_measured_and_decides_nothing(ab: Callable[..., CompareResult]) -> None:
+    result = ab((0.2, 0.5), edge=(1.0, 1.0))
+    roles = {m.name: m.role for m in result.metrics}
+    assert [name for name, role in roles.items() if role == "primary"] == ["log_loss"]
+    assert [name for name, role in roles.items() if role == "guardrail"] == ["realised", "adverse", "fills"]
+    shown = {m.name: m for m in result.metrics if m.role == "shown"}
+    assert set(shown) == {"effective", "slippage", "adverse_100ms", "fill_ratio"}
+    assert (shown["effective"].champion, shown["slippage"].champion, shown["adverse_100ms"].champion) == (1, -2, 0)
+    ratio = shown["fill_ratio"].champion
+    assert ratio is not None
+    assert 0.1 < ratio < 0.3, "one to three lots of the ten that were quoted"
+
+
 def test_two_equal_models_are_undecided(ab: Callable[..., CompareResult]) -> None:
     result = ab((0.3, 0.3), edge=(1.0, 1.0))
     assert result.verdict == "undecided"
@@ -69,7 +82,7 @@ def test_better_words_do_not_outweigh_worse_fills(ab: Callable[..., CompareResul
 def test_a_recording_claims_no_fills(ab: Callable[..., CompareResult]) -> None:
     result = ab((0.2, 0.5))
     assert result.fills == 0
-    assert all(m.difference is None and "not tested" in m.note for m in result.metrics[1:])
+    assert all(m.difference is None and "not tested" in m.note for m in result.metrics if m.role != "primary")
     assert "no fills, so no guardrail was tested" in result.line()
 
 
@@ -128,6 +141,8 @@ def _metric(role: str, says: str) -> Metric:
     ],
 )
 def test_words_decide_and_guardrails_veto(primary: str, guardrail: str, verdict: str) -> None:
+    metrics = [_metric("primary", primary), _metric("shown", "worse"), _metric("guardrail", guardrail)]
+    assert decide(metrics) == verdict
     metrics = [_metric("primary", primary), _metric("guardrail", "not told apart"), _metric("guardrail", guardrail)]
     assert decide(metrics) == verdict
 
