@@ -49,9 +49,7 @@ class Blocks:
 
 def run() -> dict[str, Any]:
     equal = [_equal(Blocks(rho=rho, heavy=heavy)) for heavy, rho in product((False, True), (*RHOS, 0.8))]
-    power = [
-        _power(Blocks(rho=rho, effect=effect), plan) for plan, rho, effect in product(PLANS, RHOS, EFFECTS)
-    ]
+    power = [_power(Blocks(rho=rho, effect=effect), plan) for plan, rho, effect in product(PLANS, RHOS, EFFECTS)]
     worst = max(each["wrong"] for each in equal)
     return {
         "title": "The test of champion against challenger",
@@ -67,7 +65,8 @@ def run() -> dict[str, Any]:
             f"alpha {_CONFIG.alpha:g}, a look after every block, two-sided. Equal arms: {EQUAL_BLOCKS:,} blocks a run, "
             f"plan {_CONFIG.plan}. Power: {POWER_RUNS:,} runs of at most {MOST_BLOCKS:,} blocks.",
             "Effects are in standard deviations of one block's difference; rho is the first-order autocorrelation of "
-            "the differences. A block of 10 s makes 360 looks an hour at the words, and 180 pairs at what fills earned.",
+            "the differences. A block of 10 s makes 360 looks an hour at the words, and 180 pairs at what "
+            "fills earned.",
             "The interval is tightest at the planned number of blocks; the chance of a wrong verdict does not depend "
             "on it.",
         ],

@@ -15,7 +15,6 @@ uncorrelated differences. Blocks of a market are not, so two things are added, b
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np

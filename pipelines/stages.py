@@ -51,6 +51,7 @@ def table() -> Mapping[str, Stage]:
         trace,
         train,
         validate,
+        withdraw,
     )
 
     return {
@@ -73,6 +74,7 @@ def table() -> Mapping[str, Stage]:
         "resume": Stage(config=safety.ResumeConfig, function=safety.resume),
         "retrain": Stage(config=retrain.RetrainConfig, function=retrain.retrain),
         "compare": Stage(config=compare.CompareConfig, function=compare.compare),
+        "withdraw": Stage(config=withdraw.WithdrawConfig, function=withdraw.withdraw),
         "dossier": Stage(config=dossier.DossierConfig, function=dossier.dossier),
         "approve": Stage(config=approve.ApproveConfig, function=approve.approve),
         "promote": Stage(config=promote.PromoteConfig, function=promote.promote),

@@ -3,7 +3,7 @@
 Stored are integers (fill price, mid at the fill and later); the measures are functions of them. From the maker's side,
 in half ticks, positive is good for us (Huang and Stoll, "Dealer versus auction markets", J. Financial Economics 41,
 1996: effective and realised half-spread), all but slippage, which is a cost (Perold, "The implementation shortfall:
-paper versus reality", J. Portfolio Management 14(3), 1988: the price got against the price on paper when it was decided):
+paper versus reality", J. Portfolio Management 14(3), 1988: the price got against that on paper when it was decided):
 
 * effective half-spread: ``side * (mid2_fill - 2 * price)``
 * realised half-spread after h: ``side * (mid2_h - 2 * price)``

@@ -141,6 +141,25 @@ def sequence_picture(series: Sequence[Mapping[str, Any]], *, alpha: float, path:
         return _finish(figure, path)
 
 
+def shadow_picture(words: tuple[Any, Any], leans: tuple[Any, Any], *, path: Path | None = None) -> str:
+    """Log-loss a block of champion and challenger, and probability of up less down of one against the other."""
+    with _figure("shadow", (7.2, 2.7), (1, 2), width_ratios=[1.5, 1]) as (figure, axes):
+        losses, joint = axes[0]
+        blocks = np.arange(1, len(words[0]) + 1)
+        for colour, label, loss in ((CHAMPION, "champion", words[0]), (CHALLENGER, "challenger", words[1])):
+            losses.plot(blocks, loss, color=colour, linewidth=1.4, marker=".", markersize=4, label=label)
+        losses.set(xlabel="block", ylabel="nats")
+        losses.set_title("log-loss of the direction; lower is better")
+        losses.xaxis.get_major_locator().set_params(integer=True)
+        losses.legend(loc="best", ncols=2)
+        joint.hist2d(*leans, bins=40, range=((-1, 1), (-1, 1)), cmap="Blues", norm="log")
+        joint.plot([-1, 1], [-1, 1], color=QUIET, linewidth=1, linestyle=":")
+        joint.set(xlabel="champion", ylabel="challenger")
+        joint.set_title("up less down, 500 ms")
+        joint.grid(visible=False)
+        return _finish(figure, path)
+
+
 def _one_sequence(axis: Any, one: Mapping[str, Any], alpha: float) -> None:
     estimate = np.array(one["estimate"], dtype=float)
     looks = np.arange(1, len(estimate) + 1)

@@ -27,9 +27,7 @@ def test_two_equal_arms_are_told_apart_no_more_often_than_promised_with_a_look_a
 
 
 @pytest.mark.parametrize(("rho", "effect", "blocks"), [(0.0, 0.5, 150), (0.3, 0.5, 250), (0.6, 1.0, 150)])
-def test_dependence_costs_blocks_and_a_difference_is_found_all_the_same(
-    rho: float, effect: float, blocks: int
-) -> None:
+def test_dependence_costs_blocks_and_a_difference_is_found_all_the_same(rho: float, effect: float, blocks: int) -> None:
     """``effect`` in standard deviations of a block's difference; nine of ten runs end by then."""
     noise = np.random.default_rng(14).normal(size=(200, 100 + blocks))
     differences = lfilter([1.0], [1.0, -rho], noise, axis=1)[:, 100:] * np.sqrt(1 - rho**2) + effect

@@ -48,9 +48,9 @@ def test_roles_say_who_plays() -> None:
     assert wanted(Roles(champion=2, previous=1, canary=window)) == Lineup(
         versions=(2, 1), phase="window", canary=window
     )
-    assert wanted(beside, lost=step.trial) == Lineup(versions=(1,))
-    assert wanted(Roles(champion=2, previous=1, canary=window), lost=window.trial) == Lineup(versions=(1,))
-    assert wanted(beside, lost=step.trial + 1) == wanted(beside), "a breach of another trial is of no account"
+    assert wanted(beside, lost=(2, step.trial)) == Lineup(versions=(1,))
+    assert wanted(Roles(champion=2, previous=1, canary=window), lost=(2, window.trial)) == Lineup(versions=(1,))
+    assert wanted(beside, lost=(2, step.trial + 1)) == wanted(beside), "a breach of another trial is of no account"
 
 
 def test_the_last_step_held_and_not_yet_champion_goes_on_as_before() -> None:
