@@ -119,7 +119,7 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
                 instrument=instrument,
                 stop=stop,
                 follower=follower,
-                worse=test_of_words(config.guardrails),
+                worse=words_test(config.guardrails),
             )
             while not going.is_over:
                 follower.check()
@@ -144,7 +144,7 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
     return going.result
 
 
-def test_of_words(config: GuardrailConfig) -> Worse:
+def words_test(config: GuardrailConfig) -> Worse:
     """The always-valid test of a challenger's words, as compare makes it; what it needs is imported here."""
 
     def worse(differences: Floats) -> bool:
