@@ -168,5 +168,12 @@ def begin_retraining(instrument: str, trigger: str, *, asked_by_a_person: bool) 
     return answer.admitted, answer.why
 
 
+def take_turn(instrument: str, run: str, *, is_running: Callable[[str], bool]) -> str:
+    """Whether a run about an instrument may go on, has to wait, or is to leave; see :mod:`pipelines.turns`."""
+    from pipelines import turns
+
+    return turns.take_turn(settings.workspace(), instrument, run, is_running=is_running)
+
+
 def _retraining() -> Any:
     return settings.stage_config("retrain", table()["retrain"].config, {})
