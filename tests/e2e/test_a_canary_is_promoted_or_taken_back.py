@@ -22,7 +22,8 @@ from market.clock import SystemClock
 from market.errors import ApprovalError, GateError, InputError, ServiceError
 from market.lake import Lake
 from pipelines import audit, swap
-from pipelines.canary import STOPPED, WITHDRAWN
+from pipelines.canary import STOPPED, WITHDRAWN, patiently
+from pipelines.inference_server import state_path
 from pipelines.rollback import RollbackConfig, rollback
 from pipelines.simulate import Exchange, SimulateConfig, running_exchange
 from pipelines.skew import SkewConfig, skew
@@ -215,7 +216,8 @@ def stopped(floor: Floor, champion: int) -> dict[str, Any]:
     began = time.monotonic()
     while floor.desk.roles != Roles(champion=champion) and time.monotonic() - began < 60:
         time.sleep(0.1)
-    assert floor.desk.roles == Roles(champion=champion)
+    with patiently(state_path(floor.desk.workspace)):  # whoever completes it has ended
+        assert floor.desk.roles == Roles(champion=champion)
     assert floor.desk.aliases == {CHAMPION: champion}
     assert floor.desk.served() == (champion,)
     (entry,) = floor.entries(STOPPED)
