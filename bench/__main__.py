@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import drift, features, frames, hotpath, kafka, lake, machine, training
+from bench import ab, drift, features, frames, hotpath, kafka, lake, machine, training
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 PARTS = {"frames": frames, "features": features, "hotpath": hotpath, "kafka": kafka, "training": training}
 
 
-LONG = {"drift": drift, "lake": lake}  # run when named, each with a page of its own
+LONG = {"ab": ab, "drift": drift, "lake": lake}  # run when named, each with a page of its own
 
 
 def main(names: list[str]) -> None:
@@ -34,7 +34,7 @@ def main(names: list[str]) -> None:
 
 
 def _write(found: dict[str, Any], name: str = "") -> None:
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat() + (name and f".{name}")
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat() + (name and f"-{name}")
     about = {"date": today, "commit": machine.commit(), "machine": machine.name()}
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{today}.json").write_text(json.dumps({**about, "parts": found}, indent=1) + "\n")

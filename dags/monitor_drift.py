@@ -1,7 +1,8 @@
-"""Every quarter of an hour, for each instrument in service: look for drift, mail it, and see whether a test was won.
+"""Every quarter of an hour, for each instrument in service: look for drift, mail it, and see whether a test was won or
+lost.
 
 A drift is mailed once and starts train_model, again only when the cool-down after it is over and the drift is not; a
-challenger that has won its test starts promote_model.
+challenger that has won its test starts promote_model, one that has lost it is withdrawn at once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import pendulum
 from airflow.sdk import Param, dag, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
-from pipelines.scheduling import DRIFT, TASK_DEFAULTS, TEST_WON
+from pipelines.scheduling import DRIFT, TASK_DEFAULTS, TEST_LOST, TEST_WON
 
 
 @dag(
@@ -65,7 +66,7 @@ def monitor_drift():
         notify(verdict)
         announce(verdict)  # also when the mail server is away
 
-    @task(outlets=[TEST_WON])
+    @task(outlets=[TEST_WON, TEST_LOST])
     def compare(instrument: str, outlet_events=None) -> dict:
         from market.errors import EmptyDataError
         from pipelines.stages import run_as_task
@@ -74,9 +75,15 @@ def monitor_drift():
             tested = run_as_task("compare", instrument=instrument)
         except EmptyDataError as nothing_yet:
             raise AirflowSkipException(str(nothing_yet)) from None
-        if tested["verdict"] != "promote":
-            raise AirflowSkipException(f"the test says {tested['verdict']}")
-        outlet_events[TEST_WON].add_partitions(instrument)
+        if tested["verdict"] == "undecided":
+            raise AirflowSkipException("the test says undecided")
+        if tested["verdict"] == "keep":
+            withdrawn = run_as_task("withdraw", instrument=instrument, compare_id=tested["compare_id"])
+            if not withdrawn["version"]:
+                raise AirflowSkipException(withdrawn["why"])
+            outlet_events[TEST_LOST].add_partitions(instrument)
+        else:
+            outlet_events[TEST_WON].add_partitions(instrument)
         return tested
 
     watch.expand(instrument=champions())

@@ -2,6 +2,9 @@
 
 The first version of an instrument is judged by its evaluation. Fail closed: no answer in time, no reason, somebody who
 may not approve and the author of the run all leave the alias where it is.
+
+A question stands for up to a day. Each instrument has its own: of its runs one asks, one waits for its turn, and more
+are let go.
 """
 
 from __future__ import annotations
@@ -21,12 +24,24 @@ from pipelines.settings import approvers
     schedule=PartitionedAssetTimetable(assets=TEST_WON),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
-    max_active_runs=1,
+    max_active_runs=64,  # two an instrument at most, see turn
     default_args=TASK_DEFAULTS,
     params={"instrument": Param("sim-usdm.BTCUSDT", type="string")},
     tags=["quotekeel"],
 )
 def promote_model():
+    @task.sensor(mode="reschedule", poke_interval=60, timeout=timedelta(days=2).total_seconds())
+    def turn(params=None, dag_run=None, ti=None) -> bool:
+        from pipelines.stages import take_turn
+
+        def is_running(run: str) -> bool:
+            return ti.get_dr_count(dag_run.dag_id, run_ids=[run], states=["queued", "running"]) > 0
+
+        answer = take_turn(instrument_of(dag_run, params), dag_run.run_id, is_running=is_running)
+        if answer == "leave":
+            raise AirflowSkipException("another run waits for its turn already, and will look at all there is")
+        return answer == "go"
+
     @task
     def dossier(params=None, dag_run=None) -> dict:
         from pipelines.stages import run_as_task
@@ -64,6 +79,7 @@ def promote_model():
         return run_as_task("promote", instrument=shown["instrument"], version=shown["version"])
 
     shown = dossier()
+    turn() >> shown
     due(shown) >> ask
     approved(ask.output, shown) >> promote(shown)
 

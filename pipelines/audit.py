@@ -97,6 +97,19 @@ def append(path: Path, *, clock: Clock, kind: str, what: Mapping[str, Any]) -> E
         ) from None
 
 
+def append_once(path: Path, *, clock: Clock, kind: str, what: Mapping[str, Any]) -> None:
+    """Add a decision about ``what["model_name"]``, unless it is the last one about it: whoever completes what was cut
+    off does not record it twice.
+
+    Raises:
+        GateError: the chain is broken.
+        ServiceError: another process held the record for longer than LOCK_SECONDS.
+    """
+    about = [entry for entry in read(path) if entry.what.get("model_name") == what["model_name"]]
+    if not about or (about[-1].kind, dict(about[-1].what)) != (kind, dict(what)):
+        append(path, clock=clock, kind=kind, what=what)
+
+
 def read(path: Path) -> tuple[Entry, ...]:
     """All decisions, oldest first; empty when there is no record yet.
 

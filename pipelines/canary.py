@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,9 @@ from serving.triton.client import TritonClient
 from training.registry import CHALLENGER, Registry, model_name
 
 WITHDRAWN = "automatic rollback"
+STOPPED = "test stopped"
 
+_OUT = {WITHDRAWN: "old", STOPPED: "version"}  # entries about a version that is out, and where they name it
 _POLL_S = 0.2
 _LOCK_PATIENCE_S = 30.0
 _STALLED_S = 120.0  # of wall time without any market time
@@ -184,6 +186,15 @@ def withdraw_broken(desk: Desk) -> Breach | None:
     return breach
 
 
+def stop_broken(desk: Desk) -> Breach | None:
+    """As :func:`withdraw_broken`, of a challenger that a session does not play any more."""
+    breach, roles = read_breach(breach_path(desk.sessions, desk.instrument)), desk.roles
+    if breach is None or (breach.version, breach.trial) != (roles.challenger, roles.test):
+        return None
+    stop_test(desk, breach.version, _why(breach))
+    return breach
+
+
 def withdraw(desk: Desk, breach: Breach) -> Watched:
     """Take a version back for good: aliases, record, roles, Triton. Free to run again. Call under
     :func:`serving.router.changing`."""
@@ -191,26 +202,52 @@ def withdraw(desk: Desk, breach: Breach) -> Watched:
     canary = roles.canary
     if canary is None or canary.trial != breach.trial:
         return Watched()  # somebody else was here first
-    why = {"guardrail": breach.guardrail, "value": breach.value, "limit": breach.limit, "session": breach.session}
     change = Change(
-        instrument=desk.instrument, new=canary.against, old=canary.version, kind="automatic rollback", why=why
+        instrument=desk.instrument,
+        new=canary.against,
+        old=canary.version,
+        kind="automatic rollback",
+        why=_why(breach),
     )
     if roles.champion != canary.version and roles.move is None:
         return take_out(desk, change)
     return swap.change_champion(change, workspace=desk.workspace, registry=desk.registry, watch_s=0.1)
 
 
+def _why(breach: Breach) -> dict[str, object]:
+    return {
+        "guardrail": breach.guardrail,
+        "value": breach.value,
+        "limit": breach.limit,
+        "session": breach.session,
+    }
+
+
+def stop_test(desk: Desk, version: int, why: Mapping[str, object]) -> None:
+    """Take a challenger out of its test: record, alias, roles, Triton. Free to run again; nothing is done where it is
+    no challenger. Call under :func:`serving.router.changing`."""
+    roles = desk.roles
+    if roles.challenger != version:
+        return
+    what = {"model_name": desk.model, "version": version, "against": roles.champion, "test": roles.test, **why}
+    audit.append_once(audit.path_of(desk.workspace), clock=desk.workspace.clock, kind=STOPPED, what=what)
+    _leave(desk, roles.without_challenger(version), version)
+
+
+def _leave(desk: Desk, after: Roles, version: int) -> None:
+    """A version plays no role any more."""
+    if desk.registry.get_alias(desk.model, CHALLENGER) == version:
+        desk.registry.drop_alias(desk.model, CHALLENGER)
+    desk.write(after)
+    with inference_server.inference_server(desk.workspace) as client:
+        deploy.serve_exactly(desk.workspace, client, desk.model, after.versions())
+
+
 def take_out(desk: Desk, change: Change) -> Watched:
     """End a canary that is not champion yet: the champion stays, and the version plays no role any more."""
     roles = desk.roles
     swap.record(change, desk.workspace)
-    if desk.registry.get_alias(desk.model, CHALLENGER) == change.old:
-        desk.registry.drop_alias(desk.model, CHALLENGER)
-    challenger = 0 if roles.challenger == change.old else roles.challenger
-    after = msgspec.structs.replace(roles, canary=None, challenger=challenger)
-    desk.write(after)
-    with inference_server.inference_server(desk.workspace) as client:
-        deploy.serve_exactly(desk.workspace, client, desk.model, after.versions())
+    _leave(desk, msgspec.structs.replace(roles.without_challenger(change.old), canary=None), change.old)
     return Watched()
 
 
@@ -223,20 +260,26 @@ def close_window(desk: Desk, canary: Canary) -> None:
 
 
 def require_standing(desk: Desk, version: int, approval: audit.Entry) -> None:
-    """Refuse a version that was withdrawn by a guardrail after this approval.
+    """Refuse a version that was withdrawn by a guardrail, or whose test was stopped, after this approval.
 
     Raises:
         ApprovalError: it was.
     """
     for entry in audit.read(audit.path_of(desk.workspace)):
-        about = (entry.kind, entry.what.get("model_name"), entry.what.get("old"))
-        if about == (WITHDRAWN, desk.model, version) and entry.number > approval.number:
+        about = (entry.kind, entry.what.get("model_name"), entry.what.get(_OUT.get(entry.kind, "")))
+        if about[0] in _OUT and about[1:] == (desk.model, version) and entry.number > approval.number:
             raise ApprovalError(
-                f"{desk.model} version {version} was withdrawn since it was approved: guardrail "
-                f"{entry.what['guardrail']} at {entry.what['value']:.6g}, at most {entry.what['limit']:.6g}. Somebody "
+                f"{desk.model} version {version} was withdrawn since it was approved: {_said(entry)}. Somebody "
                 f"has to approve it anew, with a reason of its own: keel approve --version {version} --instrument "
                 f"{desk.instrument}"
             )
+
+
+def _said(entry: audit.Entry) -> str:
+    what = entry.what
+    if "guardrail" not in what:
+        return f"it lost its test ({what['evidence']})"
+    return f"guardrail {what['guardrail']} at {what['value']:.6g}, at most {what['limit']:.6g}"
 
 
 def _is_held(alive: Alive, canary: Canary, least_rows: int) -> bool:

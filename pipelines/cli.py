@@ -286,6 +286,20 @@ def compare(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, 
 
 
 @app.command()
+def withdraw(
+    compare_id: Annotated[str, typer.Argument(help="The test that was lost, as keel compare names it.")],
+    instrument: Instrument = DEFAULT_INSTRUMENT,
+    as_json: Json = False,
+    set_: Set = None,
+) -> None:
+    """Take a challenger out of service that has lost its test; monitor_drift does so by itself.
+
+    Example: `keel withdraw compare-9f86d081884c --instrument sim-usdm.BTCUSDT`
+    """
+    _run("withdraw", as_json, set_, instrument=instrument, compare_id=compare_id)
+
+
+@app.command()
 def dossier(
     instrument: Instrument = DEFAULT_INSTRUMENT,
     version: Annotated[int | None, typer.Option(help="Registry version; default: the challenger's.")] = None,

@@ -4,10 +4,12 @@ What decides, and in which order:
 
 1. *Words* (primary): mean log-loss of the direction over all horizons, both arms on the same rows, challenger less
    champion, one difference a block. Below zero the challenger is better calibrated and sharper.
-2. *Guardrails*, one difference a switchback pair: what the fills were worth one second later, adverse selection, and
-   that the challenger still gets fills. None may be significantly worse.
+2. *Guardrails*, one difference a switchback pair: what the fills were worth one second later, adverse selection over
+   one second, and that the challenger still gets fills. None may be significantly worse.
+3. *Shown* beside them, and deciding nothing: effective spread, slippage, adverse selection over 100 ms, fill ratio.
 
-``promote``: the words are significantly better and no guardrail is significantly worse. ``keep``: the words or a
+``promote``: the words are significantly better and no guardrail is significantly worse; where orders are sent, only
+once the challenger had turns of its own, as a guardrail has to have something to look at. ``keep``: the words or a
 guardrail are significantly worse. ``undecided``: else; the champion stays. Each metric has its own confidence sequence
 at ``alpha``: the chance of promoting on words that are no better is at most ``alpha``, however often one looks.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,17 +27,19 @@ import numpy as np
 import orjson
 
 from market.clock import NS_PER_S
-from market.errors import SettingsError
+from market.errors import EmptyDataError, SettingsError
+from pipelines.sequential import Floats, sequence
 from pipelines.sequential import Sequence as Followed
-from pipelines.sequential import sequence
 from pipelines.workspace import Workspace, replacing
 
 if TYPE_CHECKING:
     from market.lake import Lake
-    from pipelines.experiment import Rows
+    from pipelines.experiment import Rows, Test, Words
+    from pipelines.shadow import Shadow, ShadowRows
     from serving.outcomes import BlockMetrics
 
 Verdict = Literal["promote", "keep", "undecided"]
+Role = Literal["primary", "guardrail", "shown"]
 
 COMPARE_FILE = "compare.json"
 PRIMARY = "log_loss"
@@ -43,11 +47,11 @@ PRIMARY = "log_loss"
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """What is compared. ``sessions`` empty: the newest session with two arms. ``block_seconds`` None: what the session
-    was served with.
+    """What is compared. ``sessions`` empty: all of the newest test. ``block_seconds`` None: what they were served with.
 
     ``plan`` is the number of blocks at which the interval should be tightest; ``least_fills`` the share of the
-    champion's lots that the challenger must not significantly fall below.
+    champion's lots that the challenger must not significantly fall below, ``least_pairs`` the switchback pairs without
+    which nobody is promoted where orders are sent.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -58,6 +62,7 @@ class CompareConfig:
     alpha: float = 0.05
     plan: int = 40
     least_fills: float = 0.5
+    least_pairs: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +73,7 @@ class Metric:
     name: str
     title: str
     unit: str
-    role: Literal["primary", "guardrail"]
+    role: Role
     champion: float | None
     challenger: float | None
     difference: float | None
@@ -89,13 +94,15 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareResult:
-    """The verdict and what it rests on. ``summary`` is for the person who approves."""
+    """The verdict and what it rests on. ``summary`` is for the person who approves, ``test`` names the test in the
+    roles. ``shadow``: the phase before the challenger had turns of its own, where there was one."""
 
     compare_id: str
     instrument: str
     sessions: tuple[str, ...]
     champion: int
     challenger: int
+    test: int
     verdict: Verdict
     summary: str
     rows: int
@@ -103,16 +110,23 @@ class CompareResult:
     pairs: int
     fills: int
     metrics: tuple[Metric, ...]
+    shadow: Shadow | None
     path: str
     picture: str
+    shadow_picture: str
+
+    @property
+    def guardrails(self) -> tuple[Metric, ...]:
+        """Those that may veto."""
+        return tuple(m for m in self.metrics if m.role == "guardrail")
 
     def line(self) -> str:
         primary = self.metrics[0]
         return f"{self.verdict}: version {self.challenger} against {self.champion}; {primary.line()}; {self._guards()}"
 
     def _guards(self) -> str:
-        worse = [m.title for m in self.metrics[1:] if m.says == "worse"]
-        tested = [m for m in self.metrics[1:] if m.difference is not None]
+        tested = [m for m in self.guardrails if m.difference is not None]
+        worse = [m.title for m in tested if m.says == "worse"]
         if worse:
             return f"worse in {', '.join(worse)}"
         if not tested:
@@ -127,6 +141,7 @@ class _Measured:
     """A metric's differences in order, challenger less champion, and the figures of each arm. ``sign`` +1: higher is
     better."""
 
+    role: Role
     name: str
     title: str
     unit: str
@@ -147,53 +162,98 @@ def compare(config: CompareConfig, *, workspace: Workspace) -> CompareResult:
     """
     from market.lake import Lake
     from pipelines import experiment
+    from pipelines.shadow import shadow
 
     _require_numbers(config)
     lake = Lake(workspace.lake)
-    sessions = experiment.read_rows(lake, config.instrument, config.sessions, home=workspace.home)
+    test, sessions = experiment.sessions_of(lake, config.instrument, config.sessions, home=workspace.home)
     block_ns = int(NS_PER_S * (config.block_seconds or experiment.block_seconds(workspace.home, sessions)))
-    said = [experiment.words(rows, block_ns) for rows in sessions]
+    seen = _Seen(test=test)
+    for session in sessions:
+        rows = experiment.read_rows(
+            lake, config.instrument, session, test.versions, home=workspace.home, block_ns=block_ns
+        )
+        if rows is not None:
+            _look_at(seen, lake, config.instrument, rows, block_ns)
+    if not seen.sessions:
+        raise EmptyDataError(f"no rows of {config.instrument} on which both arms spoke in {', '.join(sessions)}")
     primary = _Measured(
+        role="primary",
         name=PRIMARY,
         title="log-loss of the direction",
         unit="nats",
-        differences=[float(d) for w in said for d in w.challenger - w.champion],
-        champion=[float(v) for w in said for v in w.champion],
-        challenger=[float(v) for w in said for v in w.challenger],
+        differences=[float(d) for w in seen.words for d in w.challenger - w.champion],
+        champion=[float(v) for w in seen.words for v in w.champion],
+        challenger=[float(v) for w in seen.words for v in w.challenger],
         sign=-1,
     )
-    fills = sum(experiment.fills(lake, config.instrument, rows.session) for rows in sessions)
-    paired = _pairs(lake, config, sessions, block_ns) if fills else []
-    measured = [primary, *_guardrails(paired, config.least_fills)]
-    followed = [sequence(np.array(m.differences), alpha=config.alpha, plan=config.plan) for m in measured]
-    return _conclude(config, workspace, sessions, (measured, followed), (fills, len(paired)))
+    measured = [primary, *_of_pairs(seen.pairs, config.least_fills)]
+    policy = experiment.policy_of(workspace.home, seen.sessions[-1])
+    report = shadow(seen.shadow, seen.shadow_words, policy, alpha=config.alpha, plan=config.plan)
+    return _conclude(config, workspace, seen, measured, report)
+
+
+@dataclass(kw_only=True)
+class _Seen:
+    """What was seen of a test, session by session."""
+
+    test: Test
+    sessions: list[str] = field(default_factory=list)
+    rows: int = 0
+    last_ns: int = 0
+    fills: int = 0
+    words: list[Words] = field(default_factory=list)
+    pairs: list[tuple[BlockMetrics, BlockMetrics]] = field(default_factory=list)
+    shadow: list[ShadowRows] = field(default_factory=list)
+    said_in_shadow: list[Words] = field(default_factory=list)
+
+    @property
+    def shadow_words(self) -> tuple[Floats, Floats]:
+        """Log-loss (b,) of champion and challenger in the blocks of the shadow."""
+        champion = [w.champion for w in self.said_in_shadow]
+        challenger = [w.challenger for w in self.said_in_shadow]
+        return np.concatenate([np.zeros(0), *champion]), np.concatenate([np.zeros(0), *challenger])
+
+
+def _look_at(seen: _Seen, lake: Lake, instrument: str, rows: Rows, block_ns: int) -> None:
+    from pipelines import experiment
+
+    seen.sessions.append(rows.session)
+    seen.rows += len(rows.recv_ns)
+    seen.last_ns = int(rows.recv_ns[-1])
+    seen.words.append(experiment.words(rows, block_ns))
+    fills = experiment.fills(lake, instrument, rows.session)
+    seen.fills += fills
+    if fills:
+        seen.pairs += experiment.pairs(lake, instrument, rows, block_ns)
+    if rows.in_shadow.any():
+        seen.shadow.append(experiment.in_shadow(rows))
+        seen.said_in_shadow.append(experiment.words(rows, block_ns, only=rows.in_shadow))
 
 
 def _require_numbers(config: CompareConfig) -> None:
     seconds = config.block_seconds
-    if not 0 < config.alpha < 1 or config.plan < 1 or (seconds is not None and seconds <= 0):
+    if not 0 < config.alpha < 1 or config.plan < 1 or config.least_pairs < 1 or (seconds is not None and seconds <= 0):
         raise SettingsError(
-            f"expected 0 < alpha < 1, plan >= 1 and block_seconds > 0, saw {config.alpha}, {config.plan} and {seconds}"
+            f"expected 0 < alpha < 1, plan and least_pairs >= 1 and block_seconds > 0, saw "
+            f"{config.alpha}, {config.plan}, {config.least_pairs} and {seconds}"
         )
 
 
-def _pairs(
-    lake: Lake, config: CompareConfig, sessions: Sequence[Rows], block_ns: int
-) -> list[tuple[BlockMetrics, BlockMetrics]]:
-    from pipelines import experiment
+def _of_pairs(paired: Sequence[tuple[BlockMetrics, BlockMetrics]], least_fills: float) -> list[_Measured]:
+    """Guardrails, and what is shown beside them."""
 
-    return [pair for rows in sessions for pair in experiment.pairs(lake, config.instrument, rows, block_ns)]
-
-
-def _guardrails(paired: Sequence[tuple[BlockMetrics, BlockMetrics]], least_fills: float) -> list[_Measured]:
     def lots(block: BlockMetrics) -> float:
         return 60.0 * block.lots / block.seconds
 
-    def measured(name: str, title: str, unit: str, sign: int, of: Callable[[BlockMetrics], float]) -> _Measured:
+    def measured(
+        role: Role, name: str, title: str, unit: str, sign: int, of: Callable[[BlockMetrics], float]
+    ) -> _Measured:
         both = [(of(a), of(b)) for a, b in paired]
         both = [(a, b) for a, b in both if math.isfinite(a) and math.isfinite(b)]
         share = least_fills if name == "fills" else 1.0
         return _Measured(
+            role=role,
             name=name,
             title=title,
             unit=unit,
@@ -204,10 +264,23 @@ def _guardrails(paired: Sequence[tuple[BlockMetrics, BlockMetrics]], least_fills
             note="" if both else "no pair of blocks with fills, so it was not tested",
         )
 
+    per_lot, beyond = "half ticks a lot", f"lots filled beyond {least_fills:g} of the champion's"
+    per_minute = "half ticks x lots / min"
     return [
-        measured("realised", "realised spread after 1 s", "half ticks x lots / min", +1, lambda b: b.pnl_per_minute),
-        measured("adverse", "adverse selection over 1 s", "half ticks a lot", -1, lambda b: b.adverse_half_ticks),
-        measured("fills", f"lots filled beyond {least_fills:g} of the champion's", "lots / min", +1, lots),
+        measured("guardrail", "realised", "realised spread after 1 s", per_minute, +1, lambda b: b.pnl_per_minute),
+        measured("guardrail", "adverse", "adverse selection over 1 s", per_lot, -1, lambda b: b.adverse_half_ticks),
+        measured("guardrail", "fills", beyond, "lots / min", +1, lots),
+        measured("shown", "effective", "effective spread", per_lot, +1, lambda b: b.effective_half_ticks),
+        measured("shown", "slippage", "slippage", per_lot, -1, lambda b: b.slippage_half_ticks),
+        measured(
+            "shown",
+            "adverse_100ms",
+            "adverse selection over 100 ms",
+            per_lot,
+            -1,
+            lambda b: b.adverse_100ms_half_ticks,
+        ),
+        measured("shown", "fill_ratio", "fill ratio", "lots filled of lots quoted", +1, lambda b: b.fill_ratio),
     ]
 
 
@@ -220,7 +293,7 @@ def _metric(measured: _Measured, seen: Followed) -> Metric:
         name=measured.name,
         title=measured.title,
         unit=measured.unit,
-        role="primary" if measured.name == PRIMARY else "guardrail",
+        role=measured.role,
         champion=None if empty else float(np.mean(measured.champion)),
         challenger=None if empty else float(np.mean(measured.challenger)),
         difference=None if empty else float(seen.estimate[-1]),
@@ -235,45 +308,54 @@ def _metric(measured: _Measured, seen: Followed) -> Metric:
 
 def decide(metrics: Sequence[Metric]) -> Verdict:
     """The rule of the module's first lines."""
-    primary, guardrails = metrics[0], metrics[1:]
-    if primary.says == "worse" or any(m.says == "worse" for m in guardrails):
+    deciding = [m for m in metrics if m.role != "shown"]
+    if any(m.says == "worse" for m in deciding):
         return "keep"
-    return "promote" if primary.says == "better" else "undecided"
+    return "promote" if deciding[0].says == "better" else "undecided"
 
 
 def _conclude(
     config: CompareConfig,
     workspace: Workspace,
-    sessions: Sequence[Rows],
-    tested: tuple[list[_Measured], list[Followed]],
-    counts: tuple[int, int],
+    seen: _Seen,
+    measured: Sequence[_Measured],
+    report: Shadow | None,
 ) -> CompareResult:
+    from pipelines import shadow
     from pipelines.reporting.charts import sequence_picture
 
-    metrics = tuple(_metric(m, f) for m, f in zip(*tested, strict=True))
-    champion, challenger = sessions[0].versions
-    compare_id = _identity(config, sessions)
+    followed = [sequence(np.array(m.differences), alpha=config.alpha, plan=config.plan) for m in measured]
+    metrics = tuple(_metric(m, f) for m, f in zip(measured, followed, strict=True))
+    series = [_series(m, f) for m, f in zip(measured, followed, strict=True)]
+    champion, challenger = seen.test.versions
+    compare_id = _identity(config, seen)
     folder = workspace.reports / compare_id
     verdict = decide(metrics)
-    series = [_series(m, f) for m, f in zip(*tested, strict=True)]
+    waits = verdict == "promote" and seen.fills > 0 and len(seen.pairs) < config.least_pairs
     result = CompareResult(
         compare_id=compare_id,
         instrument=config.instrument,
-        sessions=tuple(rows.session for rows in sessions),
+        sessions=tuple(seen.sessions),
         champion=champion,
         challenger=challenger,
-        verdict=verdict,
-        summary=_summary(verdict, metrics, champion, challenger, alpha=config.alpha),
-        rows=sum(len(rows.recv_ns) for rows in sessions),
+        test=seen.test.number,
+        verdict="undecided" if waits else verdict,
+        summary=_summary("undecided" if waits else verdict, metrics, champion, challenger, alpha=config.alpha)
+        + (f" Pairs of blocks so far: {len(seen.pairs)}, at least {config.least_pairs} are wanted." if waits else ""),
+        rows=seen.rows,
         blocks=metrics[0].looks,
-        pairs=counts[1],
-        fills=counts[0],
+        pairs=len(seen.pairs),
+        fills=seen.fills,
         metrics=metrics,
+        shadow=report,
         path=str(folder / COMPARE_FILE),
         picture=str(folder / "verdict.png"),
+        shadow_picture=str(folder / "shadow.png") if report else "",
     )
     with replacing(Path(result.picture)) as draft:
         sequence_picture(series, alpha=config.alpha, path=draft)
+    if report is not None:
+        shadow.draw(seen.shadow_words, seen.shadow, Path(result.shadow_picture))
     with replacing(Path(result.path)) as draft:
         draft.write_bytes(
             orjson.dumps({**asdict(result), "alpha": config.alpha, "series": series}, option=orjson.OPT_INDENT_2)
@@ -281,9 +363,8 @@ def _conclude(
     return result
 
 
-def _identity(config: CompareConfig, sessions: Sequence[Rows]) -> str:
-    seen = [(rows.session, len(rows.recv_ns), int(rows.recv_ns[-1])) for rows in sessions]
-    text = orjson.dumps([asdict(config), seen])
+def _identity(config: CompareConfig, seen: _Seen) -> str:
+    text = orjson.dumps([asdict(config), seen.sessions, seen.test.number, seen.rows, seen.last_ns])
     return f"compare-{hashlib.sha256(text).hexdigest()[:12]}"
 
 
@@ -291,6 +372,7 @@ def _series(measured: _Measured, seen: Followed) -> dict[str, Any]:
     """Running estimate and interval after each look; None where the interval is infinite."""
     return {
         "name": measured.name,
+        "role": measured.role,
         "title": measured.title,
         "unit": measured.unit,
         "better": "higher" if measured.sign > 0 else "lower",
@@ -309,7 +391,7 @@ def _summary(verdict: Verdict, metrics: Sequence[Metric], champion: int, challen
         "undecided": f"Version {challenger} was not shown to be better than version {champion}; the champion stays.",
     }[verdict]
     intervals = f"Always-valid intervals at {100 * (1 - alpha):g} % each."
-    return " ".join([means, *(f"{m.line()}." for m in metrics), intervals])
+    return " ".join([means, *(f"{m.line()}." for m in metrics if m.role != "shown"), intervals])
 
 
 def _finite(value: float) -> float | None:

@@ -146,7 +146,7 @@ class _Candidate:
 def _serve(config: DeployConfig, workspace: Workspace, candidate: _Candidate, client: TritonClient) -> DeployResult:
     manifest, model = candidate.placed.bundle.manifest, candidate.model
     before = inference_server.roles_of(workspace, config.instrument)
-    after, role = _with_role(before, candidate)
+    after, role = _with_role(before, candidate, workspace.clock.now_ns())
     if role in _DECIDED:  # the registry's alias alone decides nothing
         require_recorded(workspace, model, candidate.version)
     started = time.perf_counter()
@@ -254,14 +254,14 @@ def _aliased(registry: Registry, model: str, alias: Alias) -> int:
     return version
 
 
-def _with_role(roles: Roles, candidate: _Candidate) -> tuple[Roles, Role]:
+def _with_role(roles: Roles, candidate: _Candidate, now_ns: int) -> tuple[Roles, Role]:
     """Roles with the version in the one that the registry gives it; whoever is not decided about is a challenger."""
     aliases, version = candidate.registry.aliases(candidate.model), candidate.version
     for role in _DECIDED:
         mine = getattr(roles, role)
         if mine == version or (mine == 0 and aliases.get(role) == version):
             return msgspec.structs.replace(roles, **{role: version}), role
-    return msgspec.structs.replace(roles, challenger=version), "challenger"
+    return roles.with_challenger(version, now_ns), "challenger"
 
 
 def _withdraw(

@@ -25,8 +25,15 @@ from pipelines.settings import stage_config
 from pipelines.workspace import Workspace
 
 if TYPE_CHECKING:
+    from pipelines.shadow import Shadow
     from training.evaluate import Evaluation
     from training.registry import Registry
+
+_TEST_HEAD = ("metric", "role", "champion", "challenger", "difference", "says")
+_ROLES = (
+    "The primary metric has to be better, and a guardrail must not be worse; what is only shown decides nothing. Each "
+    "interval is always valid by itself."
+)
 
 SHORT_S = 86_400  # a model that learned less than a day of market has not seen a day's ups and downs
 
@@ -247,7 +254,9 @@ def _body(workspace: Workspace, instrument: str, case: _Case, model: _Model, cha
     both = [each for each in (champion, model) if each is not None]
     parts = [_opening(model, champion, case)]
     if case.test is not None:
-        parts += ["## The test", _table(("metric", "champion", "challenger", "difference", "says"), _tests(case.test))]
+        parts += ["## The test", _table(_TEST_HEAD, _tests(case.test)), _ROLES]
+        if case.test.shadow is not None:
+            parts += ["## In shadow", _in_shadow(case.test.shadow)]
     if case.evaluation is not None:
         parts += ["## The evaluation", _evaluation(case.evaluation)]
     parts += ["## On held-out rows", _held_out(both)]
@@ -274,15 +283,47 @@ def _opening(model: _Model, champion: _Model | None, case: _Case) -> str:
 
 def _tests(test: CompareResult) -> list[tuple[str, ...]]:
     rows = [_test(metric) for metric in test.metrics]
-    return [*rows, (f"{test.blocks} blocks, {test.pairs} pairs, {test.fills} fills", "", "", "", f"**{test.verdict}**")]
+    counts = f"{test.blocks} blocks, {test.pairs} pairs, {test.fills} fills"
+    return [*rows, (counts, "", "", "", "", f"**{test.verdict}**")]
 
 
 def _test(metric: Metric) -> tuple[str, ...]:
     title = f"{metric.title} ({metric.unit})"
     if metric.difference is None:
-        return title, "", "", "", metric.note
+        return title, metric.role, "", "", "", metric.note
     between = f"{metric.difference:+.4g} [{compare.figure(metric.lower)}, {compare.figure(metric.upper)}]"
-    return title, _number(metric.champion), _number(metric.challenger), between, metric.says
+    return title, metric.role, _number(metric.champion), _number(metric.challenger), between, metric.says
+
+
+def _in_shadow(seen: Shadow) -> str:
+    """The phase before its turns: the champion quoted, both spoke."""
+
+    def pair(title: str, values: tuple[float, float] | None) -> tuple[str, ...]:
+        champion, challenger = values or (None, None)
+        return title, _number(champion), _number(challenger)
+
+    rows = [
+        pair("log-loss of the direction (nats)", seen.log_loss),
+        pair("calibration error, 500 ms", seen.calibration_error),
+    ]
+    both, alone = seen.step_us, seen.alone_step_us
+    step = f"step p50 {both[0]:.1f} us, p99 {both[1]:.1f} us with both" if both else "steps were not timed"
+    without = f" ({alone[0]:.1f} and {alone[1]:.1f} us with the champion alone)" if both and alone else ""
+    otherwise = (
+        f"quotes would have differed on {seen.quoted_otherwise:.1%} of the rows, in whether a side is pulled on "
+        f"{seen.pulled_otherwise:.1%} (with nothing held, on the tightest book)"
+        if seen.quoted_otherwise is not None and seen.pulled_otherwise is not None
+        else "how it would have quoted is not known"
+    )
+    moves = "no correlation, as one of them never moves"
+    correlation = moves if seen.correlation is None else f"correlation {seen.correlation:.2f}"
+    interval = f"[{compare.figure(seen.lower)}, {compare.figure(seen.upper)}]"
+    said = (
+        f"{seen.rows:,} rows in {seen.blocks} blocks without a quote of its own: {seen.says} "
+        f"({seen.difference:+.4g} nats {interval}). Both lean the same way on {seen.same_lean:.1%} of the rows, "
+        f"{correlation}; {otherwise}; {step}{without}; rows on which only the challenger was silent: {seen.silent}."
+    )
+    return _table(("", "champion", "challenger"), rows) + f"\n\n{said}"
 
 
 def _evaluation(found: Evaluation) -> str:
@@ -316,7 +357,7 @@ def _held_out(models: Sequence[_Model]) -> str:
 def _risks(case: _Case, model: _Model) -> list[str]:
     risks = []
     if case.test is not None:
-        guards = case.test.metrics[1:]
+        guards = case.test.guardrails
         risks += [f"{m.title}: worse" for m in guards if m.says == "worse"]
         risks += [f"{m.title}: not tested, {m.note}" for m in guards if m.difference is None]
         unbounded = [m for m in guards if m.difference is not None and (m.lower is None or m.upper is None)]
@@ -364,33 +405,35 @@ def _links(workspace: Workspace, instrument: str, case: _Case, models: Sequence[
             f"[run of version {each.version}]({page})" if page else f"run of version {each.version}: `{each.run_id}`"
         )
     newest = models[-1]
-    if case.picture:
-        kept = _keep_picture(workspace, newest, case)
-        found.append(
-            f"[the test as a picture]({kept})" if kept else f"the test as a picture: `{_within(workspace, case)}`"
-        )
+    for title, picture in _pictures(case):
+        kept = _keep_picture(workspace, newest, case.evidence, picture)
+        found.append(f"[{title}]({kept})" if kept else f"{title}: `{_within(workspace, picture)}`")
     page = links.version_page(workspace, instrument, newest.version)
     return [*found, *([f"[version {newest.version} in the registry]({page})"] if page else [])]
 
 
-def _keep_picture(workspace: Workspace, model: _Model, case: _Case) -> str:
-    """Put the picture beside the challenger's run, once, and answer its page; empty where MLflow has no pages."""
+def _pictures(case: _Case) -> list[tuple[str, Path]]:
+    shadow = case.test.shadow_picture if case.test else ""
+    named = (("the test as a picture", case.picture), ("the shadow as a picture", shadow))
+    return [(title, Path(path)) for title, path in named if path]
+
+
+def _keep_picture(workspace: Workspace, model: _Model, evidence: str, picture: Path) -> str:
+    """Put a picture beside the challenger's run, once, and answer its page; empty where MLflow has no pages."""
     from training import tracking
 
-    folder = f"tests/{case.evidence}"
-    picture = Path(case.picture)
+    folder = f"tests/{evidence}"
     page = links.run_page(workspace, model.experiment, model.run_id, f"{folder}/{picture.name}")
     if not page or not model.run_id:
         return ""
     client = tracking.client(workspace.tracking)
-    with tracking.spoken(f"keep the picture of {case.evidence}", workspace.tracking):
-        if not client.list_artifacts(model.run_id, folder):
+    with tracking.spoken(f"keep the pictures of {evidence}", workspace.tracking):
+        if f"{folder}/{picture.name}" not in {each.path for each in client.list_artifacts(model.run_id, folder)}:
             client.log_artifact(model.run_id, str(picture), folder)
     return page
 
 
-def _within(workspace: Workspace, case: _Case) -> str:
-    path = Path(case.picture)
+def _within(workspace: Workspace, path: Path) -> str:
     return str(path.relative_to(workspace.home)) if path.is_relative_to(workspace.home) else str(path)
 
 

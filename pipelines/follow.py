@@ -19,6 +19,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError, ServiceError
 from market.feeds.landing import Lander
@@ -37,11 +39,12 @@ from pipelines.quoting import (
     unapproved,
     write_session,
 )
+from pipelines.sequential import Floats, sequence
 from pipelines.slow_source import SlowSource
 from pipelines.workspace import Workspace
 from serving import drivers
 from serving.follower import Follower, Means, Watched
-from serving.guardrails import Judge
+from serving.guardrails import GuardrailConfig, Judge, Worse
 from serving.lineup import Lineup
 from serving.quoting.engine import Holdings
 from serving.session import Plan, QuotingSession
@@ -65,6 +68,7 @@ class _Going:
     instrument: Instrument
     stop: threading.Event
     follower: Follower
+    worse: Worse
     holdings: Holdings = field(default_factory=Holdings)
     introduced: frozenset[int] = frozenset()
     judge: Judge | None = None
@@ -109,7 +113,14 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
     )
     try:
         with Follower(watched, means) as follower, _Compactor(workspace) as compactor:
-            going = _Going(config=config, workspace=workspace, instrument=instrument, stop=stop, follower=follower)
+            going = _Going(
+                config=config,
+                workspace=workspace,
+                instrument=instrument,
+                stop=stop,
+                follower=follower,
+                worse=words_test(config.guardrails),
+            )
             while not going.is_over:
                 follower.check()
                 try:
@@ -131,6 +142,17 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
             "is landed. Promote an approved version (keel promote)"
         )
     return going.result
+
+
+def words_test(config: GuardrailConfig) -> Worse:
+    """The always-valid test of a challenger's words, as compare makes it; what it needs is imported here."""
+
+    def worse(differences: Floats) -> bool:
+        seen = sequence(differences, alpha=config.words_alpha, plan=config.words_plan)
+        return bool((seen.lower > 0).any())
+
+    worse(np.zeros(2))
+    return worse
 
 
 def _quote(going: _Going) -> None:
@@ -173,6 +195,7 @@ def _plan(going: _Going, lineup: Lineup, slow: SlowSource) -> Plan:
         shadow_blocks=config.shadow_blocks,
         introduced=going.introduced,
         guardrails=config.guardrails,
+        worse=going.worse,
         inventory_limit=config.policy.max_inventory_lots,
         holdings=going.holdings,
         judge=going.judge,
@@ -215,8 +238,9 @@ def _land(going: _Going) -> None:
 
 
 class Standby:
-    """A process that stands by while a version is on trial: ``keel rollback`` moves what the session must not touch,
-    and has imported what it needs before it is needed. Called at every look."""
+    """A process that stands by while a canary is on trial: ``keel rollback`` moves what the session must not touch,
+    and has imported what it needs before it is needed. For a challenger, whose test may take days, it is started when
+    it is needed. Called at every look."""
 
     def __init__(self, workspace: Workspace, instrument: str) -> None:
         self._workspace = workspace
@@ -226,13 +250,13 @@ class Standby:
         self._wanted = False
 
     def __call__(self, on_trial: bool, broken: bool) -> None:
-        """``on_trial``: the roles have a version on trial; ``broken``: the session has stepped back from it."""
+        """``on_trial``: the roles have a canary; ``broken``: the session has stepped back from it or a challenger."""
         self._wanted = broken
         if self._child is not None and (code := self._child.poll()) is not None:
             if code:
                 log.warning("keel rollback, which stood by, ended with exit code %d", code)
             self._child, self._due = None, time.monotonic() + _AGAIN_S
-        if on_trial and self._child is None and time.monotonic() >= self._due:
+        if (on_trial or broken) and self._child is None and time.monotonic() >= self._due:
             self._child = subprocess.Popen(
                 self._words(), env=self._environment(), stdout=subprocess.DEVNULL, start_new_session=True
             )

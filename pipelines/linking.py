@@ -2,13 +2,16 @@
 
 MLflow may be away: the verdict does not wait for it. A report that is not kept yet is marked in its folder, and goes
 along with the next one that is.
+
+A look that found nothing leaves its figures and its picture there. Its page, megabytes a quarter of an hour that nobody
+opens, stays in the folder while it is among the newest (:func:`forget_pages`).
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from market.errors import FolderError, ServiceError
 from pipelines.workspace import Workspace, replacing
 
 REPORT_FILE = "monitor.json"
+PAGE_FILE = "evidently.html"
 WAITING_FILE = "waiting.json"
 _MOST = 20  # earlier reports that go along with one
 
@@ -61,6 +65,20 @@ def keep(workspace: Workspace, folder: Path, run_id: str, write: Write) -> Links
     return links
 
 
+def is_quiet(report: Mapping[str, Any]) -> bool:
+    """Whether a look found neither a drift, which is mailed, nor a failing check."""
+    return not report["drifted"] and all(check["verdict"] != "fail" for check in report["checks"])
+
+
+def forget_pages(workspace: Workspace, keep: int) -> None:
+    """Remove the pages of quiet looks but for the newest ``keep``; the same look, taken again, draws its page anew."""
+    pages = sorted(workspace.reports.glob(f"*/{PAGE_FILE}"), key=lambda page: page.stat().st_mtime_ns, reverse=True)
+    reports = [(page, page.with_name(REPORT_FILE)) for page in pages]
+    quiet = [page for page, report in reports if report.is_file() and is_quiet(orjson.loads(report.read_bytes()))]
+    for page in quiet[keep:]:
+        page.unlink()
+
+
 def _earlier(client: Any, workspace: Workspace, *, besides: Path) -> None:
     """Reports that waited; one that MLflow still does not take goes on waiting."""
     from training import tracking
@@ -92,8 +110,10 @@ def _log(client: Any, run_id: str, folder: Path, place: str) -> None:
     """Through a folder of its own: what lies in the report's folder and is no part of the report stays there."""
     from training import tracking
 
+    quiet = is_quiet(orjson.loads((folder / REPORT_FILE).read_bytes()))
     with tempfile.TemporaryDirectory(prefix="keel-report-") as copy:
         for path in folder.iterdir():
-            if path.suffix in (".json", ".html", ".png") and path.name != WAITING_FILE:
+            mine = path.suffix in (".json", ".html", ".png") and path.name != WAITING_FILE
+            if mine and not (quiet and path.name == PAGE_FILE):
                 shutil.copy2(path, copy)
         tracking.log_folder(client, run_id, Path(copy), place)

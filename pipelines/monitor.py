@@ -39,7 +39,8 @@ SLOW_NS = 86_400 * NS_PER_S  # funding and basis move over hours: a shorter refe
 class MonitorConfig:
     """What is watched. ``dataset_id`` empty: the one the serving model was trained on. ``sessions`` empty: those of the
     serving model in the last ``last_seconds``. The rest is :class:`pipelines.drift.DriftRule`; ``most_rows`` and
-    ``most_columns`` bound what Evidently is given: it draws each column with plotly, a tenth of a second each."""
+    ``most_columns`` bound what Evidently is given: it draws each column with plotly, a tenth of a second each.
+    ``quiet_pages``: so many of its pages are kept of looks that found nothing, of others all."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -58,6 +59,7 @@ class MonitorConfig:
     seed: int = 7
     most_rows: int = 4000
     most_columns: int = 16
+    quiet_pages: int = 8
     top: int = 8
     limits: CheckLimits = field(default_factory=CheckLimits)
 
@@ -180,6 +182,7 @@ def monitor(config: MonitorConfig, *, workspace: Workspace) -> MonitorResult:
             watched.run_id,
             lambda links: _write(replace(result, links=links), judgement, quality),
         )
+        linking.forget_pages(workspace, config.quiet_pages)
         progress.advance(1)
     return replace(result, links=links)
 
@@ -311,7 +314,7 @@ def _result(config: MonitorConfig, workspace: Workspace, watched: _Watched, judg
         loss_reference=_mean_loss(watched.reference.sample),
         loss_now=_recent_loss(judgement),
         path=str(folder / MONITOR_FILE),
-        evidently=str(folder / "evidently.html"),
+        evidently=str(folder / linking.PAGE_FILE),
         picture=str(folder / "drift.png"),
         checks=watched.checks,
         links=Links(artifacts=""),

@@ -102,6 +102,7 @@ def promote(config: PromoteConfig, *, workspace: Workspace) -> PromoteResult:
     desk = Desk(workspace=workspace, registry=registry, instrument=config.instrument)
     with trials.patiently(desk.state):
         trials.withdraw_broken(desk)
+        trials.stop_broken(desk)
     approval = require_approval(workspace, model, config.version)
     trials.require_standing(desk, config.version, approval)
     with ExitStack() as stack:

@@ -56,7 +56,7 @@ class ServeConfig:
 
     With ``follow`` the session goes on, in sessions of ``roll_seconds`` of market time, and plays whatever is in
     service as that changes: ``arms`` and ``shadow`` are not looked at. A challenger that comes in is a shadow for
-    ``shadow_blocks``, then acts in half of them; a canary is held to ``guardrails``.
+    ``shadow_blocks``, then acts in half of them; it and a canary are held to ``guardrails``.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -75,7 +75,7 @@ class ServeConfig:
     follow: bool = False
     pace: float | None = None
     roll_seconds: float = 1800.0
-    shadow_blocks: int = 6
+    shadow_blocks: int = 30
     guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
 
 
@@ -272,5 +272,5 @@ def write_session(
 def _scene(from_n: int, lineup: Lineup) -> dict[str, object]:
     canary = lineup.canary
     said: dict[str, object] = {"from_n": from_n, "versions": lineup.versions, "phase": lineup.phase}
-    said |= {"acts_from": lineup.acts_from}
+    said |= {"acts_from": lineup.acts_from, "test": lineup.test}
     return said | ({"trial": canary.trial, "step": canary.step, "share": canary.share} if canary else {})

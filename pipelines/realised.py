@@ -12,7 +12,7 @@ import numpy as np
 from market.labels import HORIZON_NAMES
 from market.lake import Lake
 from pipelines.signals import WATCHED, Watched
-from serving.outcomes import UNKNOWN, Outcomes, from_columns
+from serving.outcomes import COLUMNS, UNKNOWN, from_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +72,9 @@ def quality(watched: Watched) -> tuple[Quality, ...]:
 
 def fills(lake: Lake, instrument: str, sessions: Sequence[str], *, start_ns: int, end_ns: int) -> Fills:
     """What the fills of ``sessions`` within a time earned."""
-    names = list(Outcomes.__dataclass_fields__)
     where = {"session": list(sessions)}
-    rows = lake.read("outcomes", instrument=instrument, columns=names, where=where, start_ns=start_ns, end_ns=end_ns)
-    found = from_columns({name: rows[name].to_pylist() for name in names})
+    rows = lake.read("outcomes", instrument=instrument, columns=COLUMNS, where=where, start_ns=start_ns, end_ns=end_ns)
+    found = from_columns({name: rows[name].to_pylist() for name in COLUMNS})
     known = (found.mid2_fill != UNKNOWN) & (found.mid2_1s != UNKNOWN)
     lots = found.size[known]
 

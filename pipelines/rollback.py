@@ -1,6 +1,7 @@
 """Back to the previous champion, which is still loaded: no fetch, no load, no approval needed to be safe again.
 
-What a session has begun because a guardrail broke is completed; a canary that is not champion yet is taken out.
+What a session has begun because a guardrail broke is completed; a canary that is not champion yet is taken out, and so
+is a challenger that a session does not play any more.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def rollback(config: RollbackConfig, *, workspace: Workspace) -> RollbackResult:
     if config.standby:
         trials.stand_by(desk)
     with trials.patiently(desk.state) if config.standby else changing(desk.state):
-        breach = trials.withdraw_broken(desk)
+        stopped = trials.stop_broken(desk)
+        breach = trials.withdraw_broken(desk) or (stopped if config.standby else None)
         if breach is not None:
             return replace(result, version=breach.against, withdrawn=breach.version, guardrail=breach.guardrail)
         if config.standby:

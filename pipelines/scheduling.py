@@ -37,6 +37,7 @@ TICKS: Final = Asset("ticks")  # minutes that passed the gate
 FEATURES: Final = Asset("features")  # and a dataset of them
 DRIFT: Final = Asset("drift")  # a drift, and the cool-down after the last retraining is over
 CHALLENGER: Final = Asset("challenger")  # a version beside the champion
+TEST_LOST: Final = Asset("test_lost")  # a challenger that is worse, and out of service
 TEST_WON: Final = Asset("test_won")  # a challenger that is better, or has no champion, and nobody has decided about
 
 

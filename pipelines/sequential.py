@@ -7,14 +7,14 @@ uncorrelated differences. Blocks of a market are not, so two things are added, b
 
 * the radius is multiplied by the square root of (1 + r) / (1 - r), the long-run variance of a first-order
   autoregression over its variance (prewhitening, Andrews and Monahan, Econometrica 60(4), 1992); ``r`` is estimated
-  from the differences seen so far, with Kendall's bias correction (Biometrika 41, 1954) and one standard error on the
-  safe side;
+  from the differences seen so far, with Kendall's bias correction (Biometrika 41, 1954) and :data:`SAFE_ERRORS`
+  standard errors on the safe side (with one, the simulation of ``bench/ab.py`` told equal arms apart in 6.6 % of the
+  runs at an ``alpha`` of 5 %);
 * nothing is said before :data:`MIN_EFFECTIVE` effectively independent differences are in.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 MIN_EFFECTIVE = 12
+SAFE_ERRORS = 1.5
 _MAX_AUTOCORRELATION = 0.97
 _FIRST_ESTIMATE = 4  # differences before an autocorrelation is estimated at all
 
@@ -54,7 +55,7 @@ def sequence(differences: Floats, *, alpha: float, plan: int) -> Sequence:
 
     plain = AsymptoticCS(alpha=alpha, t_opt=plan, min_samples=2).fit(differences)
     estimate = np.asarray(plain.estimate_, dtype=np.float64)
-    inflation = np.array([_inflation(differences[: t + 1]) for t in range(len(differences))])
+    inflation = _inflation(np.asarray(differences, dtype=np.float64))
     with np.errstate(invalid="ignore"):
         radius = (np.asarray(plain.upper_) - estimate) * np.sqrt(inflation)
     effective = np.arange(1, len(differences) + 1) / inflation
@@ -66,17 +67,18 @@ def sequence(differences: Floats, *, alpha: float, plan: int) -> Sequence:
     return Sequence(estimate=estimate, lower=lower, upper=upper, decided_at=first + 1, sign=sign)
 
 
-def _inflation(seen: Floats) -> float:
-    """Long-run variance over variance of what was seen; infinite while nothing can be said."""
-    n = len(seen)
-    if n < _FIRST_ESTIMATE:
-        return math.inf
-    centred = seen - seen.mean()
-    total = float(centred @ centred)
-    if total == 0.0:
-        return 1.0
-    raw = float(centred[1:] @ centred[:-1]) / total
+def _inflation(seen: Floats) -> Floats:
+    """(looks,) long-run variance over variance of what was seen by each look; infinite while nothing can be said."""
+    n = np.arange(1, len(seen) + 1)
+    x = seen - seen[0]  # about a value known at the first look, so that a look depends on nothing later
+    total, squares = np.cumsum(x), np.cumsum(x * x)
+    products = np.cumsum(np.r_[0.0, x[1:] * x[:-1]])
+    mean = total / n
+    spread = squares - n * mean**2
+    lagged = products - mean * ((total - x[0]) + (total - x)) + (n - 1) * mean**2
+    constant = spread <= 1e-12 * np.maximum(squares, np.finfo(float).tiny)
+    raw = lagged / np.where(constant, 1.0, spread)
     corrected = raw + (1 + 3 * raw) / n
-    safe = corrected + math.sqrt(max(1 - corrected**2, 0.0) / n)
-    r = min(max(safe, 0.0), _MAX_AUTOCORRELATION)
-    return (1 + r) / (1 - r)
+    safe = corrected + SAFE_ERRORS * np.sqrt(np.maximum(1 - corrected**2, 0.0) / n)
+    r = np.clip(safe, 0.0, _MAX_AUTOCORRELATION)
+    return np.where(n < _FIRST_ESTIMATE, np.inf, np.where(constant, 1.0, (1 + r) / (1 - r)))

@@ -79,7 +79,7 @@ def _serve_once(
     plan = Plan(
         session=live_source(config.url or str(config.capture), workspace.clock),
         instrument=instrument,
-        lineup=_lineup(config, versions),
+        lineup=_lineup(config, versions, roles.test),
         block_ns=int(config.block_seconds * NS_PER_S),
         seed=config.seed,
         trades=sends_orders(config, instrument),
@@ -99,10 +99,10 @@ def _serve_once(
     return result
 
 
-def _lineup(config: ServeConfig, versions: tuple[int, ...]) -> Lineup:
+def _lineup(config: ServeConfig, versions: tuple[int, ...], test: int) -> Lineup:
     if len(versions) == 1:
         return Lineup(versions=versions)
-    return Lineup(versions=versions, phase="shadow" if config.shadow else "switchback")
+    return Lineup(versions=versions, phase="shadow" if config.shadow else "switchback", test=test)
 
 
 def _check(config: ServeConfig) -> Instrument:

@@ -51,6 +51,7 @@ def table() -> Mapping[str, Stage]:
         trace,
         train,
         validate,
+        withdraw,
     )
 
     return {
@@ -73,6 +74,7 @@ def table() -> Mapping[str, Stage]:
         "resume": Stage(config=safety.ResumeConfig, function=safety.resume),
         "retrain": Stage(config=retrain.RetrainConfig, function=retrain.retrain),
         "compare": Stage(config=compare.CompareConfig, function=compare.compare),
+        "withdraw": Stage(config=withdraw.WithdrawConfig, function=withdraw.withdraw),
         "dossier": Stage(config=dossier.DossierConfig, function=dossier.dossier),
         "approve": Stage(config=approve.ApproveConfig, function=approve.approve),
         "promote": Stage(config=promote.PromoteConfig, function=promote.promote),
@@ -164,6 +166,13 @@ def begin_retraining(instrument: str, trigger: str, *, asked_by_a_person: bool) 
     cool_down = 0.0 if asked_by_a_person else _retraining().cool_down_seconds
     answer = admit(settings.workspace(), instrument, trigger, cool_down_seconds=cool_down)
     return answer.admitted, answer.why
+
+
+def take_turn(instrument: str, run: str, *, is_running: Callable[[str], bool]) -> str:
+    """Whether a run about an instrument may go on, has to wait, or is to leave; see :mod:`pipelines.turns`."""
+    from pipelines import turns
+
+    return turns.take_turn(settings.workspace(), instrument, run, is_running=is_running)
 
 
 def _retraining() -> Any:

@@ -139,10 +139,12 @@ def _commit(change: Change, roles: Roles, workspace: Workspace, registry: Regist
     record(change, workspace)
     here = inference_server.repository_of(workspace).versions(change.model)
     previous = 0 if change.withdraws else change.old or roles.previous
+    rest = roles.without_challenger(change.new)
     after = Roles(
         champion=change.new,
         previous=previous if previous in here and previous != change.new else 0,
-        challenger=0 if roles.challenger == change.new else roles.challenger,
+        challenger=rest.challenger,
+        test=rest.test,
         canary=_window(change, roles, workspace),
     )
     write_roles(state, change.instrument, msgspec.structs.replace(after, move=move))
@@ -160,10 +162,7 @@ def _window(change: Change, roles: Roles, workspace: Workspace) -> Canary | None
 def record(change: Change, workspace: Workspace) -> None:
     """Put a change into the audit record, once."""
     what = {"model_name": change.model, "version": change.new, "old": change.old, **change.why}
-    path = audit.path_of(workspace)
-    entries = [entry for entry in audit.read(path) if entry.what.get("model_name") == change.model]
-    if not entries or (entries[-1].kind, dict(entries[-1].what)) != (change.kind, what):
-        audit.append(path, clock=workspace.clock, kind=change.kind, what=what)
+    audit.append_once(audit.path_of(workspace), clock=workspace.clock, kind=change.kind, what=what)
 
 
 def _take_back(

@@ -34,7 +34,7 @@ from serving.guardrails import (
 )
 from serving.hotpath import network
 from serving.hotpath.network import Model
-from serving.lineup import Lineup, wanted
+from serving.lineup import NONE_LOST, Lineup, wanted
 from serving.router import Roles, read_roles
 from serving.session import QuotingSession
 from serving.stance import NORMAL, Mode, read_stances
@@ -58,9 +58,9 @@ class Watched:
 @dataclass(frozen=True, kw_only=True)
 class Means:
     """What a follower works with. ``load``: the proven bundle of a version, or ModelError. ``attend`` is told at every
-    look whether a version is on trial and whether it broke a guardrail; it sees that roles, registry and Triton follow,
-    and must not block. ``halt`` ends the quoting: nobody may quote unwatched. ``tell`` takes what a person should know.
-    ``forbidden``: which versions of some roles may not play theirs, and why."""
+    look whether a canary is on trial, and whether it or a challenger broke a guardrail; it sees that roles, registry
+    and Triton follow, and must not block. ``halt`` ends the quoting: nobody may quote unwatched. ``tell`` takes what a
+    person should know. ``forbidden``: which versions of some roles may not play theirs, and why."""
 
     clock: Clock
     load: Callable[[int], Bundle]
@@ -90,7 +90,7 @@ class Follower:
         self._means = means
         self._roles = Roles()
         self._seen: dict[Path, Signature | None] = {}
-        self._lost = 0
+        self._lost = NONE_LOST
         self._breach: Breach | None = None
         self._session: QuotingSession | None = None
         self._doing: Doing = "waiting"
@@ -111,7 +111,7 @@ class Follower:
 
     def breached(self, breach: Breach) -> None:
         """The session has stepped back: put it down, and see that it is completed."""
-        self._lost, self._breach = breach.trial, breach
+        self._lost, self._breach = (breach.version, breach.trial), breach
         write_breach(breach_path(self._watched.sessions, self._watched.instrument), breach)
         self._means.tell(breach.line())
 
@@ -127,7 +127,7 @@ class Follower:
 
     def __enter__(self) -> Self:
         self._breach = read_breach(breach_path(self._watched.sessions, self._watched.instrument))
-        self._lost = self._breach.trial if self._breach else 0
+        self._lost = (self._breach.version, self._breach.trial) if self._breach else NONE_LOST
         self._look()
         self._write_alive()
         self._thread.start()
@@ -159,8 +159,9 @@ class Follower:
     def _look(self) -> None:
         self._look_at_stance()
         self._look_at_roles()
-        canary = self._roles.canary
-        self._means.attend(canary is not None, canary is not None and canary.trial == self._lost)
+        roles, canary = self._roles, self._roles.canary
+        ended = {(roles.challenger, roles.test), (canary.version, canary.trial) if canary else NONE_LOST}
+        self._means.attend(canary is not None, self._lost != NONE_LOST and self._lost in ended)
         lineup, session = self._wanted(), self._session
         if lineup is None:
             return
@@ -211,9 +212,9 @@ class Follower:
         if not bad:
             return lineup
         judge = judge_of(self._means.guardrails, lineup, self._source)
-        if judge is not None and judge.canary.version in bad and judge.canary.against not in bad:
+        if judge is not None and judge.trial.version in bad and judge.trial.against not in bad:
             self.breached(judge.refused())
-            return Lineup(versions=(judge.canary.against,))
+            return Lineup(versions=(judge.trial.against,))
         return None if lineup.versions[0] in bad else Lineup(versions=lineup.versions[:1])
 
     def _load(self, version: int) -> None:
@@ -263,7 +264,7 @@ def _with_session(here: Alive, session: QuotingSession) -> Alive:
     return msgspec.structs.replace(
         here,
         versions=lineup.versions,
-        phase=lineup.phase,
+        phase=session.phase,
         frames=totals.frames,
         decisions=totals.decisions,
         quotes=totals.quotes,

@@ -1,5 +1,7 @@
 """Guardrails of a version on trial, judged by the session that plays it, on its own rows.
 
+On trial are a canary, and a challenger from its first block as a shadow on.
+
 | guardrail | what is measured | breached |
 |---|---|---|
 | log_loss | mean log-loss of the direction after 1 s, new less old, on the same rows | above ``log_loss_worse`` |
@@ -7,6 +9,7 @@
 | latency | p99 of the hot path's step over the last rows | above ``step_p99_us`` |
 | not_a_number | rows on which the new one did not answer with numbers | above ``not_a_number`` |
 | inventory | lots held beyond the policy's limit while the new one acts | above ``inventory_over_lots`` |
+| words | of a challenger: log_loss block by block, by an always-valid test | significantly worse |
 | refused | bundles of it that did not pass their proofs in the session | any |
 
 A breach is final: the trial it ended is named in it, and a new one needs a new approval.
@@ -14,6 +17,7 @@ A breach is final: the trial it ended is named in it, and a new one needs a new 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,9 +31,9 @@ from market.errors import ServiceError, SettingsError
 from market.labels import HORIZONS_NS
 from serving.lineup import Lineup
 from serving.outcomes import direction_log_loss
-from serving.router import Canary
 
 Decisions = NDArray[np.void]  # shape (n,), dtype DECISION
+Worse = Callable[[NDArray[np.float64]], bool]  # of differences (b,) of blocks: whether they are significantly above 0
 
 HORIZON_NS = NS_PER_S
 _WORDS = slice(5 * HORIZONS_NS.index(HORIZON_NS), 5 * HORIZONS_NS.index(HORIZON_NS) + 3)
@@ -41,7 +45,8 @@ class GuardrailConfig:
     """Limits. ``log_loss_worse`` in nats, looked at from ``least_rows`` rows with known labels on;
     ``drawdown_half_ticks`` in half ticks times lots; ``step_p99_us`` over the last ``latency_rows`` rows at most, and
     from ``least_rows`` on. Words of the first ``settle_seconds`` of market time are not held against anybody: a network
-    that was put in begins with nothing in its memory."""
+    that was put in begins with nothing in its memory. ``words_alpha``, ``words_plan``: of the test of a challenger's
+    words, see :mod:`pipelines.sequential`."""
 
     log_loss_worse: float = 0.10
     settle_seconds: float = 5.0
@@ -51,6 +56,8 @@ class GuardrailConfig:
     latency_rows: int = 5_000
     not_a_number: int = 0
     inventory_over_lots: int = 20
+    words_alpha: float = 0.05
+    words_plan: int = 40
 
     def __post_init__(self) -> None:
         if self.least_rows < 1 or self.latency_rows < self.least_rows:
@@ -59,10 +66,36 @@ class GuardrailConfig:
             raise SettingsError(f"expected limits above zero, saw {self}")
         if self.not_a_number < 0 or self.inventory_over_lots < 0 or self.settle_seconds < 0:
             raise SettingsError(f"expected limits of zero or more, saw {self}")
+        if not 0 < self.words_alpha < 1 or self.words_plan < 1:
+            raise SettingsError(f"expected 0 < words_alpha < 1 and words_plan >= 1, saw {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A version that is judged, and who acts when it is not to any more. ``number`` names the canary's trial or the
+    challenger's test, ``step`` is the canary's."""
+
+    version: int
+    against: int
+    number: int
+    step: int = 0
+    challenger: bool = False
+
+
+def trial_of(lineup: Lineup) -> Trial | None:
+    """Who is on trial in a line-up; None where nobody is."""
+    canary = lineup.canary
+    if canary is not None:
+        return Trial(version=canary.version, against=canary.against, number=canary.trial, step=canary.step)
+    if lineup.phase != "switchback":
+        return None
+    champion, challenger = lineup.versions
+    return Trial(version=challenger, against=champion, number=lineup.test, challenger=True)
 
 
 class Breach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A guardrail that a version on trial has broken. ``against`` acts again. ``at_ns`` is the feed's receive time."""
+    """A guardrail that a version on trial (:attr:`Trial.number`) has broken. ``against`` acts again. ``at_ns`` is the
+    feed's receive time."""
 
     trial: int
     version: int
@@ -109,9 +142,11 @@ class Judge:
     """Looks at one trial's steps, row by row, in the session's own thread; the arithmetic is done once a second."""
 
     config: GuardrailConfig
-    canary: Canary
+    trial: Trial
     new_arm: int
     session: str
+    block_ns: int = 0
+    worse: Worse | None = None
     since_ns: int = 0
     rows: int = 0
     acted_blocks: int = 0
@@ -126,6 +161,8 @@ class Judge:
     _worth2: int | None = None
     _block: int | None = None
     _over: int = 0
+    _blocks: dict[int, list[float]] = field(default_factory=dict)  # rows, and the sum of losses, new less old
+    _tested: int = 0  # blocks at the last test of the words
 
     def add(self, decisions: Decisions, block: int, position: Position) -> Breach | None:
         """Look at rows (n,) of one block, all under this trial's line-up; the first breach is answered."""
@@ -154,7 +191,13 @@ class Judge:
         return self._judge()
 
     def resume(self, session: str) -> Judge:
-        """Go on in the next session, on whose first row the clock, the book and the money may stand elsewhere."""
+        """Go on in the next session, on whose first row the clock, the book and the money may stand elsewhere.
+
+        A canary's step is short. What a challenger loses from its best is looked at a session at a time: over days the
+        market alone moves any inventory further than a limit that is to stop a bad version.
+        """
+        if self.trial.challenger:
+            self._earned = self._best = 0
         self.session = session
         self.last_ns = self._looked_ns = 0
         self._pending, self._worth2, self._block = [], None, None
@@ -163,8 +206,8 @@ class Judge:
     def held(self) -> Held:
         """The figures so far."""
         return Held(
-            trial=self.canary.trial,
-            step=self.canary.step,
+            trial=self.trial.number,
+            step=self.trial.step,
             since_ns=self.since_ns,
             acted_blocks=self.acted_blocks,
             rows=self.rows,
@@ -205,7 +248,26 @@ class Judge:
         for i, loss in enumerate(losses):
             self._losses[i] += float(loss[:known].sum())
         self.rows += known
+        if self.worse is not None:
+            self._keep_blocks(time[:known], losses[0][:known] - losses[1][:known])
         self._pending = [rows[known:]]
+
+    def _keep_blocks(self, time: NDArray[np.int64], worse: NDArray[np.float64]) -> None:
+        blocks, index = np.unique(time // self.block_ns, return_inverse=True)
+        count, total = np.bincount(index), np.bincount(index, weights=worse)
+        for block, rows, loss in zip(blocks.tolist(), count.tolist(), total.tolist(), strict=True):
+            kept = self._blocks.setdefault(block, [0.0, 0.0])
+            kept[0] += rows
+            kept[1] += loss
+
+    def _words(self) -> Breach | None:
+        """The test, once a block whose every row is known."""
+        whole = list(self._blocks.values())[:-1]
+        if self.worse is None or len(whole) <= self._tested:
+            return None
+        self._tested = len(whole)
+        differences = np.array([loss / rows for rows, loss in whole])
+        return self._breach("words", float(differences.mean()), 0.0) if self.worse(differences) else None
 
     def _judge(self) -> Breach | None:
         config = self.config
@@ -217,18 +279,19 @@ class Judge:
         if worse > config.log_loss_worse:
             return self._breach("log_loss", worse, config.log_loss_worse)
         slow = self._p99_us()
-        return self._breach("latency", slow, config.step_p99_us) if slow > config.step_p99_us else None
+        if slow > config.step_p99_us:
+            return self._breach("latency", slow, config.step_p99_us)
+        return self._words()
 
     def _p99_us(self) -> float:
         times = np.concatenate([np.zeros(0, np.int64), *self._times])
         return float(np.percentile(times, 99)) / _NS_PER_US if len(times) else 0.0
 
     def _breach(self, guardrail: str, value: float, limit: float) -> Breach:
-        canary = self.canary
         return Breach(
-            trial=canary.trial,
-            version=canary.version,
-            against=canary.against,
+            trial=self.trial.number,
+            version=self.trial.version,
+            against=self.trial.against,
             guardrail=guardrail,
             value=float(value),
             limit=float(limit),
@@ -237,12 +300,22 @@ class Judge:
         )
 
 
-def judge_of(config: GuardrailConfig, lineup: Lineup, session: str) -> Judge | None:
-    """Whoever judges the trial of a line-up; None where nobody is on trial."""
-    if lineup.canary is None:
+def judge_of(
+    config: GuardrailConfig, lineup: Lineup, session: str, *, block_ns: int = 0, worse: Worse | None = None
+) -> Judge | None:
+    """Whoever judges the trial of a line-up; None where nobody is on trial. A challenger is judged where there is a
+    test of its words, ``worse``."""
+    trial = trial_of(lineup)
+    if trial is None or (trial.challenger and worse is None):
         return None
-    new_arm = lineup.versions.index(lineup.canary.version)
-    return Judge(config=config, canary=lineup.canary, new_arm=new_arm, session=session)
+    return Judge(
+        config=config,
+        trial=trial,
+        new_arm=lineup.versions.index(trial.version),
+        session=session,
+        block_ns=block_ns,
+        worse=worse if trial.challenger else None,
+    )
 
 
 def breach_path(sessions: Path, instrument: str) -> Path:

@@ -13,7 +13,7 @@ Phase = Literal["alone", "shadow", "switchback", "canary", "window"]
 
 @dataclass(frozen=True, kw_only=True)
 class Lineup:
-    """``versions`` by arm; all of them are stepped on every row.
+    """``versions`` by arm; all of them are stepped on every row. ``test`` names the test of a challenger.
 
     ``alone``: one version. ``shadow``: the second arm never acts. ``switchback``: it is the challenger and takes turns.
     ``canary``: it acts in the canary's share of the blocks. In both it acts from block ``acts_from`` on: until then a
@@ -25,6 +25,7 @@ class Lineup:
     phase: Phase = "alone"
     acts_from: int = 0
     canary: Canary | None = None
+    test: int = 0
 
     def arm(self, seed: int, instrument: str, block: int) -> int:
         """The arm that acts in a block."""
@@ -38,14 +39,18 @@ class Lineup:
 
     def same_play(self, other: Lineup) -> bool:
         """Whether nothing but the block of a switchback's beginning differs."""
-        return (self.versions, self.phase, self.canary) == (other.versions, other.phase, other.canary)
+        mine = (self.versions, self.phase, self.canary, self.test)
+        return mine == (other.versions, other.phase, other.canary, other.test)
 
 
-def wanted(roles: Roles, *, lost: int = 0) -> Lineup | None:
-    """What a session should play under these roles; None while nobody is champion. ``lost``: the trial that a guardrail
-    has ended; who acted before it acts again, whatever the roles still say."""
+NONE_LOST = (0, 0)
+
+
+def wanted(roles: Roles, *, lost: tuple[int, int] = NONE_LOST) -> Lineup | None:
+    """What a session should play under these roles; None while nobody is champion. ``lost``: the version, and the trial
+    or the test, that a guardrail has ended; who acted before it acts again, whatever the roles still say."""
     canary = roles.canary
-    if canary is not None and canary.trial == lost:
+    if canary is not None and (canary.version, canary.trial) == lost:
         return Lineup(versions=(canary.against,))
     if not roles.champion:
         return None
@@ -53,6 +58,7 @@ def wanted(roles: Roles, *, lost: int = 0) -> Lineup | None:
         return Lineup(versions=(canary.version, canary.against), phase="window", canary=canary)
     if canary is not None and not canary.promoted and roles.champion == canary.against:
         return Lineup(versions=(canary.against, canary.version), phase="canary", canary=canary)
-    if roles.challenger and roles.challenger != roles.champion:
-        return Lineup(versions=(roles.champion, roles.challenger), phase="switchback")
+    tested = (roles.challenger, roles.test)
+    if roles.challenger and roles.challenger != roles.champion and tested != lost:
+        return Lineup(versions=(roles.champion, roles.challenger), phase="switchback", test=roles.test)
     return Lineup(versions=(roles.champion,))

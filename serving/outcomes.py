@@ -2,11 +2,15 @@
 
 Stored are integers (fill price, mid at the fill and later); the measures are functions of them. From the maker's side,
 in half ticks, positive is good for us (Huang and Stoll, "Dealer versus auction markets", J. Financial Economics 41,
-1996: effective and realised half-spread):
+1996: effective and realised half-spread), all but slippage, which is a cost (Perold, "The implementation shortfall:
+paper versus reality", J. Portfolio Management 14(3), 1988: the price got against that on paper when it was decided):
 
 * effective half-spread: ``side * (mid2_fill - 2 * price)``
 * realised half-spread after h: ``side * (mid2_h - 2 * price)``
 * adverse selection over h: ``side * (mid2_fill - mid2_h)`` = effective - realised
+* slippage: ``side * (2 * price - mid2_quote)``, against the mid at the decision that the quote came from. A maker's is
+  below zero as long as it is filled at the price it wanted. Slippage + effective = ``side * (mid2_fill - mid2_quote)``:
+  what the mid did while the quote stood. The effective spread knows nothing of that, as it begins with the fill
 
 with ``side`` +1 where we bought and ``mid2`` = best bid + best ask in ticks.
 """
@@ -26,11 +30,13 @@ Floats = NDArray[np.float64]
 
 LATER_NS = (100 * NS_PER_MS, NS_PER_S)
 UNKNOWN = -1  # no row lies late (or early) enough to tell; mids are positive
+COLUMNS = ("side", "price", "size", "fill_ns", "mid2_fill", "mid2_100ms", "mid2_1s", "arm", "block")  # in the lake
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcomes:
-    """Columns of one length. ``side`` +1: we bought. Mids are :data:`UNKNOWN` where nobody can tell."""
+    """Columns of one length. ``side`` +1: we bought. Mids are :data:`UNKNOWN` where nobody can tell; ``mid2_quote`` is
+    that of the decision whose quote was filled."""
 
     side: Int64s
     price: Int64s
@@ -41,6 +47,7 @@ class Outcomes:
     mid2_1s: Int64s
     arm: Int64s
     block: Int64s
+    mid2_quote: Int64s
 
     def __len__(self) -> int:
         return len(self.side)
@@ -66,6 +73,19 @@ class Outcomes:
     @property
     def adverse_1s(self) -> Floats:
         return self.effective - self.realised_1s
+
+    @property
+    def slippage(self) -> Floats:
+        """What a fill cost beyond the mid of its decision, half ticks."""
+        return -_earned(self.side, self.price, self.mid2_quote)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quoted:
+    """Quotes in order of time: when each was decided, ns, and its lots on both sides."""
+
+    recv_ns: Int64s
+    lots: Int64s
 
 
 def _earned(side: Int64s, price: Int64s, mid2: Int64s) -> Floats:
@@ -96,11 +116,11 @@ def _taken(mid2: Int64s, index: NDArray[np.intp], known: NDArray[np.bool_]) -> I
 
 @dataclass(frozen=True, kw_only=True)
 class BlockMetrics:
-    """One block of a session and what the acting arm made in it. Sums weigh fills by their size in lots.
+    """One block of a session and what the acting arm made in it. Sums and means weigh fills by their size in lots.
 
     ``pnl_half_ticks`` is the realised half-spread after one second summed over lots: what the fills were worth once
-    the market had moved on, without what inventory did later. A block without a fill made 0. ``adverse_half_ticks`` and
-    ``effective_half_ticks`` are means over lots, NaN without a fill.
+    the market had moved on, without what inventory did later. A block without a fill made 0. The other ``*_half_ticks``
+    are means over lots, NaN without a fill. ``lots_quoted``: of the quotes that began in the block, both sides.
     """
 
     block: int
@@ -109,8 +129,11 @@ class BlockMetrics:
     seconds: float
     fills: int
     lots: int
+    lots_quoted: int
     pnl_half_ticks: float
     effective_half_ticks: float
+    slippage_half_ticks: float
+    adverse_100ms_half_ticks: float
     adverse_half_ticks: float
 
     @property
@@ -118,32 +141,49 @@ class BlockMetrics:
         """Half ticks times lots a minute, comparable between blocks that were cut short and whole ones."""
         return 60.0 * self.pnl_half_ticks / self.seconds if self.seconds > 0 else 0.0
 
+    @property
+    def fill_ratio(self) -> float:
+        """Lots filled of lots quoted; NaN where nothing was quoted."""
+        return self.lots / self.lots_quoted if self.lots_quoted else float("nan")
 
-def block_metrics(outcomes: Outcomes, recv_ns: Int64s, arm: Int64s, *, block_ns: int) -> tuple[BlockMetrics, ...]:
+
+def block_metrics(
+    outcomes: Outcomes, recv_ns: Int64s, arm: Int64s, *, block_ns: int, quoted: Quoted | None = None
+) -> tuple[BlockMetrics, ...]:
     """Metrics of every block that has rows, in order. ``recv_ns`` (ascending), ``arm`` (n,): rows of the session.
 
-    Fills whose later mid is unknown are counted in ``fills`` and left out of the sums.
+    Fills whose later mid is unknown are counted in ``fills`` and left out of what needs it.
     """
     if len(recv_ns) == 0:
         return ()
     row_blocks = recv_ns // block_ns
     starts = np.flatnonzero(np.r_[True, row_blocks[1:] != row_blocks[:-1]])
     ends = np.r_[starts[1:], len(recv_ns)]
+    lots = _lots_by_block(quoted, block_ns)
     return tuple(
-        _one_block(outcomes, int(row_blocks[a]), int(arm[b - 1]), recv_ns[a:b])
+        _one_block(outcomes, int(row_blocks[a]), int(arm[b - 1]), recv_ns[a:b], lots)
         for a, b in zip(starts.tolist(), ends.tolist(), strict=True)
     )
 
 
-def _one_block(outcomes: Outcomes, block: int, arm: int, recv_ns: Int64s) -> BlockMetrics:
+def _lots_by_block(quoted: Quoted | None, block_ns: int) -> dict[int, int]:
+    if quoted is None:
+        return {}
+    blocks, index = np.unique(quoted.recv_ns // block_ns, return_inverse=True)
+    lots = np.bincount(index, weights=quoted.lots, minlength=len(blocks)).astype(np.int64)
+    return dict(zip(blocks.tolist(), lots.tolist(), strict=True))
+
+
+def _one_block(outcomes: Outcomes, block: int, arm: int, recv_ns: Int64s, quoted: dict[int, int]) -> BlockMetrics:
     mine = outcomes.block == block
-    known = mine & (outcomes.mid2_1s != UNKNOWN) & (outcomes.mid2_fill != UNKNOWN)
-    weights = outcomes.size[known].astype(np.float64)
-    lots = float(weights.sum())
+    size = outcomes.size.astype(np.float64)
 
     def mean(values: Floats) -> float:
-        return float((values[known] * weights).sum() / lots) if lots else float("nan")
+        known = mine & np.isfinite(values)
+        return float(np.average(values[known], weights=size[known])) if known.any() else float("nan")
 
+    realised = outcomes.realised_1s
+    known = mine & np.isfinite(realised) & (outcomes.mid2_fill != UNKNOWN)
     return BlockMetrics(
         block=block,
         arm=arm,
@@ -151,8 +191,11 @@ def _one_block(outcomes: Outcomes, block: int, arm: int, recv_ns: Int64s) -> Blo
         seconds=float(recv_ns[-1] - recv_ns[0]) / NS_PER_S,
         fills=int(mine.sum()),
         lots=int(outcomes.size[mine].sum()),
-        pnl_half_ticks=float((outcomes.realised_1s[known] * weights).sum()),
+        lots_quoted=quoted.get(block, 0),
+        pnl_half_ticks=float((realised[known] * size[known]).sum()),
         effective_half_ticks=mean(outcomes.effective),
+        slippage_half_ticks=mean(outcomes.slippage),
+        adverse_100ms_half_ticks=mean(outcomes.adverse_100ms),
         adverse_half_ticks=mean(outcomes.adverse_1s),
     )
 
@@ -168,8 +211,9 @@ def direction_log_loss(recv_ns: Int64s, mid2: Int64s, probs: Floats, horizon_ns:
     return np.asarray(np.where(known, loss, np.nan))
 
 
-def from_columns(columns: dict[str, Sequence[int | None]]) -> Outcomes:
-    """Outcomes from columns as the lake gives them, where an unknown mid is None."""
-    names = Outcomes.__dataclass_fields__
-    read = {n: np.array([UNKNOWN if v is None else v for v in columns[n]], np.int64) for n in names}
-    return Outcomes(**read)
+def from_columns(columns: dict[str, Sequence[int | None]], mid2_quote: Int64s | None = None) -> Outcomes:
+    """Outcomes from the lake's :data:`COLUMNS`, where an unknown mid is None. ``mid2_quote`` (n,), where it was looked
+    up."""
+    read = {n: np.array([UNKNOWN if v is None else v for v in columns[n]], np.int64) for n in COLUMNS}
+    unknown = np.full(len(read["side"]), UNKNOWN, np.int64)
+    return Outcomes(**read, mid2_quote=unknown if mid2_quote is None else mid2_quote)

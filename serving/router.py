@@ -80,7 +80,8 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Roles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Versions by role for one instrument; 0 where nobody plays it. All of them are proven and loaded.
 
-    ``canary``: the version that is being put in, and the watch window after it.
+    ``test`` names the challenger's test: when it came in, ns. ``canary``: the version that is being put in, and the
+    watch window after it.
     """
 
     champion: int = 0
@@ -88,6 +89,16 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     previous: int = 0
     move: Move | None = None
     canary: Canary | None = None
+    test: int = 0
+
+    def with_challenger(self, version: int, now_ns: int) -> Roles:
+        """A challenger, in a test of its own unless it is in one already."""
+        test = self.test if version == self.challenger else now_ns
+        return msgspec.structs.replace(self, challenger=version, test=test)
+
+    def without_challenger(self, version: int) -> Roles:
+        """As they are when this version is no challenger any more."""
+        return self if version != self.challenger else msgspec.structs.replace(self, challenger=0, test=0)
 
     def versions(self) -> tuple[int, ...]:
         """Every version that plays a role, or is about to, ascending."""

@@ -29,11 +29,11 @@ from market.feeds.orders import read_report
 from market.instruments import Instrument
 from market.venues.protocol import NO_EVENTS, Slow
 from serving.bundle import Bundle
-from serving.guardrails import Breach, GuardrailConfig, Held, Judge, Position, judge_of
+from serving.guardrails import Breach, GuardrailConfig, Held, Judge, Position, Worse, judge_of, trial_of
 from serving.hotpath.loop import HotPath
 from serving.hotpath.network import Model
 from serving.hotpath.records import R_NO_BOOK, R_WARM_UP
-from serving.lineup import Lineup
+from serving.lineup import Lineup, Phase
 from serving.quoting.engine import Holdings, Quote, QuoteEngine
 from serving.recorder import Acted, Recorder
 from serving.router import ARMS
@@ -52,8 +52,8 @@ class Plan:
 
     ``first_slow`` answers what was known of the slow features (N_SLOW,) at the first frame's receive time. Before
     ``start_ns`` the book and the windows are built up and no model speaks. A challenger that comes in is a shadow for
-    ``shadow_blocks``, unless it is one of ``introduced``. ``holdings``: what an earlier session left,
-    ``judge``: who judged in it; ``inventory_limit`` in lots.
+    ``shadow_blocks``, unless it is one of ``introduced``; it is held to ``guardrails`` where ``worse`` tests its words.
+    ``holdings``: what an earlier session left, ``judge``: who judged in it; ``inventory_limit`` in lots.
     """
 
     session: str
@@ -67,6 +67,7 @@ class Plan:
     shadow_blocks: int = 0
     introduced: frozenset[int] = frozenset()
     guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
+    worse: Worse | None = None
     inventory_limit: int = 0
     holdings: Holdings = field(default_factory=Holdings)
     judge: Judge | None = None
@@ -121,8 +122,8 @@ class QuotingSession:
         self._introduced = set(plan.introduced)
         self._next: tuple[Lineup, dict[int, Bundle | Model]] | None = None
         self._taken_up = False  # whether a row was met by the line-up in force
-        self.judge = judge_of(plan.guardrails, plan.lineup, plan.session)
-        if plan.judge is not None and plan.judge.canary == plan.lineup.canary:
+        self.judge = self._judge_of(plan.lineup)
+        if plan.judge is not None and self.judge is not None and plan.judge.trial == self.judge.trial:
             self.judge = plan.judge.resume(plan.session)
         self._step_ns = np.zeros(_STEPS_REMEMBERED, np.int64)
         self._hotpath = parts.hotpath
@@ -147,6 +148,13 @@ class QuotingSession:
     def introduced(self) -> frozenset[int]:
         """Challengers that have been a shadow for long enough."""
         return frozenset(self._introduced)
+
+    @property
+    def phase(self) -> Phase:
+        """Of the line-up; a challenger that does not act yet is a shadow."""
+        lineup = self.lineup
+        waits = lineup.phase == "switchback" and (self._block is None or self._block < lineup.acts_from)
+        return "shadow" if waits else lineup.phase
 
     @property
     def canary_share(self) -> float:
@@ -288,18 +296,27 @@ class QuotingSession:
             return
         self._next = None
         lineup, models = handed
-        if lineup.canary is None or self.breach is None or lineup.canary.trial != self.breach.trial:
+        trial, breach = trial_of(lineup), self.breach
+        ended = (
+            trial is not None and breach is not None and (trial.version, trial.number) == (breach.version, breach.trial)
+        )
+        if not ended:
             self._change_to(lineup, models)
 
     def _change_to(self, lineup: Lineup, models: dict[int, Bundle | Model]) -> None:
         self._hotpath.line_up([models[version] for version in lineup.versions])
-        played = lineup.phase == self.lineup.phase and lineup.versions == self.lineup.versions
+        now = self.lineup
+        played = (lineup.phase, lineup.versions, lineup.test) == (now.phase, now.versions, now.test)
         # who has had blocks of its own keeps them; others begin with a whole block, see _begin_scene
         self.lineup = replace(lineup, acts_from=self.lineup.acts_from if played else 0)
         self._models, self._taken_up, self._block = dict(models), played, None
         if played:
             self._note_scene()
-        self.judge = judge_of(self.plan.guardrails, self.lineup, self.plan.session)
+        self.judge = self._judge_of(self.lineup)
+
+    def _judge_of(self, lineup: Lineup) -> Judge | None:
+        plan = self.plan
+        return judge_of(plan.guardrails, lineup, plan.session, block_ns=plan.block_ns, worse=plan.worse)
 
     def _begin_scene(self, block: int) -> None:
         """The first block that a line-up meets. Who acts in blocks of its own begins with a whole one."""
@@ -321,6 +338,7 @@ class QuotingSession:
     def _step_back(self, breach: Breach) -> None:
         """Whoever acted before the version on trial acts from the next row on, and alone."""
         self.breach = breach
+        self._introduced.discard(breach.version)
         self._change_to(Lineup(versions=(breach.against,)), {breach.against: self._models[breach.against]})
         self.on_breach(breach)
 

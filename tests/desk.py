@@ -74,6 +74,12 @@ class Desk:
         self.approve(version)
         return version
 
+    def approved(self, seed: int, **card: object) -> int:
+        """Registered and approved; never a challenger beside the champion."""
+        version = self.register(seed, **card)
+        self.approve(version)
+        return version
+
     def crown(self, seed: int) -> int:
         """Everything from registration to champion."""
         version = self.candidate(seed)

@@ -111,7 +111,8 @@ def knowing(truth: np.ndarray, skill: float, seed: int) -> np.ndarray:
 
 
 def fill(workspace: Workspace, session: Session, *, edge: tuple[float, float], every_ns: int = NS_PER_S) -> None:
-    """Write fills of a session: ``edge`` is what each arm's fills are worth after a second, half ticks on average."""
+    """Write quotes of a session, one a fill, and the fills: ``edge`` is what each arm's fills are worth after a second,
+    half ticks on average. The mid at the decision was two half ticks from the price, that at the fill one."""
     rng = np.random.default_rng(session.seed)
     times = np.arange(session.start_ns + 11 * NS_PER_S, session.start_ns + session.rows * 24_000_000, every_ns)
     block = times // session.block_ns
@@ -119,9 +120,26 @@ def fill(workspace: Workspace, session: Session, *, edge: tuple[float, float], e
     worth = np.round(rng.normal(np.where(arm == 0, *edge), 4.0)).astype(np.int64)
     side = rng.choice([-1, 1], len(times))
     price = np.full(len(times), 300_000)
+    ids = [f"q-{session.name}.{i}" for i in range(len(times))]
+    quotes = {
+        "session": session.name,
+        "n": np.arange(len(times)),
+        "quote_id": ids,
+        "prediction_id": ids,
+        "recv_ns": times - 1,
+        "version": arm + 1,
+        "arm": arm,
+        "bid_price": price,
+        "ask_price": price,
+        "bid_size": 4,
+        "ask_size": 6,
+        "reasons": 1,
+        "mid2": 2 * price + 2 * side,
+    }
+    Lake(workspace.lake).append("quotes", rows_of("quotes", find(INSTRUMENT), quotes))
     columns = {
         "session": session.name,
-        "quote_id": [f"q-{session.name}.{i}" for i in range(len(times))],
+        "quote_id": ids,
         "order_id": [str(i) for i in range(len(times))],
         "side": side,
         "price": price,

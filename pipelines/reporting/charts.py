@@ -129,8 +129,8 @@ def _ratio_map(figure: Any, axis: Any, signals: Sequence[Mapping[str, Any]], sec
 
 
 def sequence_picture(series: Sequence[Mapping[str, Any]], *, alpha: float, path: Path | None = None) -> str:
-    """Running difference and confidence sequence of each metric that has looks."""
-    shown = [s for s in series if s["estimate"]]
+    """Running difference and confidence sequence of each metric that decides and has looks."""
+    shown = [s for s in series if s["estimate"] and s["role"] != "shown"]
     if not shown:
         shown = list(series[:1])
     with _figure("sequence", (7.2, 2.0 * len(shown) + 0.4), (len(shown), 1)) as (figure, axes):
@@ -138,6 +138,25 @@ def sequence_picture(series: Sequence[Mapping[str, Any]], *, alpha: float, path:
             _one_sequence(axis, one, alpha)
         axes[0][0].legend(loc="best", ncols=2, frameon=True, edgecolor="none")
         axes[-1][0].set_xlabel("looks (blocks for the log-loss, switchback pairs for the rest)")
+        return _finish(figure, path)
+
+
+def shadow_picture(words: tuple[Any, Any], leans: tuple[Any, Any], *, path: Path | None = None) -> str:
+    """Log-loss a block of champion and challenger, and probability of up less down of one against the other."""
+    with _figure("shadow", (7.2, 2.7), (1, 2), width_ratios=[1.5, 1]) as (figure, axes):
+        losses, joint = axes[0]
+        blocks = np.arange(1, len(words[0]) + 1)
+        for colour, label, loss in ((CHAMPION, "champion", words[0]), (CHALLENGER, "challenger", words[1])):
+            losses.plot(blocks, loss, color=colour, linewidth=1.4, marker=".", markersize=4, label=label)
+        losses.set(xlabel="block", ylabel="nats")
+        losses.set_title("log-loss of the direction; lower is better")
+        losses.xaxis.get_major_locator().set_params(integer=True)
+        losses.legend(loc="best", ncols=2)
+        joint.hist2d(*leans, bins=40, range=((-1, 1), (-1, 1)), cmap="Blues", norm="log")
+        joint.plot([-1, 1], [-1, 1], color=QUIET, linewidth=1, linestyle=":")
+        joint.set(xlabel="champion", ylabel="challenger")
+        joint.set_title("up less down, 500 ms")
+        joint.grid(visible=False)
         return _finish(figure, path)
 
 

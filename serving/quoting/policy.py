@@ -172,6 +172,23 @@ def decide(probs: Any, top: tuple[int, int, int, int], inventory: int, policy: F
     return _strike_out(quote, reasons)
 
 
+def flat_quotes(
+    probs: NDArray[np.floating[Any]], mid2: NDArray[np.int64], config: PolicyConfig
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The quotes (n, 4) that words ``probs`` (n, N_OUTPUTS) make by themselves, as :func:`decide` writes them, and
+    their reasons (n,): nothing is held, and the book about ``mid2`` (n,) is as tight as it can be."""
+    quotes, reasons = np.zeros((len(mid2), 4), np.int64), np.zeros(len(mid2), np.int64)
+    _flat_quotes(np.ascontiguousarray(probs), mid2, parameters(config), quotes, reasons)
+    return quotes, reasons
+
+
+@compiled
+def _flat_quotes(probs: Any, mid2: Any, policy: Floats, quotes: Any, reasons: Any) -> None:
+    for i in range(len(mid2)):
+        bid = (mid2[i] - 1) // 2
+        reasons[i] = decide(probs[i], (bid, 1, mid2[i] - bid, 1), 0, policy, quotes[i])
+
+
 @compiled
 def _strike_out(quote: Any, reasons: int) -> int:
     """A side without size, or without a positive price, has neither."""

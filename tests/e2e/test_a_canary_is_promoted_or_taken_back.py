@@ -19,13 +19,15 @@ import pytest
 from desk import KEY, MODEL, Desk, killed_at
 
 from market.clock import SystemClock
-from market.errors import ApprovalError, GateError, ServiceError
+from market.errors import ApprovalError, GateError, InputError, ServiceError
 from market.lake import Lake
 from pipelines import audit, swap
-from pipelines.canary import WITHDRAWN
+from pipelines.canary import STOPPED, WITHDRAWN, patiently
+from pipelines.inference_server import state_path
 from pipelines.rollback import RollbackConfig, rollback
 from pipelines.simulate import Exchange, SimulateConfig, running_exchange
 from pipelines.skew import SkewConfig, skew
+from pipelines.withdraw import WithdrawConfig, withdraw
 from pipelines.workspace import Address, Workspace
 from serving.alive import Alive, alive_path, read_alive
 from serving.router import Roles, canary_acts
@@ -155,7 +157,7 @@ def test_a_canary_acts_in_its_share_of_blocks_and_becomes_champion(floor: Floor)
 @pytest.mark.parametrize(("spoiled", "guardrail"), [("words", "log_loss"), ("numbers", "not_a_number")])
 def test_a_bad_model_is_taken_back_by_the_session_itself(floor: Floor, spoiled: str, guardrail: str) -> None:
     desk = floor.desk
-    first, bad = desk.crown(1), desk.candidate(2, spoiled=spoiled)
+    first, bad = desk.crown(1), desk.approved(2, spoiled=spoiled)
     with floor.quoting():
         with pytest.raises(GateError, match=f"guardrail {guardrail}"):
             desk.promote(bad, **SHORT)
@@ -178,7 +180,7 @@ def test_a_bad_model_is_taken_back_by_the_session_itself(floor: Floor, spoiled: 
 def test_a_breach_is_completed_though_promote_was_killed(floor: Floor) -> None:
     """The session steps back by itself, and sees that registry, roles and Triton follow."""
     desk = floor.desk
-    first, bad = desk.crown(1), desk.candidate(2, spoiled="words")
+    first, bad = desk.crown(1), desk.approved(2, spoiled="words")
     with floor.quoting(guardrails="{least_rows: 8000, latency_rows: 8000}"):
         promote = floor.keel("promote", "--version", str(bad), "--set", "step_seconds=1000")
         floor.until(lambda alive: alive.phase == "canary")
@@ -196,7 +198,7 @@ def test_a_breach_is_completed_though_promote_was_killed(floor: Floor) -> None:
 
 def test_a_breach_in_the_watch_window_brings_the_old_champion_back(floor: Floor) -> None:
     desk = floor.desk
-    first, bad = desk.crown(1), desk.candidate(2, spoiled="words")
+    first, bad = desk.crown(1), desk.approved(2, spoiled="words")
     with floor.quoting(guardrails="{least_rows: 1500, latency_rows: 5000}"):
         quick = {"canary": (1.0,), "step_seconds": 5.0, "window_seconds": 600.0, "least_rows": 10}
         with pytest.raises(GateError, match="log_loss"):
@@ -207,6 +209,78 @@ def test_a_breach_in_the_watch_window_brings_the_old_champion_back(floor: Floor)
         assert [e["version"] for e in floor.entries("promotion")][-1] == bad, "it had been champion"
         with pytest.raises(Exception, match="no previous"):
             rollback(RollbackConfig(instrument=KEY), workspace=desk.workspace)
+
+
+def stopped(floor: Floor, champion: int) -> dict[str, Any]:
+    """The entry about a test that was stopped, once everybody knows of it."""
+    began = time.monotonic()
+    while floor.desk.roles != Roles(champion=champion) and time.monotonic() - began < 60:
+        time.sleep(0.1)
+    with patiently(state_path(floor.desk.workspace)):  # whoever completes it has ended
+        assert floor.desk.roles == Roles(champion=champion)
+    assert floor.desk.aliases == {CHAMPION: champion}
+    assert floor.desk.served() == (champion,)
+    (entry,) = floor.entries(STOPPED)
+    return entry
+
+
+@pytest.mark.parametrize(("spoiled", "guardrail"), [("words", "log_loss"), ("numbers", "not_a_number")])
+def test_a_bad_challenger_is_out_before_it_ever_quotes(floor: Floor, spoiled: str, guardrail: str) -> None:
+    desk = floor.desk
+    first, bad = desk.crown(1), desk.register(2, spoiled=spoiled)
+    with floor.quoting():
+        desk.deploy(bad)
+        floor.until(lambda alive: alive.breach is not None and alive.versions == (first,))
+        entry = stopped(floor, first)
+        assert (entry["version"], entry["against"], entry["guardrail"]) == (bad, first, guardrail)
+        desk.approve(bad, reason="it may try again")
+        desk.deploy(bad)
+        begun = desk.roles.test
+        assert begun != entry["test"], "another test"
+        floor.until(lambda alive: alive.breach is not None and alive.breach.trial == begun)
+    told = newest_session(floor)
+    assert bad in told["version1"]
+    assert set(told["arm"].tolist()) == {0}
+    with pytest.raises(ApprovalError, match="withdrawn since it was approved"):
+        desk.promote(bad, **SHORT)
+
+
+def test_a_bad_challenger_is_out_in_the_middle_of_its_turns(floor: Floor) -> None:
+    desk = floor.desk
+    first, bad = desk.crown(1), desk.register(2, spoiled="words")
+    with floor.quoting(shadow_blocks=2, guardrails="{least_rows: 4000, latency_rows: 5000}"):
+        desk.deploy(bad)
+        floor.until(lambda alive: alive.phase == "switchback")
+        floor.until(lambda alive: alive.breach is not None and alive.versions == (first,))
+        assert stopped(floor, first)["guardrail"] == "log_loss"
+    told = newest_session(floor)
+    acted = np.flatnonzero(told["arm"] == 1)
+    assert len(acted) > 0
+    assert (told["version1"][acted[-1] + 1 :] == 0).any(), "and then it was not even stepped"
+
+
+def test_a_challenger_that_lost_its_test_is_withdrawn_once(floor: Floor) -> None:
+    """What monitor_drift does when compare says keep."""
+    desk = floor.desk
+    first, second = desk.crown(1), desk.register(1, dataset_id="d1")
+    desk.deploy(second)
+    folder = desk.workspace.reports / "compare-lost"
+    folder.mkdir(parents=True, exist_ok=True)
+    worse = [{"name": "adverse", "role": "guardrail", "says": "worse"}]
+    lost = {"instrument": KEY, "verdict": "keep", "champion": first, "challenger": second, "test": desk.roles.test}
+    (folder / "compare.json").write_text(json.dumps({**lost, "metrics": worse}))
+    asked = WithdrawConfig(instrument=KEY, compare_id="compare-lost")
+    done = withdraw(asked, workspace=desk.workspace)
+    assert (done.version, done.champion) == (second, first)
+    entry = stopped(floor, first)
+    assert (entry["version"], entry["evidence"], entry["worse"]) == (second, "compare-lost", ["adverse"])
+    again = withdraw(asked, workspace=desk.workspace)
+    assert (again.version, again.why) == (0, f"version {second} is not in that test any more")
+    desk.deploy(second)
+    assert withdraw(asked, workspace=desk.workspace).version == 0, "it is in another test now"
+    (folder / "compare.json").write_text(json.dumps({**lost, "verdict": "undecided", "metrics": []}))
+    with pytest.raises(InputError, match="only a challenger that is worse"):
+        withdraw(asked, workspace=desk.workspace)
 
 
 def test_a_promotion_killed_in_the_middle_of_a_canary_is_gone_on_with(floor: Floor) -> None:

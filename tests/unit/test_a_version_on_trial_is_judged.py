@@ -9,6 +9,7 @@ import pytest
 
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import ServiceError, SettingsError
+from pipelines.follow import words_test
 from serving.guardrails import Breach, GuardrailConfig, Judge, Position, judge_of, read_breach, write_breach
 from serving.hotpath.records import DECISION
 from serving.lineup import Lineup
@@ -18,6 +19,8 @@ from serving.router import Canary
 START_NS = 1_800_000_000 * NS_PER_S
 FLAT = Position(inventory=0, limit=100, worth2=0)
 CANARY = Canary(version=2, against=1, shares=(0.5,), step_seconds=10.0, window_seconds=10.0, trial=77)
+
+TURNS = Lineup(versions=(1, 3), phase="switchback", test=50)
 
 
 def rows(n: int, *, first: int = 0, arm: int = 1, seed: int = 0) -> np.ndarray:
@@ -71,6 +74,71 @@ def test_wrong_words_are_a_breach_once_there_is_evidence() -> None:
     assert breach.value > breach.limit == 0.10
     assert "version 1 acts again" in breach.line()
     assert watch(judge(least_rows=900, latency_rows=900), decisions) is None, "too few rows to say so"
+
+
+def challenged(seed: int = 3, **limits: object) -> Judge:
+    """A judge of a challenger, with the test that sessions have."""
+    config = GuardrailConfig(**{"least_rows": 100, "latency_rows": 500, "settle_seconds": 0.0, **limits})
+    found = judge_of(config, TURNS, "live-x", block_ns=NS_PER_S, worse=words_test(config))
+    assert found is not None
+    return found
+
+
+def words(loss: float, blocks: int = 60) -> np.ndarray:
+    """Rows whose second arm is now right, now wrong, and on average worse than a third by about ``loss`` nats."""
+    found = rows(100 * blocks)
+    found["mid2"] = 600_000
+    noise = np.random.default_rng(4).normal(0.0, 0.02, len(found))
+    found["probs"][:, 1, 16] = np.exp(np.log(1 / 3) - loss + noise)
+    return found
+
+
+def test_a_challenger_whose_words_are_significantly_worse_is_out_before_it_is_far_worse() -> None:
+    breach = watch(challenged(), words(0.02))
+    assert breach is not None
+    assert (breach.guardrail, breach.version, breach.against, breach.trial) == ("words", 3, 1, 50)
+    assert 0.01 < breach.value < 0.03
+    seen = (breach.at_ns - START_NS) / NS_PER_S
+    assert 12 < seen < 40, "not before there are enough blocks, and soon after"
+
+
+@pytest.mark.parametrize("loss", [0.0, -0.02])
+def test_a_challenger_that_is_as_good_or_better_goes_on(loss: float) -> None:
+    mine, decisions = challenged(), words(loss)
+    if loss == 0.0:
+        decisions["probs"] = 1 / 3
+    assert watch(mine, decisions) is None
+    assert mine.held().trial == 50
+
+
+def test_a_challenger_is_held_to_the_fixed_limits_too() -> None:
+    mute = rows(1000)
+    mute["probs"][500:, 1] = np.nan
+    breach = watch(challenged(), mute)
+    assert breach is not None
+    assert breach.guardrail == "not_a_number"
+    assert watch(challenged(not_a_number=1000), mute) is None
+    slow = rows(1000)
+    slow["step_ns"] = 5_000_000
+    late = watch(challenged(), slow)
+    assert late is not None
+    assert late.guardrail == "latency"
+
+
+def test_a_challengers_loss_is_looked_at_a_session_at_a_time() -> None:
+    falls = Position(inventory=0, limit=100, worth2=-150_000)
+    mine = challenged()
+    assert mine.add(rows(20), 0, FLAT) is None
+    assert mine.add(rows(200, first=20), 0, falls) is None
+    again = mine.resume("live-y")
+    assert again.add(rows(20, first=400), 4, falls) is None
+    assert again.add(rows(200, first=420), 4, Position(inventory=0, limit=100, worth2=-300_000)) is None
+    assert again.held().drawdown_half_ticks == 150_000
+
+
+def test_without_a_test_of_its_words_a_challenger_is_not_judged() -> None:
+    assert judge_of(GuardrailConfig(), TURNS, "live-x") is None
+    assert judge_of(GuardrailConfig(), Lineup(versions=(1, 3), phase="shadow"), "x", worse=lambda _: True) is None
 
 
 def test_better_words_are_no_breach() -> None:

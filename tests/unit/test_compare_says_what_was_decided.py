@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import orjson
@@ -14,6 +14,7 @@ from planted import INSTRUMENT
 from market.errors import EmptyDataError, InputError, SettingsError
 from pipelines.compare import CompareConfig, CompareResult, Metric, compare, decide
 from pipelines.workspace import Workspace
+from serving.quoting.policy import PolicyConfig
 
 ASKED = CompareConfig(instrument=INSTRUMENT)
 TEST = Session(name="live-ab", rows=18_000)
@@ -48,6 +49,19 @@ def test_a_challenger_that_speaks_better_and_earns_as_much_is_to_be_promoted(ab:
     assert Path(result.picture).stat().st_size > 0
 
 
+def test_what_is_shown_beside_the_guardrails_is_measured_and_decides_nothing(ab: Callable[..., CompareResult]) -> None:
+    result = ab((0.2, 0.5), edge=(1.0, 1.0))
+    roles = {m.name: m.role for m in result.metrics}
+    assert [name for name, role in roles.items() if role == "primary"] == ["log_loss"]
+    assert [name for name, role in roles.items() if role == "guardrail"] == ["realised", "adverse", "fills"]
+    shown = {m.name: m for m in result.metrics if m.role == "shown"}
+    assert set(shown) == {"effective", "slippage", "adverse_100ms", "fill_ratio"}
+    assert (shown["effective"].champion, shown["slippage"].champion, shown["adverse_100ms"].champion) == (1, -2, 0)
+    ratio = shown["fill_ratio"].champion
+    assert ratio is not None
+    assert 0.1 < ratio < 0.3, "one to three lots of the ten that were quoted"
+
+
 def test_two_equal_models_are_undecided(ab: Callable[..., CompareResult]) -> None:
     result = ab((0.3, 0.3), edge=(1.0, 1.0))
     assert result.verdict == "undecided"
@@ -69,7 +83,7 @@ def test_better_words_do_not_outweigh_worse_fills(ab: Callable[..., CompareResul
 def test_a_recording_claims_no_fills(ab: Callable[..., CompareResult]) -> None:
     result = ab((0.2, 0.5))
     assert result.fills == 0
-    assert all(m.difference is None and "not tested" in m.note for m in result.metrics[1:])
+    assert all(m.difference is None and "not tested" in m.note for m in result.metrics if m.role != "primary")
     assert "no fills, so no guardrail was tested" in result.line()
 
 
@@ -105,7 +119,9 @@ def test_without_a_session_of_two_arms_there_is_nothing_to_compare(
         compare(ASKED, workspace=workspace)
 
 
-@pytest.mark.parametrize("bad", [{"alpha": 0.0}, {"alpha": 1.0}, {"block_seconds": 0.0}, {"plan": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"alpha": 0.0}, {"alpha": 1.0}, {"block_seconds": 0.0}, {"plan": 0}, {"least_pairs": 0}]
+)
 def test_numbers_out_of_range_are_refused(tmp_path: Path, bad: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="expected 0 < alpha < 1"):
         compare(replace(ASKED, **bad), workspace=Workspace(home=tmp_path))
@@ -128,8 +144,84 @@ def _metric(role: str, says: str) -> Metric:
     ],
 )
 def test_words_decide_and_guardrails_veto(primary: str, guardrail: str, verdict: str) -> None:
+    metrics = [_metric("primary", primary), _metric("shown", "worse"), _metric("guardrail", guardrail)]
+    assert decide(metrics) == verdict
     metrics = [_metric("primary", primary), _metric("guardrail", "not told apart"), _metric("guardrail", guardrail)]
     assert decide(metrics) == verdict
+
+
+def _scenes(home: Path, session: str, *scenes: dict[str, object]) -> None:
+    card = home / "sessions" / f"{session}.json"
+    card.write_bytes(orjson.dumps({**orjson.loads(card.read_bytes()), "scenes": scenes}))
+
+
+def _from(block: int, **more: object) -> dict[str, object]:
+    """A challenger that acts from the so-manieth block of the session on."""
+    first = TEST.start_ns // TEST.block_ns
+    return {"from_n": 1, "versions": [1, 2], "phase": "switchback", "acts_from": first + block, **more}
+
+
+def test_the_shadow_is_reported_on_its_own_rows(ab: Callable[..., CompareResult], tmp_path: Path) -> None:
+    assert ab((0.2, 0.5), edge=(1.0, 1.0)).shadow is None, "nothing says that there was one"
+    home, workspace = tmp_path / "home", Workspace(home=tmp_path / "home")
+    _scenes(home, TEST.name, _from(30))
+    shadow = compare(ASKED, workspace=workspace).shadow
+    assert shadow is not None
+    assert 28 <= shadow.blocks <= 31
+    assert 10_000 < shadow.rows < 13_000
+    assert shadow.log_loss[1] < shadow.log_loss[0]
+    assert shadow.difference == pytest.approx(shadow.log_loss[1] - shadow.log_loss[0])
+    assert (shadow.says, shadow.silent) == ("better", 0)
+    assert shadow.calibration_error is not None
+    assert max(shadow.calibration_error) < 0.5
+    assert 0.4 < shadow.same_lean < 0.9
+    assert shadow.correlation is not None
+    assert 0.0 < shadow.correlation < 0.9
+    assert shadow.quoted_otherwise is None, "the card of the session has no policy"
+    assert shadow.step_us is not None
+    assert 0.9 < shadow.step_us[0] < shadow.step_us[1] < 6.0
+    assert shadow.alone_step_us is None, "the champion was never alone"
+
+    card = orjson.loads((home / "sessions" / f"{TEST.name}.json").read_bytes())
+    card["config"]["policy"] = asdict(PolicyConfig(move_from=0.1, fall_from=0.1))
+    (home / "sessions" / f"{TEST.name}.json").write_bytes(orjson.dumps(card))
+    result = compare(ASKED, workspace=workspace)
+    assert result.shadow is not None
+    assert result.shadow.quoted_otherwise is not None
+    assert 0.1 < result.shadow.quoted_otherwise <= 1.0
+    assert result.shadow.pulled_otherwise == 0.0, "no depth was said to fall"
+    assert Path(result.shadow_picture).stat().st_size > 0
+    assert orjson.loads(Path(result.path).read_bytes())["shadow"]["blocks"] == shadow.blocks
+
+
+def test_a_challenger_that_had_no_turns_yet_is_not_promoted_where_orders_are_sent(
+    ab: Callable[..., CompareResult], tmp_path: Path
+) -> None:
+    ab((0.2, 0.5), edge=(1.0, 1.0))
+    asked = replace(ASKED, least_pairs=50)
+    waits = compare(asked, workspace=Workspace(home=tmp_path / "home"))
+    assert waits.metrics[0].says == "better"
+    assert waits.verdict == "undecided"
+    assert f"Pairs of blocks so far: {waits.pairs}, at least 50 are wanted" in waits.summary
+
+
+def test_one_test_goes_on_from_session_to_session_and_another_begins_anew(
+    ab: Callable[..., CompareResult], tmp_path: Path
+) -> None:
+    """A session that follows is rolled over again and again; its blocks are looked at as one sequence."""
+    first = ab((0.2, 0.5))
+    home, workspace = tmp_path / "home", Workspace(home=tmp_path / "home")
+    later = replace(TEST, name="live-later", rows=6000, seed=51, skill=(0.2, 0.5), start_ns=TEST.start_ns + 10**12)
+    serve(workspace, later, tmp_path / "later")
+    for name in (TEST.name, later.name):
+        _scenes(home, name, _from(0, test=7))
+    both = compare(ASKED, workspace=workspace)
+    assert (both.sessions, both.test) == ((TEST.name, later.name), 7)
+    assert both.blocks > first.blocks
+    _scenes(home, later.name, _from(0, test=8))
+    anew = compare(ASKED, workspace=workspace)
+    assert (anew.sessions, anew.test) == ((later.name,), 8)
+    assert anew.blocks == both.blocks - first.blocks
 
 
 def test_of_a_session_that_followed_only_the_challengers_rows_count(

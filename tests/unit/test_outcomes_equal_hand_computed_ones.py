@@ -11,6 +11,7 @@ from market.clock import NS_PER_MS, NS_PER_S
 from serving.outcomes import (
     UNKNOWN,
     Outcomes,
+    Quoted,
     block_metrics,
     direction_log_loss,
     from_columns,
@@ -33,6 +34,7 @@ def made(**changes: np.ndarray) -> Outcomes:
         "mid2_1s": ints(1996),
         "arm": ints(0),
         "block": ints(0),
+        "mid2_quote": ints(2002),
     }
     return Outcomes(**{**one, **changes})
 
@@ -45,6 +47,16 @@ def test_a_buy_below_a_falling_mid_earned_half_a_tick_and_lost_five() -> None:
     assert outcome.realised_1s.tolist() == [-4.0]
     assert outcome.adverse_100ms.tolist() == [1.0]
     assert outcome.adverse_1s.tolist() == [5.0]
+
+
+def test_slippage_is_measured_from_the_mid_of_the_decision() -> None:
+    # the bid at 1000 was decided with the mid at 1001; the mid fell half a tick before it was filled
+    outcome = made()
+    assert outcome.slippage.tolist() == [-2.0]
+    assert (outcome.slippage + outcome.effective).tolist() == [-1.0], "what the mid did for us while the quote stood"
+    # a sale at 1001, decided with the mid at 1002: it cost a tick
+    assert made(side=ints(-1), price=ints(1001), mid2_quote=ints(2004)).slippage.tolist() == [2.0]
+    assert math.isnan(made(mid2_quote=ints(UNKNOWN)).slippage[0])
 
 
 def test_a_sale_above_a_falling_mid_earned_more_afterwards() -> None:
@@ -86,12 +98,20 @@ def test_blocks_count_what_was_filled_in_them_and_empty_blocks_made_nothing() ->
         mid2_1s=ints(1996, 1996, UNKNOWN),
         arm=ints(0, 0, 1),
         block=ints(0, 0, 1),
+        mid2_quote=ints(2002, 2001, UNKNOWN),
     )
-    first, second_block, third = block_metrics(outcomes, recv_ns, arm, block_ns=10 * second)
+    quoted = Quoted(recv_ns=ints(0, 4 * second, 11 * second), lots=ints(10, 6, 20))
+    first, second_block, third = block_metrics(outcomes, recv_ns, arm, block_ns=10 * second, quoted=quoted)
     assert (first.block, first.arm, first.rows, first.fills, first.lots) == (0, 0, 10, 2, 4)
     assert first.pnl_half_ticks == 3 * -4 + 1 * 6
     assert first.effective_half_ticks == 1.0
     assert first.adverse_half_ticks == (3 * 5 + 1 * -5) / 4
+    assert first.adverse_100ms_half_ticks == 0.0
+    assert first.slippage_half_ticks == (3 * -2 + 1 * -1) / 4
+    assert (first.lots_quoted, first.fill_ratio) == (16, 4 / 16)
+    assert second_block.fill_ratio == 2 / 20
+    assert math.isnan(second_block.slippage_half_ticks)
+    assert math.isnan(third.fill_ratio), "nothing was quoted"
     assert first.seconds == 9.0
     assert first.pnl_per_minute == pytest.approx(-40.0)
     assert (second_block.fills, second_block.pnl_half_ticks) == (1, 0.0), "its later mid is unknown"
@@ -117,3 +137,4 @@ def test_columns_of_the_lake_are_read_back_with_none_for_unknown() -> None:
     read = from_columns({**{n: [int(getattr(made(), n)[0])] for n in names}, "mid2_1s": [None]})
     assert read.mid2_1s.tolist() == [UNKNOWN]
     assert read.effective.tolist() == [1.0]
+    assert read.mid2_quote.tolist() == [UNKNOWN], "nobody looked it up"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ import orjson
 import pytest
 
 from market.clock import ManualClock
-from pipelines.linking import REPORT_FILE, WAITING_FILE, Links, keep
+from pipelines.linking import REPORT_FILE, WAITING_FILE, Links, forget_pages, keep
 from pipelines.workspace import Workspace
 from training import tracking
 
@@ -47,12 +48,13 @@ def report(workspace: Workspace, name: str) -> Path:
     return folder
 
 
-def writer(folder: Path) -> tuple[list[Links], object]:
+def writer(folder: Path, *, drifted: bool = True, failing: bool = False) -> tuple[list[Links], object]:
     told: list[Links] = []
+    found = {"drifted": drifted, "checks": [{"verdict": "fail" if failing else "pass"}]}
 
     def write(links: Links) -> None:
         told.append(links)
-        (folder / REPORT_FILE).write_bytes(orjson.dumps({"links": asdict(links)}))
+        (folder / REPORT_FILE).write_bytes(orjson.dumps({"links": asdict(links), **found}))
 
     return told, write
 
@@ -71,8 +73,36 @@ def test_the_report_lies_under_the_run_with_its_own_links_in_it(workspace: Works
     assert kept(workspace, run_id, "monitor-1") == ["drift.png", "evidently.html", "monitor.json"]
     client = tracking.client(workspace.tracking)
     fetched = Path(client.download_artifacts(run_id, "monitoring/monitor-1/monitor.json"))
-    assert orjson.loads(fetched.read_bytes()) == {"links": asdict(links)}
+    assert orjson.loads(fetched.read_bytes())["links"] == asdict(links)
     assert not (folder / WAITING_FILE).exists()
+
+
+def test_a_quiet_look_leaves_its_figures_and_a_failing_check_its_page_too(workspace: Workspace, run_id: str) -> None:
+    for name, failing in (("monitor-quiet", False), ("monitor-failing", True)):
+        folder = report(workspace, name)
+        _, write = writer(folder, drifted=False, failing=failing)
+        keep(workspace, folder, run_id, write)  # type: ignore[arg-type]
+        assert (folder / "evidently.html").is_file(), "here it can still be read"
+    assert kept(workspace, run_id, "monitor-quiet") == ["drift.png", "monitor.json"]
+    assert kept(workspace, run_id, "monitor-failing") == ["drift.png", "evidently.html", "monitor.json"]
+
+
+def test_of_quiet_looks_only_the_newest_pages_stay(tmp_path: Path) -> None:
+    workspace = Workspace(home=tmp_path, clock=ManualClock())
+    for i in range(6):
+        folder = report(workspace, f"monitor-{i}")
+        writer(folder, drifted=i == 0)[1](Links(artifacts=""))  # type: ignore[operator]
+        os.utime(folder / "evidently.html", ns=(i, i))
+    forget_pages(workspace, 2)
+    assert [(workspace.reports / f"monitor-{i}" / "evidently.html").is_file() for i in range(6)] == [
+        True,  # a drift's, and the oldest
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert len(list(workspace.reports.glob("*/drift.png"))) == 6
 
 
 def test_a_registry_that_is_away_is_said_and_the_report_goes_with_the_next_one(

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 from pipelines.sequential import MIN_EFFECTIVE, sequence
 
 ALPHA = 0.05
-RUNS = 300
-# three standard errors of a share of ALPHA over RUNS runs
-ALLOWED = ALPHA + 3 * (ALPHA * (1 - ALPHA) / RUNS) ** 0.5
-
-
-def _autocorrelated(rng: np.random.Generator, blocks: int, r: float, heavy: bool) -> np.ndarray:
-    noise = rng.standard_t(3, blocks) if heavy else rng.normal(size=blocks)
-    x = np.empty(blocks)
-    x[0] = noise[0] / np.sqrt(1 - r * r)
-    for i in range(1, blocks):
-        x[i] = r * x[i - 1] + noise[i]
-    return x * np.sqrt(1 - r * r)
+RUNS = 2000
+BLOCKS = 400
 
 
 @pytest.mark.parametrize("heavy", [False, True])
-@pytest.mark.parametrize("r", [0.0, 0.4, 0.7])
+@pytest.mark.parametrize("rho", [0.0, 0.3, 0.6, 0.8])
 def test_two_equal_arms_are_told_apart_no_more_often_than_promised_with_a_look_after_every_block(
-    r: float, heavy: bool
+    rho: float, heavy: bool
 ) -> None:
+    """Differences of blocks that follow an autoregression, from its stationary state on; two-sided."""
     rng = np.random.default_rng(11)
-    wrong = sum(sequence(_autocorrelated(rng, 96, r, heavy), alpha=ALPHA, plan=30).decided_at > 0 for _ in range(RUNS))
-    assert wrong / RUNS <= ALLOWED
+    noise = rng.standard_t(3, (RUNS, 100 + BLOCKS)) if heavy else rng.normal(size=(RUNS, 100 + BLOCKS))
+    differences = lfilter([1.0], [1.0, -rho], noise, axis=1)[:, 100:]
+    wrong = sum(sequence(run, alpha=ALPHA, plan=40).decided_at > 0 for run in differences)
+    assert wrong / RUNS <= ALPHA
+
+
+@pytest.mark.parametrize(("rho", "effect", "blocks"), [(0.0, 0.5, 150), (0.3, 0.5, 250), (0.6, 1.0, 150)])
+def test_dependence_costs_blocks_and_a_difference_is_found_all_the_same(rho: float, effect: float, blocks: int) -> None:
+    """``effect`` in standard deviations of a block's difference; nine of ten runs end by then."""
+    noise = np.random.default_rng(14).normal(size=(200, 100 + blocks))
+    differences = lfilter([1.0], [1.0, -rho], noise, axis=1)[:, 100:] * np.sqrt(1 - rho**2) + effect
+    found = [sequence(run, alpha=ALPHA, plan=40) for run in differences]
+    assert np.mean([each.sign == 1 for each in found]) >= 0.9
 
 
 def test_a_difference_of_one_standard_deviation_is_found_within_forty_eight_blocks() -> None:

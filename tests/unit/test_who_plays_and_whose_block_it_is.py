@@ -48,9 +48,25 @@ def test_roles_say_who_plays() -> None:
     assert wanted(Roles(champion=2, previous=1, canary=window)) == Lineup(
         versions=(2, 1), phase="window", canary=window
     )
-    assert wanted(beside, lost=step.trial) == Lineup(versions=(1,))
-    assert wanted(Roles(champion=2, previous=1, canary=window), lost=window.trial) == Lineup(versions=(1,))
-    assert wanted(beside, lost=step.trial + 1) == wanted(beside), "a breach of another trial is of no account"
+    assert wanted(beside, lost=(2, step.trial)) == Lineup(versions=(1,))
+    assert wanted(Roles(champion=2, previous=1, canary=window), lost=(2, window.trial)) == Lineup(versions=(1,))
+    assert wanted(beside, lost=(2, step.trial + 1)) == wanted(beside), "a breach of another trial is of no account"
+
+
+def test_a_challenger_that_lost_is_not_played_before_it_begins_another_test() -> None:
+    roles = Roles(champion=1).with_challenger(3, now_ns=50)
+    turns = Lineup(versions=(1, 3), phase="switchback", test=50)
+    assert wanted(roles) == turns
+    assert roles.with_challenger(3, now_ns=60) == roles, "deployed again: it is in that test already"
+    assert wanted(roles, lost=(3, 50)) == Lineup(versions=(1,))
+    assert wanted(roles, lost=(2, 50)) == turns
+    gone = roles.without_challenger(3)
+    assert gone == Roles(champion=1)
+    assert gone.without_challenger(1) == gone
+    assert wanted(gone.with_challenger(3, now_ns=70), lost=(3, 50)) == Lineup(
+        versions=(1, 3), phase="switchback", test=70
+    )
+    assert not turns.same_play(Lineup(versions=(1, 3), phase="switchback", test=70))
 
 
 def test_the_last_step_held_and_not_yet_champion_goes_on_as_before() -> None:
