@@ -222,7 +222,7 @@ class Session:
         lines: list[tuple[int, bytes]] = []
         for line in message.split(b"\n"):
             stamp, _, payload = line.partition(b" ")
-            if not stamp.isdigit():
+            if not (stamp.isdigit() and len(stamp) < 20 and int(stamp) < 2**63):
                 raise ServiceError(f"{self._url}: expected lines `<receive ns> <json>`, saw {line[:80]!r}")
             if not self._private(int(stamp), payload):
                 lines.append((int(stamp), payload))
