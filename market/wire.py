@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from market.clock import NS_PER_MS, NS_PER_S
+from market.clock import NS_PER_MS
 from market.decimals import Unit
 from market.errors import FrameError
 from market.events import ASK, BID, CLEAR, DEPTH, F_LAST, F_NO_EXCH_TIME, F_SNAPSHOT, TICKER, TRADE, Events

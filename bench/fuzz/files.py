@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.fuzz import mutate
-from bench.fuzz.seeds import AT_MS, AT_NS, CAPTURES, Seed
+from bench.fuzz.seeds import AT_NS, CAPTURES, Seed
 from market import tables
 from market.errors import KeelError, MarketDataError
 from market.feeds import recordings

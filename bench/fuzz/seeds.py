@@ -1,4 +1,4 @@
-"""Good frames of every wire format, to be damaged: hand-made ones, and those of real captures where they lie beside us."""
+"""Good frames of every wire format, to be damaged: hand-made ones, and those of captures where they lie beside us."""
 
 from __future__ import annotations
 

@@ -123,8 +123,8 @@ def _records(decoder: Any, piece: bytes) -> list[Any]:
     """The records that are whole with the next bytes.
 
     Raises:
-        DBNError: they are none. Where a record is shorter than its kind is the library panics, where compressed data are
-            damaged it raises RuntimeError: both are said as this.
+        DBNError: they are none. Of a record shorter than its kind the library panics, of damaged compressed data it
+            raises RuntimeError: both are said as this.
     """
     try:
         decoder.write(piece)
@@ -163,6 +163,8 @@ class Parser:
             return self._order(record, head, flags)
         traded = [self._event(record, head, flags & ~F_LAST)] if str(record.action) == "T" else []
         if isinstance(record, self._trades):
+            if not traded:
+                raise FrameError("unknown_frame", f"expected a trade's action T, saw {str(record.action)!r}")
             return Parsed("trade", events_of(self._event(record, head, flags | F_LAST)), exch_ns=exch_ns)
         bids, asks = self._levels(record.levels, "bid"), self._levels(record.levels, "ask")
         events = self._view.changes(head, flags & ~F_LAST, bids, asks, first=traded)
