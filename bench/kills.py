@@ -9,8 +9,9 @@ own, in turns:
   ``keel lake compact`` runs beside it; each of them and the broker is killed and started again.
 
 A moment is drawn evenly from the time that the same thing takes undisturbed, which is measured first, or, every other
-time, lies a little behind one of the lake's next commits. A kill counts where it ended a live process. At the end of a round what is missing is landed, and every row of every table, the bytes
-of every frame included, is held against the undisturbed lake, in order.
+time, lies a little behind one of the lake's next commits. A kill counts where it ended a live process. At the end of a
+round what is missing is landed, and every row of every table, the bytes of every frame included, is held against the
+undisturbed lake, in order.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ with ``--page``, says what was run, how often each parser answered what, and whi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import multiprocessing
@@ -299,7 +300,8 @@ def main() -> int:
             bar.update(fed, completed=frames_done, description=f"frames ({found} findings)")
             bar.update(read, completed=files_done)
 
-        campaign.run(show)
+        with contextlib.suppress(KeyboardInterrupt):  # then the figures are of what was done
+            campaign.run(show)
     for kind, count in campaign.found.most_common():
         print(f"{count} times: {kind}")
     if said.page:

@@ -1,4 +1,4 @@
-"""Damaged frames guided by coverage: atheris (libFuzzer) drives every parser, a process each, from the hand-made frames.
+"""Damaged frames guided by coverage: atheris (libFuzzer) drives every parser, each in a process, from the good frames.
 
 ``python -m bench.fuzz.coverage --runs 20000 --seed 7 --corpus FOLDER``. An input is a session: frames with
 :data:`BETWEEN` between them. libFuzzer is the watchdog: an input that takes longer than ``--patience`` seconds or more
