@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from market.clock import NS_PER_MS, NS_PER_S, Clock
 from market.errors import CaptureError, EmptyDataError, InputError, SettingsError
-from market.feeds import landing, recordings, websocket
+from market.feeds import landing, recordings, replay, websocket
 from market.feeds.landing import Lander
 from market.feeds.normalise import Stats
 from market.feeds.recordings import Recording
+from market.feeds.replay import source_of_growing
 from market.feeds.splitting import Splitter
 from market.feeds.steps import Settled, Steps
 from market.instruments import Instrument
@@ -30,6 +31,8 @@ from pipelines.workspace import Progress, Workspace, tracked
 
 TRUNCATED = "truncated"
 
+Look = tuple[tuple[int, int], ...]
+
 _PROGRESS_EVERY = 2_000  # frames
 _COMPACTED = ("raw", "ticks")  # a live source commits these often
 
@@ -41,6 +44,8 @@ class IngestConfig:
     ``instrument`` is a key ``venue.SYMBOL``: needed with a URL; recordings are recognised, unless it is given.
     ``venue`` is the name of the recordings' format, else recognised. ``tick`` and ``lot`` are decimals, for an
     instrument that is not known; else they are inferred from the data. ``lake`` is another lake than the workspace's.
+    ``growing``: the recordings are lines that somebody still writes. What is there is landed, but for a half line; the
+    same command lands the rest. With ``ended`` it is the last time: then the last minute is landed, too.
     A ``kafka://host:port/topic`` is followed until Ctrl-C, or with ``drain`` up to what lies there now.
     ``seconds``: stop the stream after this much market time. ``snapshot_url``: where depth snapshots are fetched;
     empty: Binance's own address for Binance's streams, otherwise the stream is expected to carry them.
@@ -52,6 +57,7 @@ class IngestConfig:
     url: str | None = None
     seconds: float | None = None
     drain: bool = False
+    growing: Literal["no", "still", "ended"] = "no"
     instrument: str | None = None
     venue: str | None = None
     tick: str | None = None
@@ -185,7 +191,9 @@ def _land_recordings(config: IngestConfig, lake: Lake, progress: Progress) -> li
     with recordings.opened([Path(name) for name in config.files], venue) as found:
         for recording in found:
             _check(recording, config)
-        sources = {recording.path: recording.source() for recording in found}
+        growing = config.growing != "no"
+        sources = {each.path: source_of_growing(each.path) if growing else each.source() for each in found}
+        looks = {each.path: _look(each) for each in found}
         steps = Steps(lake)
         for recording in found:
             key = config.instrument or recording.key
@@ -193,10 +201,22 @@ def _land_recordings(config: IngestConfig, lake: Lake, progress: Progress) -> li
         steps.keep()
         landed: dict[str, Landed] = {}
         for recording in found:
-            job = _Job(recording=recording, source=sources[recording.path], key=config.instrument or recording.key)
+            job = _Job(
+                recording=recording,
+                source=sources[recording.path],
+                key=config.instrument or recording.key,
+                growing=config.growing,
+                look=looks[recording.path],
+            )
             for each in _land(job, steps, lake, progress):
                 landed.setdefault(each.source, each)
         return list(landed.values())
+
+
+def _look(recording: Recording) -> Look:
+    """What changes when somebody writes to its files: size and time of each."""
+    stats = [part.stat() for part in recording.venue.parts(recording.path)]
+    return tuple((each.st_size, each.st_mtime_ns) for each in stats)
 
 
 def _check(recording: Recording, config: IngestConfig) -> None:
@@ -206,6 +226,11 @@ def _check(recording: Recording, config: IngestConfig) -> None:
         raise SettingsError("expected --tick and --lot together, or neither")
     if recording.several and (config.instrument or config.tick):
         raise InputError(f"{recording.origin} holds several instruments; leave --instrument, --tick and --lot away")
+    if config.growing != "no" and recording.venue.frames is not replay.frames:
+        raise InputError(
+            f"{recording.origin} is of the format {recording.venue.name}; only lines `<receive time> <json>`, plain or "
+            "gzip, can be landed while they grow: wait until it is complete"
+        )
     if config.instrument and config.instrument.partition(".")[2] != symbol:
         raise InputError(
             f"{recording.origin} is a recording of {recording.key}, not of {config.instrument}; leave --instrument away"
@@ -217,13 +242,28 @@ class _Job:
     recording: Recording
     source: str
     key: str
+    growing: str
+    look: Look
 
     @property
     def venue(self) -> Venue:
         return self.recording.venue
 
     def frames(self) -> Iterator[Frame]:
-        return self.venue.frames(self.recording.path)
+        """Its frames; those of a recording that is not said to grow must be all of them.
+
+        Raises:
+            InputError: somebody has written to it meanwhile.
+        """
+        if self.growing != "no":
+            yield from replay.frames(self.recording.path, growing=True)
+            return
+        yield from self.venue.frames(self.recording.path)
+        if _look(self.recording) != self.look:
+            raise InputError(
+                f"{self.recording.origin} was written to while it was read; give it again when it is complete, or land "
+                "it as it grows: --set growing=still, and --set growing=ended once it is complete"
+            )
 
 
 def _land(job: _Job, steps: Steps, lake: Lake, progress: Progress) -> list[Landed]:
@@ -234,6 +274,8 @@ def _land(job: _Job, steps: Steps, lake: Lake, progress: Progress) -> list[Lande
 
 
 def _land_one(job: _Job, found: Settled, lake: Lake, progress: Progress) -> Landed:
+    if job.growing != "no":
+        return _land_growing(job, found, lake, progress)
     truncated = False
     with Lander(job.source, found.instrument, lake, venue=job.venue) as lander:
         try:
@@ -245,6 +287,29 @@ def _land_one(job: _Job, found: Settled, lake: Lake, progress: Progress) -> Land
             truncated = True
             lander.note(TRUNCATED, str(error))
     return _landed(lander, job.recording.origin, job.venue, found.origin, truncated=truncated)
+
+
+def _land_growing(job: _Job, found: Settled, lake: Lake, progress: Progress) -> Landed:
+    """Land what is there. Until it has ended its last minute waits: a batch is never written in two parts."""
+    ticks, raw = (lake.position(table, job.source) or 0 for table in ("ticks", "raw"))
+    lander = Lander(job.source, found.instrument, lake, venue=job.venue)
+    try:
+        for number, recv_ns, payload in job.frames():
+            if ticks >= raw > 0 and number > raw:
+                raise InputError(
+                    f"{job.recording.origin} has grown after it was said to have ended; land it in a new lake"
+                )
+            lander.feed(number, recv_ns, payload)
+            if number % _PROGRESS_EVERY == 0:
+                progress.advance(_PROGRESS_EVERY)
+    except BaseException:
+        lander.abandon()
+        raise
+    if job.growing == "ended" or ticks >= raw > 0:
+        lander.close()
+    else:
+        lander.pause()
+    return _landed(lander, job.recording.origin, job.venue, found.origin)
 
 
 def _land_several(job: _Job, steps: Steps, lake: Lake, progress: Progress) -> list[Landed]:
