@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 from collections.abc import Iterator
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from market.clock import NS_PER_MS, NS_PER_S, Clock
-from market.errors import CaptureError, EmptyDataError, InputError, SettingsError
-from market.feeds import landing, recordings, replay, websocket
+from market.errors import CaptureError, InputError, SettingsError
+from market.feeds import landing, recordings, replay
 from market.feeds.landing import Lander
 from market.feeds.normalise import Stats
 from market.feeds.recordings import Recording
@@ -24,17 +24,15 @@ from market.feeds.steps import Settled, Steps
 from market.instruments import Instrument
 from market.lake import Lake
 from market.venues import registry
-from market.venues.binance import snapshot_url
 from market.venues.protocol import Frame, Venue
-from pipelines import settings
+from pipelines import live, settings
 from pipelines.workspace import Progress, Workspace, tracked
 
 TRUNCATED = "truncated"
 
 Look = tuple[tuple[int, int], ...]
 
-_PROGRESS_EVERY = 2_000  # frames
-_COMPACTED = ("raw", "ticks")  # a live source commits these often
+_PROGRESS_EVERY = live.PROGRESS_EVERY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +42,7 @@ class IngestConfig:
     ``instrument`` is a key ``venue.SYMBOL``: needed with a URL; recordings are recognised, unless it is given.
     ``venue`` is the name of the recordings' format, else recognised. ``tick`` and ``lot`` are decimals, for an
     instrument that is not known; else they are inferred from the data. ``lake`` is another lake than the workspace's.
+    ``feeds``: more streams in the same process, each ``VENUE.SYMBOL=URL``; one that fails does not end the others.
     ``growing``: the recordings are lines that somebody still writes. What is there is landed, but for a half line; the
     same command lands the rest. With ``ended`` it is the last time: then the last minute is landed, too.
     A ``kafka://host:port/topic`` is followed until Ctrl-C, or with ``drain`` up to what lies there now.
@@ -64,6 +63,7 @@ class IngestConfig:
     lot: str | None = None
     lake: str | None = None
     snapshot_url: str = ""
+    feeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,9 @@ class Landed:
     ``known``, ``given`` or ``inferred``. ``proved`` counts the venue's checksums that held.
 
     ``quarantined`` counts frames by reason. ``synced``: the book followed a snapshot at the end. ``offset_ms`` is the
-    mean of receive minus exchange time: below zero where the local clock is behind.
+    mean of receive minus exchange time: below zero where the local clock is behind; ``clock_offset_ms`` is the least
+    of its last minute (:mod:`market.feeds.offset`), which says how far the clocks are apart. ``interrupted`` counts
+    notices (:mod:`market.feeds.notices`), ``shed`` frames of a stream that the lake could not take.
     """
 
     source: str
@@ -104,6 +106,9 @@ class Landed:
     offset_ms: float
     synced: bool
     truncated: bool = False
+    clock_offset_ms: float | None = None
+    interrupted: int = 0
+    shed: int = 0
 
     def line(self) -> str:
         seconds = (self.last_ns - self.first_ns) / NS_PER_S
@@ -122,6 +127,10 @@ class Landed:
             said += f", the receiving clock ran back {self.clock_back:,} times"
         if self.steps == "inferred":
             said += f"; tick {self.tick} and lot {self.lot} inferred from its decimals"
+        if self.interrupted:
+            said += f", interrupted {self.interrupted:,} times"
+        if self.shed:
+            said += f"; SHED {self.shed:,} frames that the lake could not take"
         if not self.synced:
             said += "; the book has no snapshot to follow"
         return said + ("; TRUNCATED, all that can be read is landed" if self.truncated else "")
@@ -162,7 +171,7 @@ def ingest(config: IngestConfig, *, workspace: Workspace) -> IngestResult:
         ServiceError: the stream cannot be reached.
         LakeError: the lake cannot be written; run again when mended.
     """
-    if bool(config.files) == bool(config.url):
+    if bool(config.files) == bool(config.url or config.feeds):
         raise SettingsError(
             "expected recordings or --url, one of the two: `keel ingest FILE...` or `keel ingest --url URL`"
         )
@@ -170,8 +179,15 @@ def ingest(config: IngestConfig, *, workspace: Workspace) -> IngestResult:
     recovered = landing.recover_all(lake)
     if config.url and config.url.startswith("kafka://"):
         landed = _land_topic(config, config.url, lake, workspace.progress)
-    elif config.url:
-        landed = [asyncio.run(_land_stream(config, config.url, lake, workspace))]
+    elif config.url or config.feeds:
+        taken = asyncio.run(live.land(_feeds(config, lake, workspace.clock), lake, workspace))
+        landed = [
+            dataclasses.replace(
+                _landed(each.lander, each.feed.url, registry.live(each.feed.instrument), "known"),
+                shed=each.shed.frames,
+            )
+            for each in taken
+        ]
     else:
         landed = _land_recordings(config, lake, workspace.progress)
     left = tuple(each.source for each in landing.unfinished(lake))
@@ -362,27 +378,27 @@ def _instrument(config: IngestConfig, lake: Lake) -> Instrument:
     return lake.instrument(config.instrument)
 
 
-async def _land_stream(config: IngestConfig, url: str, lake: Lake, workspace: Workspace) -> Landed:
-    instrument = _instrument(config, lake)
-    connection = websocket.ConnectionConfig(snapshot_url=config.snapshot_url or snapshot_url(instrument, url))
-    source = live_source(url, workspace.clock)
-    until_ns: int | None = None
-    progress = workspace.progress
-    with Lander(source, instrument, lake, clock=workspace.clock) as lander, tracked(progress, f"landing {url}"):
-        async with aclosing(websocket.stream(url, clock=workspace.clock, config=connection)) as incoming:
-            async for number, recv_ns, payload in incoming:
-                if until_ns is None and config.seconds is not None:
-                    until_ns = recv_ns + int(config.seconds * NS_PER_S)
-                if until_ns is not None and recv_ns >= until_ns:
-                    break
-                lander.feed(number, recv_ns, payload)
-                if number % _PROGRESS_EVERY == 0:
-                    progress.advance(_PROGRESS_EVERY)
-    if not lander.stats.frames:
-        raise EmptyDataError(f"{url} sent no frames; look at its stream names")
-    for table in _COMPACTED:
-        lake.compact(table)
-    return _landed(lander, url, registry.live(instrument), "known")
+def _feeds(config: IngestConfig, lake: Lake, clock: Clock) -> list[live.Feed]:
+    """What ``url`` and ``feeds`` ask for.
+
+    Raises:
+        SettingsError: a feed is not ``VENUE.SYMBOL=URL``, or an instrument is missing or there twice.
+    """
+    named: list[tuple[str | None, str]] = [(config.instrument, config.url)] if config.url else []
+    for each in config.feeds:
+        name, sign, address = each.partition("=")
+        if not sign:
+            raise SettingsError(f"expected a feed as VENUE.SYMBOL=URL, saw {each!r}")
+        named.append((name, address))
+    if len({key for key, _ in named}) < len(named):
+        raise SettingsError("expected every instrument in one feed only: two would be landed beside each other")
+    found = []
+    for key, url in named:
+        instrument = _instrument(dataclasses.replace(config, instrument=key), lake)
+        source = live_source(url if len(named) == 1 else f"{url} {instrument.key}", clock)
+        feed = live.Feed(url=url, instrument=instrument, source=source, seconds=config.seconds)
+        found.append(dataclasses.replace(feed, snapshot_url=config.snapshot_url))
+    return found
 
 
 def live_source(url: str, clock: Clock) -> str:
@@ -394,6 +410,7 @@ def live_source(url: str, clock: Clock) -> str:
 
 def _landed(lander: Lander, origin: str, venue: Venue, steps: str, *, truncated: bool = False) -> Landed:
     stats: Stats = lander.stats
+    offset_ns = lander.normaliser.clock_offset.ns
     return Landed(
         source=lander.source,
         instrument=lander.instrument.key,
@@ -422,4 +439,6 @@ def _landed(lander: Lander, origin: str, venue: Venue, steps: str, *, truncated:
         offset_ms=round(stats.offset_mean_ns / NS_PER_MS, 3),
         synced=lander.normaliser.synced,
         truncated=truncated,
+        clock_offset_ms=None if offset_ns is None else round(offset_ns / NS_PER_MS, 3),
+        interrupted=stats.interrupted,
     )

@@ -70,6 +70,8 @@ def work(asked: Asked, start: int, done: tuple[int, int], heart: Any, report: Co
     if asked.venue:
         all_seeds = [each for each in all_seeds if each.venue.name == asked.venue]
     pool = [frame for each in all_seeds for frame in each.frames[:8] if len(frame) < 2_000]
+    for n in range(2 * len(all_seeds)):  # what is compiled at its first call is not taken for a hang
+        frames.run(all_seeds[n % len(all_seeds)], 0, "warm", pool, lambda _i: None)
     told = _Told(report)
     fed, read = done
     with tempfile.TemporaryDirectory(prefix="keel-fuzz-") as folder:
@@ -279,7 +281,7 @@ def main() -> int:
     parser.add_argument("--seed", default="7", help="the chance: the same gives the same")
     parser.add_argument("--venue", help="frames of this one alone")
     parser.add_argument("--no-captures", action="store_true", help="hand-made frames only")
-    parser.add_argument("--patience", type=float, default=20.0, help="seconds that a frame may take")
+    parser.add_argument("--patience", type=float, default=30.0, help="seconds that a frame may take")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings.jsonl"))
     parser.add_argument("--page", type=Path, help="where the figures go")
     parser.add_argument("--case", nargs=2, metavar=("SEED", "NUMBER"), help="run this case again")

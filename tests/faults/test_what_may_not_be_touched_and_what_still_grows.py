@@ -1,4 +1,4 @@
-"""Permission denied, and a recording that somebody still writes: a sentence, a lake without harm, and the rest later."""
+"""Permission denied, and a recording that somebody still writes: a sentence, an unharmed lake, and the rest later."""
 
 from __future__ import annotations
 
