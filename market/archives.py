@@ -20,7 +20,11 @@ from market.errors import CaptureError, InputError
 
 _GZIP, _BZIP2, _XZ, _ZIP = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"PK\x03\x04"
 _TAR_AT, _TAR = 257, b"ustar"
-_DAMAGE: Final = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile)
+_PIECE: Final = 1 << 20
+_DAMAGE: Final = (
+    *(EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile),
+    RuntimeError,  # a zip that is encrypted, or of a kind that the library does not read
+)
 
 
 def first_bytes(path: Path, count: int) -> bytes:
@@ -74,6 +78,18 @@ def members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 extracted = archive.extractfile(entry)
                 if extracted is not None:
                     yield entry.name, extracted
+
+
+def pieces(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """The bytes of a member of ``path``, a part at a time.
+
+    Raises:
+        InputError: they may not be read.
+        CaptureError: it is damaged.
+    """
+    with _sentences(path):
+        while piece := file.read(_PIECE):
+            yield piece
 
 
 def _unpacked(packed: IO[bytes]) -> IO[bytes]:

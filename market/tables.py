@@ -20,6 +20,7 @@ from market.errors import CaptureError, FrameError
 _MAGIC: Final = b"PAR1"
 _ROWS: Final = 8192
 _SHOWN: Final = 80
+_DAMAGE: Final = (OSError, pa.ArrowException, UnicodeDecodeError)
 
 Row = dict[str, Any]
 
@@ -35,7 +36,7 @@ def columns(path: Path) -> list[str] | None:
         return None
     try:
         return list(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException) as error:
+    except _DAMAGE as error:
         raise CaptureError(f"{path.name}: damaged, its columns cannot be read ({error})") from None
 
 
@@ -50,7 +51,7 @@ def rows(path: Path, names: list[str] | None = None) -> Iterator[Row]:
             parts = [_values(column) for column in batch.columns]
             for values in zip(*parts, strict=True):
                 yield dict(zip(batch.schema.names, values, strict=True))
-    except (OSError, pa.ArrowException) as error:
+    except _DAMAGE as error:
         raise CaptureError(f"{path.name}: damaged, it cannot be read further ({error})") from None
 
 

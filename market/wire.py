@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from market.clock import NS_PER_MS, NS_PER_S
+from market.clock import NS_PER_MS
 from market.decimals import Unit
 from market.errors import FrameError
 from market.events import ASK, BID, CLEAR, DEPTH, F_LAST, F_NO_EXCH_TIME, F_SNAPSHOT, TICKER, TRADE, Events
@@ -34,7 +34,7 @@ Level = tuple[int, Number, Number]  # side, price, size
 Traded = tuple[int, int, int, Number, Number]  # exchange ns, trade id, aggressor's side, price, size
 
 _SHOWN: Final = 80
-_MS_RANGE: Final = (10**12, 10**13)  # years 2001 to 2286
+_MS_RANGE: Final = (10**12, 2**63 // NS_PER_MS)  # years 2001 to 2262: ns must fit 64 bits
 _FARTHEST: Final = 30  # powers of ten that a number with an exponent may have
 _E8: Final = Unit(Decimal("1e-8"), limit=2**62, off_step="bad_number")
 _decode = msgspec.json.Decoder(float_hook=str).decode
@@ -127,7 +127,7 @@ def ns_of_seconds(text: Number) -> int:
     digits = part[:9].ljust(9, "0")
     if not (whole.isascii() and whole.isdigit() and len(whole) == 10 and digits.isascii() and digits.isdigit()):
         raise FrameError("bad_time", f"expected seconds since 1970, saw {str(text)[:40]!r}")
-    return int(whole) * NS_PER_S + int(digits)
+    return ns_of_ms(int(whole) * 1000) + int(digits)
 
 
 def ns_of_iso(text: str) -> int:

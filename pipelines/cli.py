@@ -66,6 +66,7 @@ def ingest(
     lake: Annotated[str | None, typer.Option(help="Folder or URI of the lake, else the workspace's.")] = None,
     tick: Annotated[str | None, typer.Option(help="Price step of an unknown instrument, else inferred.")] = None,
     lot: Annotated[str | None, typer.Option(help="Its size step.")] = None,
+    feed: Annotated[list[str] | None, typer.Option(help="VENUE.SYMBOL=URL: a stream; may be given many times.")] = None,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
@@ -74,7 +75,7 @@ def ingest(
     Example: `keel ingest usdm_btcusdt_20240808.gz --json`
     """
     given = [str(path) for path in files] if files else None
-    named = {"venue": venue, "lake": lake, "tick": tick, "lot": lot}
+    named = {"venue": venue, "lake": lake, "tick": tick, "lot": lot, "feeds": feed}
     _run("ingest", as_json, set_, files=given, url=url, seconds=seconds, instrument=instrument, **named)
 
 

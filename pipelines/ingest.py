@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 from collections.abc import Iterator
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from market.clock import NS_PER_MS, NS_PER_S, Clock
-from market.errors import CaptureError, EmptyDataError, InputError, SettingsError
-from market.feeds import landing, recordings, websocket
+from market.errors import CaptureError, InputError, SettingsError
+from market.feeds import landing, recordings, replay
 from market.feeds.landing import Lander
 from market.feeds.normalise import Stats
 from market.feeds.recordings import Recording
+from market.feeds.replay import source_of_growing
 from market.feeds.splitting import Splitter
 from market.feeds.steps import Settled, Steps
 from market.instruments import Instrument
 from market.lake import Lake
 from market.venues import registry
-from market.venues.binance import snapshot_url
 from market.venues.protocol import Frame, Venue
-from pipelines import settings
+from pipelines import live, settings
 from pipelines.workspace import Progress, Workspace, tracked
 
 TRUNCATED = "truncated"
 
-_PROGRESS_EVERY = 2_000  # frames
-_COMPACTED = ("raw", "ticks")  # a live source commits these often
+Look = tuple[tuple[int, int], ...]
+
+_PROGRESS_EVERY = live.PROGRESS_EVERY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,9 @@ class IngestConfig:
     ``instrument`` is a key ``venue.SYMBOL``: needed with a URL; recordings are recognised, unless it is given.
     ``venue`` is the name of the recordings' format, else recognised. ``tick`` and ``lot`` are decimals, for an
     instrument that is not known; else they are inferred from the data. ``lake`` is another lake than the workspace's.
+    ``feeds``: more streams in the same process, each ``VENUE.SYMBOL=URL``; one that fails does not end the others.
+    ``growing``: the recordings are lines that somebody still writes. What is there is landed, but for a half line; the
+    same command lands the rest. With ``ended`` it is the last time: then the last minute is landed, too.
     A ``kafka://host:port/topic`` is followed until Ctrl-C, or with ``drain`` up to what lies there now.
     ``seconds``: stop the stream after this much market time. ``snapshot_url``: where depth snapshots are fetched;
     empty: Binance's own address for Binance's streams, otherwise the stream is expected to carry them.
@@ -52,12 +56,14 @@ class IngestConfig:
     url: str | None = None
     seconds: float | None = None
     drain: bool = False
+    growing: Literal["no", "still", "ended"] = "no"
     instrument: str | None = None
     venue: str | None = None
     tick: str | None = None
     lot: str | None = None
     lake: str | None = None
     snapshot_url: str = ""
+    feeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +74,9 @@ class Landed:
     ``known``, ``given`` or ``inferred``. ``proved`` counts the venue's checksums that held.
 
     ``quarantined`` counts frames by reason. ``synced``: the book followed a snapshot at the end. ``offset_ms`` is the
-    mean of receive minus exchange time: below zero where the local clock is behind.
+    mean of receive minus exchange time: below zero where the local clock is behind; ``clock_offset_ms`` is the least
+    of its last minute (:mod:`market.feeds.offset`), which says how far the clocks are apart. ``interrupted`` counts
+    notices (:mod:`market.feeds.notices`), ``shed`` frames of a stream that the lake could not take.
     """
 
     source: str
@@ -98,6 +106,9 @@ class Landed:
     offset_ms: float
     synced: bool
     truncated: bool = False
+    clock_offset_ms: float | None = None
+    interrupted: int = 0
+    shed: int = 0
 
     def line(self) -> str:
         seconds = (self.last_ns - self.first_ns) / NS_PER_S
@@ -116,6 +127,10 @@ class Landed:
             said += f", the receiving clock ran back {self.clock_back:,} times"
         if self.steps == "inferred":
             said += f"; tick {self.tick} and lot {self.lot} inferred from its decimals"
+        if self.interrupted:
+            said += f", interrupted {self.interrupted:,} times"
+        if self.shed:
+            said += f"; SHED {self.shed:,} frames that the lake could not take"
         if not self.synced:
             said += "; the book has no snapshot to follow"
         return said + ("; TRUNCATED, all that can be read is landed" if self.truncated else "")
@@ -156,7 +171,7 @@ def ingest(config: IngestConfig, *, workspace: Workspace) -> IngestResult:
         ServiceError: the stream cannot be reached.
         LakeError: the lake cannot be written; run again when mended.
     """
-    if bool(config.files) == bool(config.url):
+    if bool(config.files) == bool(config.url or config.feeds):
         raise SettingsError(
             "expected recordings or --url, one of the two: `keel ingest FILE...` or `keel ingest --url URL`"
         )
@@ -164,8 +179,15 @@ def ingest(config: IngestConfig, *, workspace: Workspace) -> IngestResult:
     recovered = landing.recover_all(lake)
     if config.url and config.url.startswith("kafka://"):
         landed = _land_topic(config, config.url, lake, workspace.progress)
-    elif config.url:
-        landed = [asyncio.run(_land_stream(config, config.url, lake, workspace))]
+    elif config.url or config.feeds:
+        taken = asyncio.run(live.land(_feeds(config, lake, workspace.clock), lake, workspace))
+        landed = [
+            dataclasses.replace(
+                _landed(each.lander, each.feed.url, registry.live(each.feed.instrument), "known"),
+                shed=each.shed.frames,
+            )
+            for each in taken
+        ]
     else:
         landed = _land_recordings(config, lake, workspace.progress)
     left = tuple(each.source for each in landing.unfinished(lake))
@@ -185,7 +207,9 @@ def _land_recordings(config: IngestConfig, lake: Lake, progress: Progress) -> li
     with recordings.opened([Path(name) for name in config.files], venue) as found:
         for recording in found:
             _check(recording, config)
-        sources = {recording.path: recording.source() for recording in found}
+        growing = config.growing != "no"
+        sources = {each.path: source_of_growing(each.path) if growing else each.source() for each in found}
+        looks = {each.path: _look(each) for each in found}
         steps = Steps(lake)
         for recording in found:
             key = config.instrument or recording.key
@@ -193,10 +217,22 @@ def _land_recordings(config: IngestConfig, lake: Lake, progress: Progress) -> li
         steps.keep()
         landed: dict[str, Landed] = {}
         for recording in found:
-            job = _Job(recording=recording, source=sources[recording.path], key=config.instrument or recording.key)
+            job = _Job(
+                recording=recording,
+                source=sources[recording.path],
+                key=config.instrument or recording.key,
+                growing=config.growing,
+                look=looks[recording.path],
+            )
             for each in _land(job, steps, lake, progress):
                 landed.setdefault(each.source, each)
         return list(landed.values())
+
+
+def _look(recording: Recording) -> Look:
+    """What changes when somebody writes to its files: size and time of each."""
+    stats = [part.stat() for part in recording.venue.parts(recording.path)]
+    return tuple((each.st_size, each.st_mtime_ns) for each in stats)
 
 
 def _check(recording: Recording, config: IngestConfig) -> None:
@@ -206,6 +242,11 @@ def _check(recording: Recording, config: IngestConfig) -> None:
         raise SettingsError("expected --tick and --lot together, or neither")
     if recording.several and (config.instrument or config.tick):
         raise InputError(f"{recording.origin} holds several instruments; leave --instrument, --tick and --lot away")
+    if config.growing != "no" and recording.venue.frames is not replay.frames:
+        raise InputError(
+            f"{recording.origin} is of the format {recording.venue.name}; only lines `<receive time> <json>`, plain or "
+            "gzip, can be landed while they grow: wait until it is complete"
+        )
     if config.instrument and config.instrument.partition(".")[2] != symbol:
         raise InputError(
             f"{recording.origin} is a recording of {recording.key}, not of {config.instrument}; leave --instrument away"
@@ -217,13 +258,28 @@ class _Job:
     recording: Recording
     source: str
     key: str
+    growing: str
+    look: Look
 
     @property
     def venue(self) -> Venue:
         return self.recording.venue
 
     def frames(self) -> Iterator[Frame]:
-        return self.venue.frames(self.recording.path)
+        """Its frames; those of a recording that is not said to grow must be all of them.
+
+        Raises:
+            InputError: somebody has written to it meanwhile.
+        """
+        if self.growing != "no":
+            yield from replay.frames(self.recording.path, growing=True)
+            return
+        yield from self.venue.frames(self.recording.path)
+        if _look(self.recording) != self.look:
+            raise InputError(
+                f"{self.recording.origin} was written to while it was read; give it again when it is complete, or land "
+                "it as it grows: --set growing=still, and --set growing=ended once it is complete"
+            )
 
 
 def _land(job: _Job, steps: Steps, lake: Lake, progress: Progress) -> list[Landed]:
@@ -234,6 +290,8 @@ def _land(job: _Job, steps: Steps, lake: Lake, progress: Progress) -> list[Lande
 
 
 def _land_one(job: _Job, found: Settled, lake: Lake, progress: Progress) -> Landed:
+    if job.growing != "no":
+        return _land_growing(job, found, lake, progress)
     truncated = False
     with Lander(job.source, found.instrument, lake, venue=job.venue) as lander:
         try:
@@ -245,6 +303,29 @@ def _land_one(job: _Job, found: Settled, lake: Lake, progress: Progress) -> Land
             truncated = True
             lander.note(TRUNCATED, str(error))
     return _landed(lander, job.recording.origin, job.venue, found.origin, truncated=truncated)
+
+
+def _land_growing(job: _Job, found: Settled, lake: Lake, progress: Progress) -> Landed:
+    """Land what is there. Until it has ended its last minute waits: a batch is never written in two parts."""
+    ticks, raw = (lake.position(table, job.source) or 0 for table in ("ticks", "raw"))
+    lander = Lander(job.source, found.instrument, lake, venue=job.venue)
+    try:
+        for number, recv_ns, payload in job.frames():
+            if ticks >= raw > 0 and number > raw:
+                raise InputError(
+                    f"{job.recording.origin} has grown after it was said to have ended; land it in a new lake"
+                )
+            lander.feed(number, recv_ns, payload)
+            if number % _PROGRESS_EVERY == 0:
+                progress.advance(_PROGRESS_EVERY)
+    except BaseException:
+        lander.abandon()
+        raise
+    if job.growing == "ended" or ticks >= raw > 0:
+        lander.close()
+    else:
+        lander.pause()
+    return _landed(lander, job.recording.origin, job.venue, found.origin)
 
 
 def _land_several(job: _Job, steps: Steps, lake: Lake, progress: Progress) -> list[Landed]:
@@ -297,27 +378,27 @@ def _instrument(config: IngestConfig, lake: Lake) -> Instrument:
     return lake.instrument(config.instrument)
 
 
-async def _land_stream(config: IngestConfig, url: str, lake: Lake, workspace: Workspace) -> Landed:
-    instrument = _instrument(config, lake)
-    connection = websocket.ConnectionConfig(snapshot_url=config.snapshot_url or snapshot_url(instrument, url))
-    source = live_source(url, workspace.clock)
-    until_ns: int | None = None
-    progress = workspace.progress
-    with Lander(source, instrument, lake, clock=workspace.clock) as lander, tracked(progress, f"landing {url}"):
-        async with aclosing(websocket.stream(url, clock=workspace.clock, config=connection)) as incoming:
-            async for number, recv_ns, payload in incoming:
-                if until_ns is None and config.seconds is not None:
-                    until_ns = recv_ns + int(config.seconds * NS_PER_S)
-                if until_ns is not None and recv_ns >= until_ns:
-                    break
-                lander.feed(number, recv_ns, payload)
-                if number % _PROGRESS_EVERY == 0:
-                    progress.advance(_PROGRESS_EVERY)
-    if not lander.stats.frames:
-        raise EmptyDataError(f"{url} sent no frames; look at its stream names")
-    for table in _COMPACTED:
-        lake.compact(table)
-    return _landed(lander, url, registry.live(instrument), "known")
+def _feeds(config: IngestConfig, lake: Lake, clock: Clock) -> list[live.Feed]:
+    """What ``url`` and ``feeds`` ask for.
+
+    Raises:
+        SettingsError: a feed is not ``VENUE.SYMBOL=URL``, or an instrument is missing or there twice.
+    """
+    named: list[tuple[str | None, str]] = [(config.instrument, config.url)] if config.url else []
+    for each in config.feeds:
+        name, sign, address = each.partition("=")
+        if not sign:
+            raise SettingsError(f"expected a feed as VENUE.SYMBOL=URL, saw {each!r}")
+        named.append((name, address))
+    if len({key for key, _ in named}) < len(named):
+        raise SettingsError("expected every instrument in one feed only: two would be landed beside each other")
+    found = []
+    for key, url in named:
+        instrument = _instrument(dataclasses.replace(config, instrument=key), lake)
+        source = live_source(url if len(named) == 1 else f"{url} {instrument.key}", clock)
+        feed = live.Feed(url=url, instrument=instrument, source=source, seconds=config.seconds)
+        found.append(dataclasses.replace(feed, snapshot_url=config.snapshot_url))
+    return found
 
 
 def live_source(url: str, clock: Clock) -> str:
@@ -329,6 +410,7 @@ def live_source(url: str, clock: Clock) -> str:
 
 def _landed(lander: Lander, origin: str, venue: Venue, steps: str, *, truncated: bool = False) -> Landed:
     stats: Stats = lander.stats
+    offset_ns = lander.normaliser.clock_offset.ns
     return Landed(
         source=lander.source,
         instrument=lander.instrument.key,
@@ -357,4 +439,6 @@ def _landed(lander: Lander, origin: str, venue: Venue, steps: str, *, truncated:
         offset_ms=round(stats.offset_mean_ns / NS_PER_MS, 3),
         synced=lander.normaliser.synced,
         truncated=truncated,
+        clock_offset_ms=None if offset_ns is None else round(offset_ns / NS_PER_MS, 3),
+        interrupted=stats.interrupted,
     )

@@ -40,6 +40,8 @@ from market.events import (
     Events,
     empty,
 )
+from market.feeds import notices
+from market.feeds.offset import MinFilter
 from market.feeds.resync import Sequence
 from market.instruments import Instrument
 from market.venues import registry
@@ -68,7 +70,7 @@ class Stats:
     ``diffs`` are those applied, ``before_snapshot`` those that waited; ``snapshots_unused`` came while the book was in
     order or could not be joined. ``proved`` counts checksums of the venue that were right. ``crossed`` and ``locked``
     count book and ticker frames after which the book was so. Offsets are receive minus exchange time: below zero where
-    the local clock is behind.
+    the local clock is behind. ``interrupted`` counts notices (:mod:`market.feeds.notices`).
     """
 
     frames: int = 0
@@ -83,6 +85,7 @@ class Stats:
     other: int = 0
     slow: int = 0
     options: int = 0
+    interrupted: int = 0
     gaps: int = 0
     resyncs: int = 0
     duplicates: int = 0
@@ -124,6 +127,7 @@ class Normaliser:
         self.instrument = instrument
         self.source = source
         self.stats = Stats()
+        self.clock_offset = MinFilter()
         self.slow: list[Slow] = []
         self.options: list[OptionSummary] = []
         self.rejected: list[Rejected] = []
@@ -153,6 +157,12 @@ class Normaliser:
         stats.rows += self._rows(payload)
         stats.first_ns = stats.first_ns or recv_ns
         stats.last_ns = recv_ns
+        said = notices.read(payload) if payload.startswith(notices.PREFIX) else None
+        if said is not None:
+            stats.clock_back += back
+            stats.interrupted += 1
+            self._reject(frame, recv_ns, said, payload)
+            return self.lost(frame, recv_ns) if self._unnumbered else NO_EVENTS
         try:
             parsed = self._parse(payload, recv_ns, frame)
         except FrameError as error:
@@ -164,6 +174,7 @@ class Normaliser:
             stats.events += len(events)
             if parsed.exch_ns:
                 stats.saw_offset(recv_ns - parsed.exch_ns)
+                self.clock_offset.saw(recv_ns, recv_ns - parsed.exch_ns)
         if back:
             stats.clock_back += 1
             events["flags"] |= F_CLOCK_BACK

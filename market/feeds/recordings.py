@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -115,6 +114,6 @@ def _unpacked(path: Path, folder: Path) -> dict[str, Path]:
             raise InputError(f"{path.name} has a member {name!r} outside of itself; unpack it by hand and look at it")
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
-            shutil.copyfileobj(member, file)
+            file.writelines(archives.pieces(path, member))
         files[name] = target
     return files

@@ -23,8 +23,11 @@ _GZIP_WINDOW: Final = 31  # zlib's name for "expect a gzip header"
 _LOOKED_AT: Final = 2_000  # frames read to recognise an instrument
 
 
-def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def frames(path: Path, *, growing: bool = False) -> Iterator[tuple[int, int, bytes]]:
     """``(frame number from 1, receive ns or NO_STAMP, payload)`` of every line that is not blank.
+
+    Of a file that is ``growing`` a last line without its end, and compressed data that end too early, are what has not
+    been written yet: neither is a frame or an error.
 
     Raises:
         InputError: the file is missing or may not be read.
@@ -32,7 +35,7 @@ def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """
     number = 0
     try:
-        for line in _lines(path):
+        for line in _lines(path, growing):
             if not line.strip():
                 continue
             number += 1
@@ -93,6 +96,19 @@ def recognised_key(path: Path) -> str | None:
     return None
 
 
+def source_of_growing(path: Path) -> str:
+    """The source id of a recording that grows: ``grow-`` and the first 16 hex digits of its first line's sha256.
+
+    Raises:
+        InputError: the file is missing or may not be read.
+        CaptureError: it is damaged.
+        EmptyDataError: no line of it is whole yet.
+    """
+    for _, recv_ns, payload in frames(path, growing=True):
+        return f"grow-{hashlib.sha256(b'%d %s' % (recv_ns, payload)).hexdigest()[:16]}"
+    raise EmptyDataError(f"{path.name} holds no whole line yet; try again when it does")
+
+
 def source_of(path: Path) -> str:
     """The source id of a recording: ``file-`` and the first 16 hex digits of its sha256.
 
@@ -108,27 +124,27 @@ def source_of(path: Path) -> str:
         ) from None
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path, growing: bool) -> Iterator[bytes]:
     rest = b""
-    for chunk in _chunks(path):
+    for chunk in _chunks(path, growing):
         *whole, rest = (rest + chunk).split(b"\n")
         for line in whole:
             yield line.rstrip(b"\r")
         if len(rest) > MAX_LINE:
             raise CaptureError("not a recording: no line end in 64 MiB")
-    if rest:
+    if rest and not growing:
         yield rest
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: Path, growing: bool) -> Iterator[bytes]:
     with path.open("rb") as file:
         zipped = file.read(2) == _GZIP_MAGIC
         file.seek(0)
         pieces = iter(lambda: file.read(_CHUNK), b"")
-        yield from _unzipped(pieces) if zipped else pieces
+        yield from _unzipped(pieces, growing) if zipped else pieces
 
 
-def _unzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _unzipped(pieces: Iterator[bytes], growing: bool) -> Iterator[bytes]:
     """Decompressed pieces of all gzip members. What a damaged member still gives comes before the error."""
     member: Any = None
     try:
@@ -145,7 +161,7 @@ def _unzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 member = None if member.eof else member
     except zlib.error as error:
         raise CaptureError(f"damaged, its compressed data cannot be read further ({error})") from None
-    if member is not None:
+    if member is not None and not growing:
         raise CaptureError("truncated, the compressed data ends too early")
 
 

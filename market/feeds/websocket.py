@@ -11,10 +11,11 @@ clock's. Lines that are not market data (``keel@step``, ``keel@end``, user data,
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import urllib.error
 import urllib.request
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -26,6 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from market.clock import NS_PER_S, Clock
 from market.errors import InputError, ServiceError
+from market.feeds.notices import Reason, notice
 from market.feeds.orders import USER_DATA_PREFIX
 
 STEP = b'{"method":"keel.step"}'
@@ -34,6 +36,7 @@ _STEP_PREFIX = b'{"stream":"keel@step"'
 _END_PREFIX = b'{"stream":"keel@end"'
 _REPLY_PREFIX = b'{"id":'
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_DOUBT_S = 1.0
 _TRANSIENT_STATUS = (409, 418, 429)  # busy with an earlier connection; rate limits
 
 
@@ -41,13 +44,18 @@ _TRANSIENT_STATUS = (409, 418, 429)  # busy with an earlier connection; rate lim
 class ConnectionConfig:
     """How a connection is opened, kept and opened again.
 
-    ``snapshot_url``: fetched over HTTP once the first frame of every connection has come, and then every
-    ``snapshot_every_s``; the body is yielded as a frame of its own, as recordings have it. ``first_patience_s`` is how
+    ``snapshot_url``: fetched over HTTP once the first frame of every connection has come, then every
+    ``snapshot_every_s``, and every ``snapshot_retry_s`` while ``wants_snapshot`` says that the book has none to follow;
+    the body is yielded as a frame of its own, as recordings have it. A connection on which nothing comes for
+    ``silence_s`` is cut and opened again (not one on which the exchange waits for us). ``first_patience_s`` is how
     long the first connection is tried for, ``patience_s`` how long a lost one.
     """
 
     snapshot_url: str | None = None
     snapshot_every_s: float = 600.0
+    snapshot_retry_s: float = 5.0
+    wants_snapshot: Callable[[], bool] = lambda: False
+    silence_s: float = 30.0
     open_timeout_s: float = 10.0
     ping_s: float = 20.0
     max_message_bytes: int = 64 * 2**20
@@ -63,8 +71,9 @@ async def stream(
 ) -> AsyncGenerator[tuple[int, int, bytes]]:
     """Raw market frames as ``(frame number from 1, receive ns, payload)`` until the stream says that it ends.
 
-    A lost connection is opened again with a growing, jittered delay; numbers go on counting. What was missed shows as
-    a gap in the venue's update ids. The connection is closed when the iterator is closed (``aclosing``) or ends.
+    A lost connection is opened again with a growing, jittered delay; numbers go on counting. A notice
+    (:mod:`market.feeds.notices`) is the first frame of the new one; what was missed also shows as a gap in the venue's
+    update ids. The connection is closed when the iterator is closed (``aclosing``) or ends.
 
     Raises:
         InputError: the URL is not a WebSocket URL, or the server says that the request is wrong.
@@ -73,11 +82,16 @@ async def stream(
     config = config or ConnectionConfig()
     number, first_ns, last_ns = 0, 0, 0
     backoff = _Backoff(config)
+    lost_by: ConnectionLostError | None = None
     while True:
         session = Session(_remaining(url, last_ns - first_ns), clock=clock, config=config)
         try:
             async with session, aclosing(session.steps()) as steps:
                 async for lines in steps:
+                    if lost_by is not None and lines and number:
+                        number += 1
+                        yield number, lines[0][0], notice(lost_by.reason, str(lost_by))
+                    lost_by = None if lines else lost_by
                     for recv_ns, payload in lines:
                         number += 1
                         first_ns, last_ns = first_ns or recv_ns, max(last_ns, recv_ns)
@@ -88,7 +102,13 @@ async def stream(
             if session.ended:
                 return
         except ConnectionLostError as lost:
+            lost_by = lost
             await backoff.wait(lost)
+
+
+def waits_for_us(url: str) -> bool:
+    """Whether the exchange goes on only as fast as its stream is read (the simulator's stamped one)."""
+    return parse_qs(urlsplit(url).query).get("stamp") == ["1"]
 
 
 async def snapshot(url: str, *, timeout_s: float = 10.0) -> bytes:
@@ -121,6 +141,14 @@ def _get(url: str, timeout_s: float) -> bytes:
 class ConnectionLostError(ServiceError):
     """The connection broke or could not be opened; opening it again may help."""
 
+    reason: Reason = "connection_lost"
+
+
+class SilenceError(ConnectionLostError):
+    """Nothing came for too long; the connection was cut."""
+
+    reason: Reason = "silent"
+
 
 class Session:
     """One WebSocket connection, step by step.
@@ -139,7 +167,7 @@ class Session:
         self._clock = clock
         self._config = config or ConnectionConfig()
         query = parse_qs(urlsplit(url).query)
-        self._stamped = query.get("stamp") == ["1"]
+        self._stamped = waits_for_us(url)
         self._lockstep = query.get("pace") == ["lockstep"]
         self._outbox: list[bytes] = []
         self._user_data: list[tuple[int, bytes]] = []
@@ -167,8 +195,10 @@ class Session:
         """
         connection = self._open_connection()
         snapshots = _Snapshots(self._config, self._clock)
+        silence = _Silence(connection, math.inf if self._stamped else self._config.silence_s)
         try:
             async for message in _messages(connection):
+                silence.broken()
                 lines = self._read(message)
                 lines += await snapshots.due(bool(lines))
                 yield lines
@@ -178,9 +208,12 @@ class Session:
                     await connection.send(b"\n".join([*self._outbox, STEP]), text=True)
                     self._outbox.clear()
         except ConnectionClosed as closed:
+            if silence.too_long:
+                raise SilenceError(f"{self._url} sent nothing for {self._config.silence_s:g} s") from None
             raise ConnectionLostError(f"the connection to {self._url} broke: {closed}") from None
         finally:
             snapshots.stop()
+            silence.stop()
         if not self.ended:
             raise ConnectionLostError(f"{self._url} closed the connection before the stream had ended")
 
@@ -222,7 +255,7 @@ class Session:
         lines: list[tuple[int, bytes]] = []
         for line in message.split(b"\n"):
             stamp, _, payload = line.partition(b" ")
-            if not stamp.isdigit():
+            if not (stamp.isdigit() and len(stamp) < 20 and int(stamp) < 2**63):
                 raise ServiceError(f"{self._url}: expected lines `<receive ns> <json>`, saw {line[:80]!r}")
             if not self._private(int(stamp), payload):
                 lines.append((int(stamp), payload))
@@ -248,6 +281,8 @@ class _Snapshots:
     def __init__(self, config: ConnectionConfig, clock: Clock) -> None:
         self._url = config.snapshot_url
         self._every_ns = int(config.snapshot_every_s * NS_PER_S)
+        self._retry_ns = int(config.snapshot_retry_s * NS_PER_S)
+        self._wanted = config.wants_snapshot
         self._clock = clock
         self._asked_ns: int | None = None
         self._fetching: asyncio.Task[bytes] | None = None
@@ -258,10 +293,13 @@ class _Snapshots:
             return []
         now_ns = self._clock.now_ns()
         if self._fetching is not None and self._fetching.done():
-            body = await self._fetching
-            self._fetching = None
-            return [(now_ns, body)]
-        overdue = self._asked_ns is None or now_ns - self._asked_ns >= self._every_ns
+            done, self._fetching = self._fetching, None
+            try:
+                return [(now_ns, await done)]
+            except ServiceError:
+                return []  # the stream goes on, and it is asked for again
+        every_ns = self._retry_ns if self._wanted() else self._every_ns
+        overdue = self._asked_ns is None or now_ns - self._asked_ns >= every_ns
         if has_frames and overdue and self._fetching is None:
             self._asked_ns = now_ns
             self._fetching = asyncio.create_task(snapshot(self._url))
@@ -270,6 +308,39 @@ class _Snapshots:
     def stop(self) -> None:
         if self._fetching is not None:
             self._fetching.cancel()
+
+
+class _Silence:
+    """Cuts a connection on which nothing comes: a timer that looks, so that a message costs next to nothing."""
+
+    def __init__(self, connection: ClientConnection, limit_s: float) -> None:
+        self._connection = connection
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._doubted = False
+        self._timer = None if math.isinf(limit_s) else self._loop.call_later(limit_s, self._look)
+        self.too_long = False
+
+    def broken(self) -> None:
+        self._last = self._loop.time()
+        self._doubted = False
+
+    def _look(self) -> None:
+        left = self._last + self._limit_s - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+            return
+        if not self._doubted:  # messages may be there, and it was the loop that stood still
+            self._doubted = True
+            self._timer = self._loop.call_later(min(_DOUBT_S, self._limit_s), self._look)
+            return
+        self.too_long = True
+        self._connection.transport.abort()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class _Backoff:

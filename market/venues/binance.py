@@ -5,7 +5,7 @@ text and become integer ticks and lots exactly, without floating point. Which up
 decided here (:mod:`market.feeds.resync`); their ids are passed on.
 
 Reasons: ``not_json``, ``unknown_frame``, ``missing_field``, ``wrong_type``, ``wrong_symbol``, ``bad_number``,
-``negative``, ``off_tick``, ``off_lot``, ``out_of_range``, ``bad_levels``.
+``negative``, ``off_tick``, ``off_lot``, ``out_of_range``, ``bad_levels``, ``zero_size``.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from market.events import (
 )
 from market.feeds.replay import frames, recognised_key
 from market.instruments import Instrument
+from market.rows import positive
 from market.venues.protocol import Parsed, Slow, Venue, listed
 
 T = TypeVar("T")
@@ -51,8 +52,8 @@ _SNAPSHOTS: Final = {
     "binance-coinm": "https://dapi.binance.com/dapi/v1/depth",
 }
 _NS_PER_MS, _NS_PER_US = 1_000_000, 1_000
-_MS_RANGE: Final = (10**12, 10**13)  # years 2001 to 2286
-_US_RANGE: Final = (10**15, 10**16)
+_MS_RANGE: Final = (10**12, 2**63 // _NS_PER_MS)  # years 2001 to 2262: ns must fit 64 bits
+_US_RANGE: Final = (10**15, 2**63 // _NS_PER_US)
 _WORDS: Final = EVENT.itemsize // 8  # an event as int64 words: six times and numbers, price at 5, size at 6, then
 _SINGLE, _PAIR = struct.Struct("<8q").pack, struct.Struct("<16q").pack  # the fastest way to one or two events
 _PRICE, _SIZE, _TAIL = 5, 6, 7  # kind, side, flags and instrument together in the last
@@ -233,7 +234,7 @@ class Parser:
         if data.X is not None and data.X != "MARKET":
             return Parsed("other")
         exch_ns, flags = _exchange_time(data)
-        lots = self._lot.of(size)
+        lots = positive(self._lot.of(size))
         ticks = self._price(price, 1)
         tail = _tail(TRADE, ASK if maker_bought else BID, flags | F_LAST)
         memory = bytearray(_SINGLE(exch_ns, recv_ns, trade_id, frame, 0, ticks, lots, tail))
@@ -431,6 +432,8 @@ def _wrong_form(payload: bytes, error: msgspec.ValidationError) -> FrameError:
     """JSON of another form: of a kind that is not read at all, or of ours with a field of a wrong type."""
     try:
         label = _decode_label(payload)
+    except RecursionError:
+        return FrameError("wrong_type", f"a field is not of its type and nested too deep: {error}")
     except msgspec.DecodeError:
         return FrameError("unknown_frame", f"expected a JSON object; saw {payload[:80]!r}")
     inner = label.data.get("e") if isinstance(label.data, dict) else label.e
@@ -444,7 +447,7 @@ VENUE: Final = Venue(
     parser=Parser,
     reasons=listed(
         "not_json unknown_frame missing_field wrong_type wrong_symbol bad_number negative off_tick off_lot "
-        "out_of_range bad_levels"
+        "out_of_range bad_levels zero_size"
     ),
     rule=market_of,
     frames=frames,

@@ -44,7 +44,7 @@ def route() -> Route:
 def _symbol_of(payload: bytes) -> str | None:
     try:
         frame = _decode(payload)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return (frame.data.s if frame.data else None) or frame.s or frame.symbol
 

@@ -9,8 +9,8 @@ effect on the book), Fill (a resting order's part in it; what that leaves of it 
 * Before the open and in a halt the book may be crossed.
 * Prices are fixed-point, 1e-9. Records that are not about a book or a trade (definitions, status) give no event.
 
-Reasons: ``not_dbn``, ``unknown_frame``, ``bad_side``, ``bad_number``, ``zero_size``, ``negative``, ``off_tick``,
-``off_lot``, ``out_of_range``.
+Reasons: ``not_dbn``, ``unknown_frame``, ``bad_side``, ``bad_time``, ``bad_number``, ``zero_size``, ``negative``,
+``off_tick``, ``off_lot``, ``out_of_range``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from market.events import (
 )
 from market.instruments import Instrument
 from market.rows import Words, events_of, positive, priced, steps_of_scaled, units, words
-from market.venues.protocol import Parsed, Venue, always, listed
+from market.venues.protocol import NO_STAMP, Parsed, Venue, always, listed
 from market.views import Levels, View
 
 _START, _ZSTD_START = b"DBN", b"\x28\xb5\x2f\xfd"
@@ -81,7 +81,11 @@ def frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
     metadata = _library().Metadata
     records = (record for record in _decoded(path) if not isinstance(record, metadata))
     for frame, record in enumerate(records, 1):
-        yield frame, _time(getattr(record, "ts_recv", record.ts_event)), bytes(record)
+        try:
+            recv_ns = _time(getattr(record, "ts_recv", record.ts_event))
+        except FrameError:
+            recv_ns = NO_STAMP
+        yield frame, recv_ns, bytes(record)
 
 
 def _library() -> Any:
@@ -104,8 +108,7 @@ def _decoded(path: Path) -> Iterator[Any]:
             file.seek(0)
             decoder = dbn.DBNDecoder(compression=dbn.Compression.ZSTD if zipped else dbn.Compression.NONE)
             while piece := file.read(_CHUNK):
-                decoder.write(piece)
-                yield from decoder.decode()
+                yield from _records(decoder, piece)
             if decoder.buffer():
                 raise CaptureError(f"{path.name}: truncated, its last record is not whole")
     except dbn.DBNError as error:
@@ -114,6 +117,22 @@ def _decoded(path: Path) -> Iterator[Any]:
         raise InputError(
             f"cannot read {path}: {error.strerror or error}; give the path of a recorded capture"
         ) from None
+
+
+def _records(decoder: Any, piece: bytes) -> list[Any]:
+    """The records that are whole with the next bytes.
+
+    Raises:
+        DBNError: they are none. Of a record shorter than its kind the library panics, of damaged compressed data it
+            raises RuntimeError: both are said as this.
+    """
+    try:
+        decoder.write(piece)
+        return list(decoder.decode())
+    except BaseException as error:
+        if not isinstance(error, RuntimeError) and type(error).__module__ != "pyo3_runtime":
+            raise
+        raise _library().DBNError(str(error)) from None
 
 
 class Parser:
@@ -144,6 +163,8 @@ class Parser:
             return self._order(record, head, flags)
         traded = [self._event(record, head, flags & ~F_LAST)] if str(record.action) == "T" else []
         if isinstance(record, self._trades):
+            if not traded:
+                raise FrameError("unknown_frame", f"expected a trade's action T, saw {str(record.action)!r}")
             return Parsed("trade", events_of(self._event(record, head, flags | F_LAST)), exch_ns=exch_ns)
         bids, asks = self._levels(record.levels, "bid"), self._levels(record.levels, "ask")
         events = self._view.changes(head, flags & ~F_LAST, bids, asks, first=traded)
@@ -187,8 +208,7 @@ def _record(payload: bytes) -> Any:
     dbn = _library()
     decoder = dbn.DBNDecoder(has_metadata=False)
     try:
-        decoder.write(payload)
-        records = decoder.decode()
+        records = _records(decoder, payload)
     except dbn.DBNError as error:
         raise FrameError("not_dbn", f"expected a DBN record: {error}") from None
     if len(records) != 1 or decoder.buffer():
@@ -197,8 +217,16 @@ def _record(payload: bytes) -> Any:
 
 
 def _time(ns: int) -> int:
-    """A time, 0 where the record has none."""
-    return ns if ns < _NO_TIME else 0
+    """A time, 0 where the record has none.
+
+    Raises:
+        FrameError: ``bad_time``.
+    """
+    if ns == _NO_TIME:
+        return 0
+    if ns >= 2**63:
+        raise FrameError("bad_time", f"expected ns since 1970 in 63 bits, saw {ns}")
+    return ns
 
 
 def _order_id(record: Any) -> int:
@@ -210,7 +238,9 @@ def _order_id(record: Any) -> int:
 VENUE: Final = Venue(
     name="dbn",
     parser=Parser,
-    reasons=listed("bad_number bad_side negative not_dbn off_lot off_tick out_of_range unknown_frame zero_size"),
+    reasons=listed(
+        "bad_number bad_side bad_time negative not_dbn off_lot off_tick out_of_range unknown_frame zero_size"
+    ),
     rule=always("open"),
     frames=frames,
     recognise=recognise,

@@ -59,6 +59,24 @@ def test_a_full_disk_stops_ingest_with_a_sentence_and_room_lets_it_go_on(recordi
     assert contents(Lake(workspace.lake)) == undisturbed
 
 
+def test_a_full_disk_stops_compaction_with_a_sentence_and_harms_nothing(recording, undisturbed, small_disk):
+    assert _run("mount", "-o", "remount,size=64m", str(small_disk))
+    workspace = Workspace(home=small_disk / "home")
+    ingest(IngestConfig(files=(str(recording),)), workspace=workspace)
+    lake = Lake(workspace.lake)
+    assert len(lake.files("raw")) > 1
+    used = os.statvfs(small_disk)
+    taken = (used.f_blocks - used.f_bfree) * used.f_frsize
+    assert _run("mount", "-o", f"remount,size={taken + 16_384}", str(small_disk))
+    with pytest.raises(LakeError, match=r"no space left on its disk. Free some and run the same command again"):
+        lake.compact("raw")
+    assert contents(lake) == undisturbed
+    assert _run("mount", "-o", "remount,size=64m", str(small_disk))
+    lake.compact("raw")
+    assert len(lake.files("raw")) == 1
+    assert contents(lake) == undisturbed
+
+
 _CHILD = """
 import resource, signal, sys
 from pathlib import Path

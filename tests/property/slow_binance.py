@@ -24,6 +24,7 @@ def events_of(payload: bytes, instrument: Instrument) -> list[Row]:
     if kind == "trade":
         if data.get("X", "MARKET") not in ("MARKET", None):
             return []
+        assert Decimal(data["q"]) > 0
         side = ASK if data["m"] else BID
         return [(TRADE, side, _steps(data["p"], instrument.tick), _steps(data["q"], instrument.lot), data["t"])]
     if kind == "depthUpdate":

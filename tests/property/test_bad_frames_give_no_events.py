@@ -28,7 +28,7 @@ GOOD = [
 ]
 REASONS = {
     "not_json", "unknown_frame", "missing_field", "wrong_type", "wrong_symbol", "bad_number", "negative", "off_tick",
-    "off_lot", "out_of_range", "bad_levels",
+    "off_lot", "out_of_range", "bad_levels", "zero_size",
 }  # fmt: skip
 
 
