@@ -1,4 +1,4 @@
-"""Accepted ticks to features, labels, Feast and a versioned dataset; of all there are, or of one day that is named."""
+"""Accepted ticks to features, labels and Feast, of what is new; of a day that is named also a versioned dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.scheduling import FEATURES, TASK_DEFAULTS, TICKS, instrument_of
     default_args=TASK_DEFAULTS,
     params={
         "instrument": Param("sim-usdm.BTCUSDT", type="string"),
-        "day": Param(None, type=["null", "string"], format="date", description="in UTC; empty: all there is"),
+        "day": Param(None, type=["null", "string"], format="date", description="in UTC; empty: what is new"),
     },
     tags=["quotekeel"],
 )
@@ -25,8 +25,8 @@ def build_features():
     def featurize(params=None, dag_run=None, outlet_events=None) -> dict:
         from pipelines.stages import bounds_of, run_as_task
 
-        day = bounds_of((params or {})["day"])
-        made = run_as_task("featurize", instrument=instrument_of(dag_run, params), **day)
+        key, day = instrument_of(dag_run, params), bounds_of((params or {})["day"])
+        made = run_as_task("featurize", instrument=key, **day) if day else run_as_task("refresh", instrument=key)
         outlet_events[FEATURES].add_partitions(made["instrument"])
         return made
 

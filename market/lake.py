@@ -194,15 +194,20 @@ class Lake:
 
         self._again(table, remove)
 
-    def replace(self, table: str, rows: pa.Table, where: Where) -> None:
-        """Put ``rows`` in the place of what ``where`` selects, in one commit. Every row must itself fit ``where``."""
+    def replace(
+        self, table: str, rows: pa.Table, where: Where, *, source: str | None = None, position: int | None = None
+    ) -> None:
+        """Put ``rows`` in the place of what ``where`` selects, in one commit. Every row must itself fit ``where``.
+
+        ``position``: what :meth:`position` will answer of ``source``.
+        """
         data = conformed(table, rows)
         selected = predicate(table, where)
 
         def write() -> None:
             handle = self._open_or_create(table)
             self._write(
-                table, handle, data, commit_properties=_commit(None, None), mode="overwrite", predicate=selected
+                table, handle, data, commit_properties=_commit(source, position), mode="overwrite", predicate=selected
             )
 
         self._again(table, write)

@@ -19,12 +19,14 @@ from typing import Annotated, Any, NoReturn
 import orjson
 import typer
 
-from market.errors import FolderError, KeelError, ServiceError, SettingsError
+from market.errors import FolderError, KeelError, SettingsError
 from pipelines import settings, stages
+from pipelines.cli_audit import audit_app
 from pipelines.cli_data import data_app
 from pipelines.cli_gate import quarantine_app, thresholds_app
 from pipelines.cli_lake import lake_app
 from pipelines.cli_output import Json, print_result
+from pipelines.cli_stack import stack_app
 from pipelines.progress import Bars
 
 app = typer.Typer(
@@ -33,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="The life of the models that keep a market maker's quotes stable. `keel VERB --help` has an example of each.",
 )
-audit_app = typer.Typer(no_args_is_help=True, help="The append-only record of what was decided and done.")
+app.add_typer(stack_app)
 app.add_typer(audit_app, name="audit")
 app.add_typer(lake_app, name="lake")
 app.add_typer(data_app, name="data")
@@ -115,6 +117,15 @@ def featurize(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False
     Example: `keel featurize --instrument binance-usdm.BTCUSDT`
     """
     _run("featurize", as_json, set_, instrument=instrument)
+
+
+@app.command()
+def refresh(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
+    """Features and labels of what is new in the lake, and the newest online; cuts no dataset.
+
+    Example: `keel refresh --instrument binance-usdm.BTCUSDT`
+    """
+    _run("refresh", as_json, set_, instrument=instrument)
 
 
 @app.command()
@@ -383,30 +394,6 @@ def trace(
         typer.echo(result.text())
 
 
-@audit_app.command("ls")
-def audit_ls(
-    last: Annotated[int, typer.Option(help="Only the last so many; 0: all.")] = 0, as_json: Json = False
-) -> None:
-    """What was decided and done: who, when, why.
-
-    Example: `keel audit ls --last 20`
-    """
-    from pipelines.audit import ls
-
-    print_result(ls(settings.workspace(), last=last), as_json)
-
-
-@audit_app.command("verify")
-def audit_verify(as_json: Json = False) -> None:
-    """Check the hash chain of the record, and that the registry's decisions and champions are those of the record.
-
-    Example: `keel audit verify`
-    """
-    from pipelines.audit import verify_workspace
-
-    print_result(verify_workspace(settings.workspace()), as_json)
-
-
 @app.command()
 def simulate(
     port: Annotated[int, typer.Option(help="Loopback port; 0 takes a free one.")] = 0,
@@ -480,65 +467,6 @@ def demo(
 
 def _teller(as_json: bool, bars: Bars) -> Callable[[str], None]:
     return (lambda _line: None) if as_json else bars.tell
-
-
-@app.command()
-def up(
-    first_port: Annotated[int | None, typer.Option(help="The servers take the ports from here on.")] = None,
-    without: Annotated[list[str] | None, typer.Option(help="A server to leave out; may be given again.")] = None,
-    pace: Annotated[float | None, typer.Option(help="Of the exchange for the quoter: a multiple of real time.")] = None,
-    env: Annotated[
-        bool, typer.Option("--env", help="Print only the shell lines that point the pipeline at it.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Bring up the local stack: real servers on loopback, each in its order and asked whether it is well.
-
-    Example: `keel up` and then `eval "$(keel up --env)"`
-    """
-    from pipelines.stack import environment, site
-    from pipelines.stack.up import UpConfig
-    from pipelines.stack.up import up as bring_up
-
-    given = {"first_port": first_port, "without": tuple(without) if without else None, "pace": pace}
-    config = settings.stage_config("up", UpConfig, {k: v for k, v in given.items() if v is not None})
-    workspace = settings.workspace()
-    result = bring_up(config, workspace=workspace, tell=lambda line: typer.echo(line, err=True))
-    if env:
-        there = site.find(workspace.stack)
-        typer.echo(environment.export_lines(there) if there else "", nl=False)
-    else:
-        print_result(result, as_json)
-
-
-@app.command()
-def down(as_json: Json = False) -> None:
-    """Stop the local stack; its data stays.
-
-    Example: `keel down`
-    """
-    from pipelines.stack.down import DownConfig
-    from pipelines.stack.down import down as bring_down
-
-    config = settings.stage_config("down", DownConfig)
-    print_result(
-        bring_down(config, workspace=settings.workspace(), tell=lambda line: typer.echo(line, err=True)), as_json
-    )
-
-
-@app.command()
-def status(as_json: Json = False) -> None:
-    """What is up, which model serves which instrument, the last data, the last drift, open approvals: one screen.
-
-    Exits with 6 when a server of a stack that was started does not answer. Example: `keel status --json`
-    """
-    from pipelines.stack.status import StatusConfig
-    from pipelines.stack.status import status as look
-
-    result = look(settings.stage_config("status", StatusConfig), workspace=settings.workspace())
-    print_result(result, as_json)
-    if not result.well:
-        raise typer.Exit(ServiceError.exit_code)
 
 
 @app.command("settings")

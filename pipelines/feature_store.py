@@ -5,7 +5,7 @@ truth is the lake: what Feast reads are small Parquet files exported from it, on
 
 * ``slow_features/``: every mark price record, preceded by one at the epoch that says 0 (nothing known yet). Without it
   Feast's local store silently drops rows that lie before an instrument's first record;
-* ``tick_features/``: the last row of each second of the newest dataset. Training reads the full rate from the dataset;
+* ``tick_features/``: the last row of each second of the newest dataset or source. Training reads the full rate;
   this is what ``materialize`` takes the newest row from and what a person looks things up in.
 
 A slow value counts from ``known_at``, its receive time. Feast orders the values it may show by ``event_timestamp``: the

@@ -99,7 +99,7 @@ class FeaturizeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Computed:
+class Computed:
     """One source: its rows and labels, and whether the lake had to be changed for them."""
 
     source: str
@@ -112,7 +112,7 @@ class _Computed:
 class _Stretch:
     """Rows [start, stop) of a source that go into the dataset together."""
 
-    of: _Computed
+    of: Computed
     start: int
     stop: int
 
@@ -129,7 +129,7 @@ def featurize(config: FeaturizeConfig, *, workspace: Workspace) -> FeaturizeResu
     lake = Lake(workspace.lake)
     instrument = lake.instrument(config.instrument)
     found = history.batches(lake, instrument.key, config.sources)
-    _require_accepted(config, found)
+    require_accepted(config.instrument, config.sources, found)
     computed = _compute_all(lake, instrument, found, config, workspace)
     stretches, repeated = _without_repetition(computed, config)
     if not stretches:
@@ -163,29 +163,42 @@ def featurize(config: FeaturizeConfig, *, workspace: Workspace) -> FeaturizeResu
 
 def _compute_all(
     lake: Lake, instrument: Instrument, found: Sequence[Batches], config: FeaturizeConfig, workspace: Workspace
-) -> list[_Computed]:
+) -> list[Computed]:
     todo = [entry for entry in found if entry.accepted]
     with tracked(workspace.progress, "featurize", sum(len(entry.accepted) for entry in todo)) as progress:
         computed = []
         for entry in todo:
             rows = history.compute(lake, instrument.key, entry, advance=progress.advance)
-            computed.append(_land(lake, instrument, entry.source, rows, config.labels))
+            computed.append(land(lake, instrument, entry, rows, config.labels))
     return computed
 
 
-def _land(lake: Lake, instrument: Instrument, source: str, rows: History, config: LabelConfig) -> _Computed:
-    """Make the lake hold exactly these features and labels of ``source``; it is left alone where it does already."""
+def made_of(entry: Batches, config: LabelConfig) -> int:
+    """What features and labels of a source follow from, as a number of 63 bits: its minutes, the rules of both."""
+    rule = {"feature_set": catalog.feature_set(), "labels": _label_rule(config), "horizons": config.horizons_ns}
+    said = msgspec.json.encode([rule, entry.accepted, entry.refused, entry.unjudged])
+    return int.from_bytes(hashlib.sha256(said).digest()[:8]) >> 1
+
+
+def land(lake: Lake, instrument: Instrument, entry: Batches, rows: History, config: LabelConfig) -> Computed:
+    """Make the lake hold exactly these features and labels of a source; rows that it does hold are left alone.
+
+    What they were made of is committed with the labels, which come last.
+    """
+    source = entry.source
     made = labels(rows.recv_ns, rows.mid2, rows.bid_depth, rows.ask_depth, rows.segment, config)
     note = _feature_set_note(lake, instrument.key, source)
     where = {"venue": instrument.venue, "instrument": instrument.symbol, "source": source}
-    for table, content in (
-        ("features", history.feature_rows(rows, instrument, source)),
-        ("labels", history.label_rows(rows, made, instrument, source)),
-    ):
-        held = lake.read(table, instrument=instrument.key, where={"source": source})
-        if not _same_rows(held, content):
-            lake.replace(table, content, where)
-    return _Computed(source=source, rows=rows, labels=made, note=note)
+    _land(lake, "features", history.feature_rows(rows, instrument, source), where, None)
+    _land(lake, "labels", history.label_rows(rows, made, instrument, source), where, made_of(entry, config))
+    return Computed(source=source, rows=rows, labels=made, note=note)
+
+
+def _land(lake: Lake, table: str, content: pa.Table, where: dict[str, str], mark: int | None) -> None:
+    source = where["source"]
+    held = lake.read(table, instrument=f"{where['venue']}.{where['instrument']}", where={"source": source})
+    if not _same_rows(held, content) or (mark is not None and lake.position(table, source) != mark):
+        lake.replace(table, content, where, source=source, position=mark)
 
 
 def _same_rows(held: pa.Table, content: pa.Table) -> bool:
@@ -222,7 +235,7 @@ def slow_records(lake: Lake, instrument: str) -> SlowRecords:
 # -- the dataset --------------------------------------------------------------------------------------------------
 
 
-def _without_repetition(computed: Sequence[_Computed], config: FeaturizeConfig) -> tuple[list[_Stretch], int]:
+def _without_repetition(computed: Sequence[Computed], config: FeaturizeConfig) -> tuple[list[_Stretch], int]:
     """Segments in the order of time, cut to what no earlier one covers: an instrument's market happened once."""
     segments = [_Stretch(of=each, start=a, stop=b) for each in computed for a, b in _segments(each.rows)]
     segments.sort(key=lambda s: (int(s.of.rows.recv_ns[s.start]), s.of.source))
@@ -297,7 +310,7 @@ def _stretch_table(config: FeaturizeConfig, stretch: _Stretch) -> pa.Table:
     return pa.table(columns)
 
 
-def _known_by(config: FeaturizeConfig, computed: _Computed) -> Labels:
+def _known_by(config: FeaturizeConfig, computed: Computed) -> Labels:
     """Labels, unknown where they would look at or beyond the end of the dataset's time."""
     if config.end_ns is None:
         return computed.labels
@@ -386,10 +399,11 @@ def _label_rule(config: LabelConfig) -> dict[str, float]:
 # -- what is said -------------------------------------------------------------------------------------------------
 
 
-def _require_accepted(config: FeaturizeConfig, found: Sequence[Batches]) -> None:
+def require_accepted(instrument: str, sources: Sequence[str], found: Sequence[Batches]) -> None:
+    """Raises EmptyDataError where validation has let nothing pass."""
     if any(entry.accepted for entry in found):
         return
-    what = f"{config.instrument}" + (f", sources {', '.join(config.sources)}" if config.sources else "")
+    what = instrument + (f", sources {', '.join(sources)}" if sources else "")
     if not found:
         raise EmptyDataError(f"expected ticks of {what} in the lake, saw none; `keel ingest` lands some")
     if any(entry.unjudged for entry in found):
@@ -399,7 +413,7 @@ def _require_accepted(config: FeaturizeConfig, found: Sequence[Batches]) -> None
     )
 
 
-def _why_no_rows(config: FeaturizeConfig, computed: Sequence[_Computed]) -> str:
+def _why_no_rows(config: FeaturizeConfig, computed: Sequence[Computed]) -> str:
     rows = sum(len(each.rows) for each in computed)
     warm = sum(int(each.rows.warm.sum()) for each in computed)
     if not rows:
@@ -418,7 +432,7 @@ def _why_no_rows(config: FeaturizeConfig, computed: Sequence[_Computed]) -> str:
     )
 
 
-def _notes(found: Sequence[Batches], computed: Sequence[_Computed], repeated: int) -> tuple[str, ...]:
+def _notes(found: Sequence[Batches], computed: Sequence[Computed], repeated: int) -> tuple[str, ...]:
     notes = [each.note for each in computed if each.note]
     refused = sum(len(entry.refused) for entry in found)
     unjudged = sum(len(entry.unjudged) for entry in found)

@@ -75,7 +75,7 @@ def land(lake: Lake, market: Market, *, verdicts: dict[int, str] | None = None) 
         else:
             lake.append("quarantine", _quarantined(market, minute, ticks))
         if verdict:
-            lake.append("batches", _judged(market, minute, verdict))
+            lake.append("batches", judged(market, minute, verdict))
     if market.slow_every:
         lake.append("slow", slow_of(market))
     return minutes
@@ -154,7 +154,8 @@ def _frame(rng: np.random.Generator, book: Book, seq: int) -> Events:
     return _closed(rows)
 
 
-def _judged(market: Market, minute: Events, verdict: str) -> pa.Table:
+def judged(market: Market, minute: Events, verdict: str) -> pa.Table:
+    """The verdict about a minute, as validation writes it."""
     columns: dict[str, object] = dict.fromkeys(SCHEMAS["batches"].names, 0)
     columns |= {"source": market.source, "verdict": verdict, "reasons": "" if verdict == "pass" else "made up"}
     columns |= {"batch": int(minute["recv_ns"][0] // BATCH_NS), "first_ns": minute["recv_ns"][:1]}

@@ -179,18 +179,17 @@ def test_ingest_ticks_with_nothing_new_to_land_ends_well(ingested: tuple[Run, Ru
     assert nothing.events == []
 
 
-def test_build_features_cuts_a_dataset_from_what_was_ingested(
+def test_build_features_computes_what_was_ingested_once(
     airflow: AirflowHome, workspace: Workspace, ingested: tuple[Run, ...]
 ) -> None:
     with airflow.dag("build_features") as build_features:
-        run = build_features.run(instrument=KEY)
-    assert run.state == "success"
+        run, again = build_features.run(instrument=KEY), build_features.run(instrument=KEY)
+    assert (run.state, again.state) == ("success", "success")
     made = run.returned["featurize"]
     assert run.events == [["features", KEY, {}]]
-    data = datasets.load(workspace.datasets / made["dataset_id"])
-    assert len(data) == made["rows"] > 3000
     assert made["sources"] == list(ingested[0].returned["ingest"]["sources"])
-    assert Lake(workspace.lake).read("features", instrument=KEY).num_rows == made["computed"]
+    assert Lake(workspace.lake).read("features", instrument=KEY).num_rows == made["rows"] > 3000
+    assert (again.returned["featurize"]["sources"], again.returned["featurize"]["unchanged"]) == ([], 1)
 
 
 def test_a_past_day_made_again_is_the_same_row_for_row_whatever_came_later(
@@ -205,11 +204,11 @@ def test_a_past_day_made_again_is_the_same_row_for_row_whatever_came_later(
         recording = write_lines(workspace.home.parent / "later.gz", stamped(later))
         assert ingest_ticks.run(files=[str(recording)], instrument=KEY).events == [["ticks", KEY, {}]]
         again = build_features.run(instrument=KEY, day=day).returned["featurize"]
-        whole = build_features.run(instrument=KEY).returned["featurize"]
+        new = build_features.run(instrument=KEY).returned["featurize"]
     assert again["dataset_id"] == first["dataset_id"]  # the id is the hash of the file
     assert again["sources"] == first["sources"]
-    assert len(whole["sources"]) == 2
-    assert whole["rows"] > first["rows"]
+    assert (len(new["sources"]), new["unchanged"]) == (1, 1)
+    assert len(datasets.load(workspace.datasets / first["dataset_id"])) == first["rows"] > 3000
     assert lake.read("features", instrument=KEY, where={"source": first["sources"][0]}).equals(features)
 
 
