@@ -52,8 +52,8 @@ def page(_found: dict[str, Any]) -> list[str]:
 def _notes() -> list[str]:
     return [
         f"{MINUTES} minutes of {A_MINUTE[0]:,} to {A_MINUTE[1]:,} ticks of two instruments, a commit a minute each; "
-        "bytes are what the process read (`rchar` of /proc/self/io) for the columns recv_ns, kind, side, price and size "
-        "of one instrument with the lake's handle open, the log not counted",
+        "bytes are what the process read (`rchar` of /proc/self/io) for the columns recv_ns, kind, side, price and "
+        "size of one instrument with the lake's handle open, the log not counted",
     ]
 
 
