@@ -23,7 +23,7 @@ from market.instruments import find
 from market.lake import BATCH_NS, Lake, ticks_of
 
 START = 1_723_161_600 * NS_PER_S  # midnight
-MINUTES, A_MINUTE = 480, 8_000
+MINUTES, A_MINUTE = 480, (1_000, 15_000)
 KEYS = ("sim-usdm.BTCUSDT", "binance-usdm.BTCUSDT")
 
 
@@ -51,9 +51,9 @@ def page(_found: dict[str, Any]) -> list[str]:
 
 def _notes() -> list[str]:
     return [
-        f"{MINUTES} minutes of {A_MINUTE:,} ticks each of two instruments, a commit a minute each; bytes are "
-        "what the process read (`rchar` of /proc/self/io) for the columns recv_ns, kind, side, price and size of one "
-        "instrument with the lake's handle open, the log not counted",
+        f"{MINUTES} minutes of {A_MINUTE[0]:,} to {A_MINUTE[1]:,} ticks of two instruments, a commit a minute each; "
+        "bytes are what the process read (`rchar` of /proc/self/io) for the columns recv_ns, kind, side, price and "
+        "size of one instrument with the lake's handle open, the log not counted",
     ]
 
 
@@ -71,16 +71,18 @@ def _lake() -> Iterator[Lake]:
 
 
 def _minute(number: int) -> Events:
+    """Events (n,) of a minute; markets are not equally busy."""
     rng = np.random.default_rng(number)
-    events = np.zeros(A_MINUTE, dtype=EVENT)
-    frames = np.sort(rng.integers(0, A_MINUTE // 3, A_MINUTE))  # a frame has three events, which share their times
-    received = np.sort(rng.integers(0, 60 * NS_PER_S, A_MINUTE // 3))[frames]
+    n = int(rng.integers(*A_MINUTE))
+    events = np.zeros(n, dtype=EVENT)
+    frames = np.sort(rng.integers(0, n // 3, n))  # a frame has three events, which share their times
+    received = np.sort(rng.integers(0, 60 * NS_PER_S, n // 3))[frames]
     events["recv_ns"] = START + number * BATCH_NS + received
-    events["exch_ns"] = events["recv_ns"] - rng.integers(1, 9, A_MINUTE // 3)[frames] * 10**6
-    events["frame"] = events["seq"] = number * A_MINUTE // 3 + frames
-    events["price"] = 600_000 + np.cumsum(rng.integers(-2, 3, A_MINUTE))
-    events["size"] = rng.integers(1, 5_000, A_MINUTE)
-    events["side"] = rng.choice([-1, 1], A_MINUTE)
+    events["exch_ns"] = events["recv_ns"] - rng.integers(1, 9, n // 3)[frames] * 10**6
+    events["frame"] = events["seq"] = number * A_MINUTE[1] // 3 + frames
+    events["price"] = 600_000 + np.cumsum(rng.integers(-2, 3, n))
+    events["size"] = rng.integers(1, 5_000, n)
+    events["side"] = rng.choice([-1, 1], n)
     return events
 
 
