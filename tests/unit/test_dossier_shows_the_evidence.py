@@ -161,7 +161,7 @@ def test_who_wants_more_data_is_asked_again_when_there_is_more(tested: Workspace
     assert (few.due, few.why) == (False, "ada answered more data; 5 new blocks since, 20 are wanted")
     assert dossier(replace(ASKED, new_blocks=5), workspace=tested).due
 
-    # another session is new altogether
+    # a session more of the same test has more blocks than are wanted
     serve(tested, replace(TEST, name="live-next", start_ns=TEST.start_ns + 10**13), tmp_path / "next")
     assert dossier(ASKED, workspace=tested).due
 
