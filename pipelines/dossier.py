@@ -205,7 +205,8 @@ def _answered(config: DossierConfig, workspace: Workspace, case: _Case, last: Ma
         return ""
     if evidence == case.evidence:
         return f"{last['name']} has answered on this evidence: {last['decision']}"
-    same_test = case.test is not None and _sessions(workspace, evidence) == case.sessions
+    earlier = set(_sessions(workspace, evidence))  # a test goes on from session to session
+    same_test = case.test is not None and bool(earlier) and earlier <= set(case.sessions)
     new = case.blocks - int(last["blocks"])
     if same_test and new < config.new_blocks:
         return f"{last['name']} answered {last['decision']}; {new} new blocks since, {config.new_blocks} are wanted"

@@ -36,6 +36,7 @@ class Session:
     start_ns: int = LATER_NS
     skill: tuple[float, float] | None = None
     block_ns: int = 10 * NS_PER_S
+    test: int | None = None  # the name of its test; None: nothing says who played
     bookless_every: int = 0  # at each so-manieth moment the book was not usable; 0: it always was
 
 
@@ -93,7 +94,11 @@ def serve(workspace: Workspace, session: Session, folder: Path) -> None:
     Lake(workspace.lake).append("predictions", rows_of("predictions", find(INSTRUMENT), columns))
     written = workspace.home / "sessions" / f"{session.name}.json"
     written.parent.mkdir(exist_ok=True)
-    written.write_text(json.dumps({"config": {"block_seconds": session.block_ns / NS_PER_S}}))
+    card: dict[str, object] = {"config": {"block_seconds": session.block_ns / NS_PER_S}}
+    if session.test is not None:
+        turns = {"from_n": 1, "versions": [1, 2], "phase": "switchback", "acts_from": 0, "test": session.test}
+        card["scenes"] = [turns]
+    written.write_text(json.dumps(card))
 
 
 def knowing(truth: np.ndarray, skill: float, seed: int) -> np.ndarray:

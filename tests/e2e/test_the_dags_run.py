@@ -64,10 +64,10 @@ SHORT = {
 }
 CALM = Session(name="live-calm", seed=50)
 LOUD = Session(name="live-loud", seed=51, louder=2.5, start_ns=LATER_NS + 300 * NS_PER_S)
-EVEN = Session(name="live-even", rows=3000, seed=52, skill=(0.3, 0.3), start_ns=LATER_NS + 600 * NS_PER_S)
-TEST = replace(EVEN, name="live-test", rows=12_000, skill=(0.0, 0.8), start_ns=LATER_NS + 900 * NS_PER_S)
-MORE = replace(TEST, name="live-more", seed=53, start_ns=LATER_NS + 1300 * NS_PER_S)
-LAST = replace(TEST, name="live-last", seed=54, start_ns=LATER_NS + 1700 * NS_PER_S)
+EVEN = Session(name="live-even", rows=3000, seed=52, skill=(0.3, 0.3), start_ns=LATER_NS + 600 * NS_PER_S, test=1)
+TEST = replace(EVEN, name="live-test", rows=18_000, skill=(0.0, 0.8), test=2, start_ns=LATER_NS + 900 * NS_PER_S)
+MORE = replace(TEST, name="live-more", seed=53, start_ns=LATER_NS + 1500 * NS_PER_S)
+LAST = replace(TEST, name="live-last", seed=54, start_ns=LATER_NS + 2100 * NS_PER_S)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 from in_service import Session, fill, open_workspace, serve
 from planted import INSTRUMENT
@@ -87,6 +88,22 @@ def test_a_won_test_is_shown_with_its_figures_risks_and_changes(tested: Workspac
     assert shown.line().startswith("Promote version 2")
 
 
+def test_roles_of_metrics_and_what_the_challenger_did_in_shadow_are_shown(tested: Workspace) -> None:
+    card = tested.home / "sessions" / f"{TEST.name}.json"
+    before = dossier(ASKED, workspace=tested)
+    assert "## In shadow" not in before.body, "nothing says that there was one"
+    scene = {"from_n": 1, "versions": [1, 2], "phase": "switchback", "acts_from": TEST.start_ns // TEST.block_ns + 12}
+    card.write_bytes(orjson.dumps({**orjson.loads(card.read_bytes()), "scenes": [scene]}))
+    shown = dossier(ASKED, workspace=tested)
+    for name, role in (("log-loss of the direction", "primary"), ("adverse selection over 1 s", "guardrail")):
+        assert any(row.startswith(f"| {name}") and f"| {role} |" in row for row in shown.body.splitlines())
+    assert "| slippage (half ticks a lot) | shown | -2 | -2 |" in shown.body
+    assert "## In shadow" in shown.body
+    assert "blocks without a quote of its own" in shown.body
+    assert "how it would have quoted is not known" in shown.body
+    assert f"`reports/{shown.evidence}/shadow.png`" in shown.body
+
+
 def test_few_blocks_and_unbounded_guardrails_are_risks(workspace: Workspace, tmp_path: Path) -> None:
     write_roles(state_path(workspace), INSTRUMENT, Roles(champion=1, challenger=2))
     short = replace(TEST, rows=5000, skill=(0.0, 1.5))
@@ -144,7 +161,7 @@ def test_who_wants_more_data_is_asked_again_when_there_is_more(tested: Workspace
     assert (few.due, few.why) == (False, "ada answered more data; 5 new blocks since, 20 are wanted")
     assert dossier(replace(ASKED, new_blocks=5), workspace=tested).due
 
-    # another session is new altogether
+    # a session more of the same test has more blocks than are wanted
     serve(tested, replace(TEST, name="live-next", start_ns=TEST.start_ns + 10**13), tmp_path / "next")
     assert dossier(ASKED, workspace=tested).due
 
