@@ -17,6 +17,7 @@ undisturbed lake, in order.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import hashlib
 import json
@@ -51,10 +52,10 @@ from pipelines.kafka_node import KafkaConfig, KafkaNode, default_install
 LANDED = ("raw", "ticks", "slow", "options", "quarantine")
 CAPTURE = Path(__file__).resolve().parents[2] / "shared" / "market" / "binance_raw" / "usdm_btcusdt_20230405.dat.gz"
 
-_A_ROUND = 10  # kills
-_COMMITS_AHEAD, _BEHIND_S, _PATIENCE_S = 4, 0.3, 30.0
-_ALSO_COMPACTOR = 0.6  # of the kills of ingest
-_WEIGHTS = {"writer": 5, "compactor": 3, "broker": 2, "sender": 2}  # of the victims of a topic round
+_A_ROUND = 16  # kills
+_COMMITS_AHEAD, _BEHIND_S, _PATIENCE_S = 2, 0.3, 30.0
+_COMPACTORS = 3  # killed at most in a life of ingest
+_WEIGHTS = {"writer": 5, "compactor": 5, "broker": 1, "sender": 2}  # of the victims of a topic round
 _PRELOADED = ["pipelines.cli_lake", "pipelines.ingest", "pipelines.forward", "pipelines.topics", "market.inventory"]
 
 
@@ -187,8 +188,8 @@ class Campaign:
         with self._beside(home) as compactor:
             while self._hits() - before < wanted:
                 child, began = start(home, "ingest", files=files), time.monotonic()
-                if self.chance.random() < _ALSO_COMPACTOR:
-                    self._wait("ingest", lake, child)
+                for _ in range(self.chance.randint(0, _COMPACTORS)):
+                    self._wait("compactor", lake, child)
                     compactor.die(lake)
                 self._wait("ingest", lake, child)
                 if not self._killed("ingest", child, time.monotonic() - began, lake):
@@ -261,6 +262,7 @@ class Campaign:
         share = lake.read("raw", columns=["frame"]).num_rows / self.frames
         self.kills.append(Kill(self.lakes, kind, round(moment, 3), round(share, 3), hit))
         self.say(self._hits())
+        print(self.kills[-1], flush=True)
 
     def _hits(self) -> int:
         return sum(each.hit for each in self.kills)
@@ -400,7 +402,9 @@ def main() -> int:
         campaign = Campaign(said.capture, Path(name), Random(said.seed), node)  # noqa: S311
         campaign.say = lambda hits: bar.update(task, completed=hits)
         campaign.undisturbed()
-        campaign.run(said.kills)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with contextlib.suppress(KeyboardInterrupt):  # then the figures are of what was done
+            campaign.run(said.kills)
     text = page(campaign, time.monotonic() - began, f"python -m bench.kills --kills {said.kills} --seed {said.seed}")
     print(text)
     if said.page:

@@ -33,6 +33,7 @@ from bench import machine
 from bench.fuzz import files, frames, seeds
 
 _REPORT_EVERY_S = 1.0
+_WRITTEN_EVERY_S = 20.0
 _KEPT = 2_000  # bytes of a frame in a finding
 
 Place = tuple[str, str, int, int]  # "frame" or "file", name of the seed, case, frame
@@ -293,7 +294,9 @@ def main() -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     campaign = Campaign(asked, said.patience, said.findings)
-    began = time.monotonic()
+    began, written = time.monotonic(), [time.monotonic()]
+    command = f"python -m bench.fuzz --frames {asked.frames} --files {asked.files} --seed {asked.chance}"
+    command += "" if asked.captures else " --no-captures"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:
         fed, read = bar.add_task("frames", total=asked.frames), bar.add_task("files", total=asked.files)
@@ -301,12 +304,14 @@ def main() -> int:
         def show(frames_done: int, files_done: int, found: int) -> None:
             bar.update(fed, completed=frames_done, description=f"frames ({found} findings)")
             bar.update(read, completed=files_done)
+            if said.page and time.monotonic() - written[0] > _WRITTEN_EVERY_S:
+                written[0] = time.monotonic()
+                said.page.write_text(page(campaign, time.monotonic() - began, command))
 
         with contextlib.suppress(KeyboardInterrupt):  # then the figures are of what was done
             campaign.run(show)
     for kind, count in campaign.found.most_common():
         print(f"{count} times: {kind}")
     if said.page:
-        command = f"python -m bench.fuzz --frames {asked.frames} --files {asked.files} --seed {asked.chance}"
         said.page.write_text(page(campaign, time.monotonic() - began, command))
     return 1 if campaign.found else 0

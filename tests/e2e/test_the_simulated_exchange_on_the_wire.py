@@ -363,7 +363,7 @@ def test_a_connection_that_is_cut_is_opened_again_and_the_book_is_right(exchange
 
     async def listen() -> list[int]:
         numbers = []
-        url = stream_url(exchange.port, seconds=200, snapshot_every=2)  # more than lies in buffers
+        url = stream_url(exchange.port, seconds=20, snapshot_every=2, pace=5)  # at full pace all lies in buffers
         async with aclosing(websocket.stream(url, clock=ManualClock(0))) as lines:
             async for number, recv_ns, payload in lines:
                 numbers.append(number)

@@ -80,6 +80,22 @@ def test_every_fault_is_in_the_table_and_no_other() -> None:
     assert listed == list(DEFAULT_SECONDS)
 
 
+def test_the_clock_steps_ahead_too() -> None:
+    assert injected("clock_ahead", 1.5).stamped([(NS_PER_S, b"a")]) == [(2_500_000_000, b"a")]
+
+
+def test_silence_lasts_for_its_seconds_and_a_slow_consumer_is_cut_after_them() -> None:
+    frames = ("d0", "t1", "d2", "d3", "t4")
+    assert sent(injected("silence", 3.0), *frames, every_ns=NS_PER_S) == ["d3", "t4"]
+    slow = injected("slow_consumer", 3.0)
+    assert sent(slow, "d0", "t1", "d2", every_ns=NS_PER_S) == []
+    assert not slow.disconnect
+    assert sent(slow, *frames, every_ns=NS_PER_S) == []
+    assert slow.disconnect
+    slow.connection_ended()
+    assert (slow.disconnect, sent(slow, "d0", "t1")) == (False, ["d0", "t1"])
+
+
 def test_an_unknown_fault_is_refused() -> None:
     with pytest.raises(InputError, match="unknown fault 'fire'; there are trade_price, "):
         Faults().inject("fire", 1.0, 0)

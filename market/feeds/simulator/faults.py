@@ -11,6 +11,9 @@ reorder_diffs       the next two depth diffs change places
 late_snapshot       the next snapshot in the stream comes ``seconds`` after it was taken: diffs have overtaken it
 malformed           before the next frame comes half of it, which is not JSON
 clock_back          receive stamps step back by ``seconds`` once and go on from there, until the connection ends
+clock_ahead         receive stamps step ahead by ``seconds``, likewise
+silence             for ``seconds`` no frame is sent; the connection stays
+slow_consumer       for ``seconds`` every frame is dropped, as by an exchange whose client does not read; then it cuts
 disconnect          the connection is cut without a closing handshake
 ==================  ==================================================================================================
 """
@@ -34,6 +37,9 @@ DEFAULT_SECONDS = {
     "late_snapshot": 3.0,
     "malformed": 0.0,
     "clock_back": 0.5,
+    "clock_ahead": 0.5,
+    "silence": 2.0,
+    "slow_consumer": 1.0,
     "disconnect": 0.0,
 }
 
@@ -51,6 +57,8 @@ class Faults:
     snapshot_delay_ns: int = 0
     malformed: bool = False
     disconnect: bool = False
+    quiet_until_ns: int = 0
+    cut_after_quiet: bool = False
     stamp_offset_ns: int = 0
 
     def inject(self, kind: str, seconds: float, now_ns: int) -> None:
@@ -68,6 +76,11 @@ class Faults:
             self.snapshot_delay_ns = int(seconds * NS_PER_S)
         elif kind == "clock_back":
             self.stamp_offset_ns -= int(seconds * NS_PER_S)
+        elif kind == "clock_ahead":
+            self.stamp_offset_ns += int(seconds * NS_PER_S)
+        elif kind in ("silence", "slow_consumer"):
+            self.quiet_until_ns = now_ns + int(seconds * NS_PER_S)
+            self.cut_after_quiet = kind == "slow_consumer"
         else:
             setattr(self, kind, True)
 
@@ -79,6 +92,11 @@ class Faults:
 
     def frames(self, record: Record, frame: bytes) -> list[bytes]:
         """The frames that go out instead of ``frame``."""
+        if self.quiet_until_ns:
+            if record.t_ns < self.quiet_until_ns or self.cut_after_quiet:
+                self.disconnect |= record.t_ns >= self.quiet_until_ns
+                return []
+            self.quiet_until_ns = 0
         out = self._diffs(record.t_ns, frame) if record.kind == DIFF else [frame]
         if self.malformed:
             self.malformed, out = False, [frame[: len(frame) // 2], *out]
@@ -112,7 +130,8 @@ class Faults:
         """The next client has a healthy clock and connection, and is sent nothing that was held back for this one."""
         self.stamp_offset_ns = 0
         self.held_diff = None
-        self.disconnect = False
+        self.disconnect = self.cut_after_quiet = False
+        self.quiet_until_ns = 0
 
 
 def check(kind: str) -> None:
