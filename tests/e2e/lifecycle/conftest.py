@@ -17,11 +17,11 @@ from pipelines import settings
 from pipelines.stack.environment import variables
 from serving.triton.server import default_install
 
-PACE = "4"  # of the market, against real time
+PACE = "6"  # of the market, against real time
 LEARN_S = 720  # of market time
 LAKE_BYTES = 1 << 32  # at most: memory is taken as it fills
 
-# The market runs four times as fast, so days become minutes; a drift starts one retraining.
+# The market runs six times as fast, so days become minutes; a drift starts one retraining.
 PARAMS = {
     "retrain": {"cool_down_hours": 0.5},
     "monitor": {
