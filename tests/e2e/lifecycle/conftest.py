@@ -33,6 +33,7 @@ PARAMS = {
         "min_strength": 0.08,
     },
     "train": {"workers": 0},
+    "serve": {"shadow_blocks": 6},
     "promote": {"step_seconds": 30.0, "window_seconds": 60.0},
     "deploy": {"max_p50_ms": 1000.0},  # beside everything else on a small machine
 }

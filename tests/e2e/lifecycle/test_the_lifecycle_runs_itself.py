@@ -141,7 +141,6 @@ def test_a_bad_version_that_was_approved_takes_itself_back(
     assert good is not None
     desk = Desk(workspace=first.workspace, write=write_seeded_bundle)
     bad = desk.register(11, spoiled="words")
-    first.stack.on_stack("deploy", "--version", str(bad), "--instrument", KEY)
     said = ("--version", str(bad), "--instrument", KEY, "--name", "quant", "--reason", "on purpose")
     first.stack.on_stack("approve", *said)
     first.stack.on_stack("promote", "--version", str(bad), "--instrument", KEY, code=7)
