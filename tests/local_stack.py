@@ -107,9 +107,19 @@ def mounts(folder: Path, size: int) -> bool:
     return os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
-def resize(folder: Path, size: int) -> None:
-    """Give such a file system another size; not below what is in use."""
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+def leave_no_room(folder: Path) -> None:
+    """Make such a file system hardly larger than what is in it, so that nobody can add a megabyte to it."""
+    for _ in range(10):
+        now = os.statvfs(folder)
+        if resize(folder, (now.f_blocks - now.f_bfree) * now.f_frsize + (1 << 20)):
+            return
+    pytest.fail(f"{folder} grows faster than it can be made small")
+
+
+def resize(folder: Path, size: int) -> bool:
+    """Give such a file system another size; False where more than that is in use."""
+    command = ["mount", "-o", f"remount,size={size}", str(folder)]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def free_ports(count: int) -> int:

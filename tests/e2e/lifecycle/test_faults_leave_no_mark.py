@@ -17,7 +17,7 @@ import psutil
 import pytest
 from landed_lake import LANDED
 from live_ring import KEY, LONG, LiveRing
-from local_stack import resize, until
+from local_stack import leave_no_room, resize, until
 from wire_frames import START_NS, USDM, ToyExchange, stamped, write_lines
 
 from market.clock import NS_PER_S
@@ -162,9 +162,9 @@ def test_a_full_disk_under_the_lake(twins: Twins) -> None:
         pytest.skip("mounting a file system for the lake is not allowed here")
     disk = os.statvfs(lake)
     with twins.landing() as run:
-        resize(lake, (disk.f_blocks - disk.f_bfree) * disk.f_frsize)
+        leave_no_room(lake)
         twins.when(run, "ingest[0]", "up_for_retry")
-        resize(lake, disk.f_blocks * disk.f_frsize)
+        assert resize(lake, disk.f_blocks * disk.f_frsize)
     twins.all_well()
 
 
