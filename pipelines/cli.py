@@ -420,18 +420,10 @@ def triton(
 
     Example: `keel triton`
     """
-    import threading
-
     from pipelines.inference_server import TritonPorts, hold_server
 
     ports = TritonPorts(grpc=grpc_port, http=http_port, metrics=metrics_port)
-    wait = threading.Event()
-    hold_server(settings.workspace(), announce=typer.echo, wait=lambda: _forever(wait), ports=ports)
-
-
-def _forever(never: Any) -> None:
-    while not never.wait(3600):
-        pass
+    hold_server(settings.workspace(), announce=typer.echo, ports=ports)
 
 
 @app.command()

@@ -69,14 +69,14 @@ def hold_server(
     workspace: Workspace,
     *,
     announce: Callable[[str], None],
-    wait: Callable[[], None],
+    wait: Callable[[], None] | None = None,
     ports: TritonPorts = TritonPorts(),  # frozen
 ) -> None:
-    """Keep a server up with everything that is in service, until ``wait`` returns (or Ctrl-C).
+    """Keep a server up with everything that is in service, until ``wait`` returns, Ctrl-C, or its end.
 
     Raises:
         PortInUseError: a port that was asked for is taken.
-        ServiceError: one is up already, it cannot be started, or a version does not get ready.
+        ServiceError: one is up already, it cannot be started, a version does not get ready, or it ended by itself.
     """
     there = find_running(workspace.triton_repository)
     if there is not None:
@@ -97,4 +97,4 @@ def hold_server(
                 client.load(model, repository.published_versions(model))
                 announce(f"{model}: versions {', '.join(map(str, client.served(model)))}")
         announce(f"Triton answers gRPC at {Address(host=endpoint.host, port=endpoint.port)}; Ctrl-C stops it")
-        wait()
+        (wait or server.watch)()

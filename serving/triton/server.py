@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from types import TracebackType
 
 import msgspec
@@ -172,6 +173,16 @@ class TritonServer:
                 self.stop()
                 raise
         raise ServiceError("the Triton server found its ports taken in every try")  # pragma: no cover
+
+    def watch(self) -> NoReturn:
+        """Wait for as long as the process lives.
+
+        Raises:
+            ServiceError: it was not started, or it has ended by itself.
+        """
+        running = self.running
+        code = self._process.wait() if self._process is not None else None
+        raise ServiceError(f"the Triton server (process {running.pid}) ended with {code}; {_last_words(running.log)}")
 
     def stop(self) -> None:
         """Ask the process to end, then end it; nothing happens when it is not up."""

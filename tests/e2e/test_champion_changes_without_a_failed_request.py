@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from pipelines.rollback import RollbackConfig, rollback
 from pipelines.workspace import Address, Workspace
 from serving.manifest import MODEL_FILE
 from serving.router import Move, Roles, changing, write_roles
-from serving.triton.server import default_install, running_triton
+from serving.triton.server import default_install, find_running, running_triton
 from training.registry import CHAMPION, PREVIOUS, Registry
 
 NOW_NS = 1_800_000_000_000_000_000
@@ -258,6 +259,14 @@ def test_a_server_can_be_held_up_with_everything_in_service(desk: Desk, tmp_path
     hold_server(alone, announce=said.append, wait=look)
     assert said[0] == f"{MODEL}: versions 1"
     assert "127.0.0.1:" in said[1]
+
+    def kill(line: str) -> None:
+        running = find_running(alone.triton_repository) if "answers gRPC" in line else None
+        if running is not None:
+            os.kill(running.pid, signal.SIGKILL)
+
+    with pytest.raises(ServiceError, match="ended with -9"):
+        hold_server(alone, announce=kill)
 
 
 def test_a_named_server_that_is_away_is_said(desk: Desk) -> None:
