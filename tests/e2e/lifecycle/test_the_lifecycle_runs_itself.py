@@ -34,7 +34,8 @@ CALM_S, CHANGED_S = 90, 420  # of market time
 def test_a_first_version_comes_into_service_by_airflow_and_a_quant(first: LiveRing) -> None:
     (approval,) = first.entries("approval")
     assert (approval.what["version"], approval.what["name"]) == (1, "quant")
-    assert first.stack.on_stack("status")["instruments"][0]["champion"] == 1
+    champions = {each["instrument"]: each["champion"] for each in first.stack.on_stack("status")["instruments"]}
+    assert champions[KEY] == 1
     first.market_passes(CALM_S)
     assert first.alive().quotes > 0
 
