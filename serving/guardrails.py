@@ -42,7 +42,8 @@ _NS_PER_US = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class GuardrailConfig:
-    """Limits. ``log_loss_worse`` in nats, looked at from ``least_rows`` rows with known labels on;
+    """Limits. ``log_loss_worse`` in nats, looked at from ``least_rows`` rows with known labels on, and of a challenger from
+    ``least_blocks`` whole blocks on: it begins as a shadow, and seconds of a lively market say nothing of it;
     ``drawdown_half_ticks`` in half ticks times lots; ``step_p99_us`` over the last ``latency_rows`` rows at most, and
     from ``least_rows`` on. Words of the first ``settle_seconds`` of market time are not held against anybody: a network
     that was put in begins with nothing in its memory. ``words_alpha``, ``words_plan``: of the test of a challenger's
@@ -51,6 +52,7 @@ class GuardrailConfig:
     log_loss_worse: float = 0.10
     settle_seconds: float = 5.0
     least_rows: int = 500
+    least_blocks: int = 30
     drawdown_half_ticks: int = 200_000
     step_p99_us: float = 2_000.0
     latency_rows: int = 5_000
@@ -60,8 +62,8 @@ class GuardrailConfig:
     words_plan: int = 40
 
     def __post_init__(self) -> None:
-        if self.least_rows < 1 or self.latency_rows < self.least_rows:
-            raise SettingsError(f"expected 1 <= least_rows <= latency_rows, saw {self}")
+        if self.least_blocks < 0 or self.least_rows < 1 or self.latency_rows < self.least_rows:
+            raise SettingsError(f"expected least_blocks >= 0 and 1 <= least_rows <= latency_rows, saw {self}")
         if not (self.log_loss_worse > 0 and self.drawdown_half_ticks > 0 and self.step_p99_us > 0):
             raise SettingsError(f"expected limits above zero, saw {self}")
         if self.not_a_number < 0 or self.inventory_over_lots < 0 or self.settle_seconds < 0:
@@ -276,12 +278,15 @@ class Judge:
         if self.rows < config.least_rows:
             return None
         worse = (self._losses[0] - self._losses[1]) / self.rows
-        if worse > config.log_loss_worse:
+        if worse > config.log_loss_worse and self._long_enough():
             return self._breach("log_loss", worse, config.log_loss_worse)
         slow = self._p99_us()
         if slow > config.step_p99_us:
             return self._breach("latency", slow, config.step_p99_us)
         return self._words()
+
+    def _long_enough(self) -> bool:
+        return not self.trial.challenger or len(self._blocks) > self.config.least_blocks
 
     def _p99_us(self) -> float:
         times = np.concatenate([np.zeros(0, np.int64), *self._times])

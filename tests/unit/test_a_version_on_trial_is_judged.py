@@ -102,6 +102,14 @@ def test_a_challenger_whose_words_are_significantly_worse_is_out_before_it_is_fa
     assert 12 < seen < 40, "not before there are enough blocks, and soon after"
 
 
+def test_seconds_of_a_lively_market_say_nothing_of_a_challenger() -> None:
+    few = words(0.5, blocks=10)
+    assert watch(challenged(), few) is None
+    breach = watch(challenged(least_blocks=5), few)
+    assert breach is not None
+    assert breach.guardrail == "log_loss"
+
+
 @pytest.mark.parametrize("loss", [0.0, -0.02])
 def test_a_challenger_that_is_as_good_or_better_goes_on(loss: float) -> None:
     mine, decisions = challenged(), words(loss)
