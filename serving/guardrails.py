@@ -42,7 +42,7 @@ _NS_PER_US = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class GuardrailConfig:
-    """Limits. ``log_loss_worse`` in nats, looked at from ``least_rows`` rows with known labels on, and of a challenger from
+    """Limits. ``log_loss_worse`` in nats, looked at from ``least_rows`` rows with known labels on, of a challenger from
     ``least_blocks`` whole blocks on: it begins as a shadow, and seconds of a lively market say nothing of it;
     ``drawdown_half_ticks`` in half ticks times lots; ``step_p99_us`` over the last ``latency_rows`` rows at most, and
     from ``least_rows`` on. Words of the first ``settle_seconds`` of market time are not held against anybody: a network

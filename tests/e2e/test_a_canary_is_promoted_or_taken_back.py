@@ -154,7 +154,7 @@ def test_a_canary_acts_in_its_share_of_blocks_and_becomes_champion(floor: Floor)
     assert skew(SkewConfig(session=told["session"]), workspace=desk.workspace).equal
 
 
-@pytest.mark.parametrize(("spoiled", "guardrail"), [("words", "words"), ("numbers", "not_a_number")])
+@pytest.mark.parametrize(("spoiled", "guardrail"), [("words", "log_loss"), ("numbers", "not_a_number")])
 def test_a_bad_model_is_taken_back_by_the_session_itself(floor: Floor, spoiled: str, guardrail: str) -> None:
     desk = floor.desk
     first, bad = desk.crown(1), desk.approved(2, spoiled=spoiled)
@@ -224,11 +224,11 @@ def stopped(floor: Floor, champion: int) -> dict[str, Any]:
     return entry
 
 
-@pytest.mark.parametrize(("spoiled", "guardrail"), [("words", "words"), ("numbers", "not_a_number")])
+@pytest.mark.parametrize(("spoiled", "guardrail"), [("words", "log_loss"), ("numbers", "not_a_number")])
 def test_a_bad_challenger_is_out_before_it_ever_quotes(floor: Floor, spoiled: str, guardrail: str) -> None:
     desk = floor.desk
     first, bad = desk.crown(1), desk.register(2, spoiled=spoiled)
-    with floor.quoting():
+    with floor.quoting(guardrails="{least_blocks: 5}"):
         desk.deploy(bad)
         floor.until(lambda alive: alive.breach is not None and alive.versions == (first,))
         entry = stopped(floor, first)
