@@ -214,9 +214,14 @@ def fingerprint(home: Path) -> dict[str, Any]:
         "lake": {table: rows_in(lake, table) for table in SCHEMAS},
         "registry": registry(home / "mlflow.db"),
         "audit": [(e.kind, {k: v for k, v in e.what.items() if k != "event_id"}) for e in audit.read(record)],
-        "roles": json.loads(text(home / "serving.json") or "{}"),
+        "roles": {key: {**roles, "test": bool(roles["test"])} for key, roles in roles_in(home).items()},
         "files": files(home),
     }
+
+
+def roles_in(home: Path) -> dict[str, dict[str, Any]]:
+    """A test is named by the time at which it began."""
+    return dict(json.loads(text(home / "serving.json") or "{}"))
 
 
 def rows_in(lake: Lake, table: str) -> tuple[int, str]:
