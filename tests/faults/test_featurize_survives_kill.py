@@ -41,7 +41,7 @@ def watch(name, arguments):
 
 if event == "replace":
     replace = Lake.replace
-    Lake.replace = lambda self, table, *rest: die() if table == text else replace(self, table, *rest)
+    Lake.replace = lambda self, table, *rest, **more: die() if table == text else replace(self, table, *rest, **more)
 else:
     sys.addaudithook(watch)
 featurize(FeaturizeConfig(), workspace=Workspace(home=Path(home)))
