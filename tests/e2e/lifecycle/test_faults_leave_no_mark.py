@@ -26,7 +26,7 @@ from market.lake import Lake
 from pipelines import stages
 from pipelines.feature_store import read_slow
 from pipelines.inference_server import roles_of
-from pipelines.stack.processes import left_behind
+from pipelines.stack.processes import environment_of, left_behind
 from pipelines.stack.supervisor import Supervisor
 from pipelines.workspace import Workspace
 from serving.bundle import golden_gap, load_bundle
@@ -130,7 +130,7 @@ def test_a_scheduler_killed_in_the_middle_of_a_run(twins: Twins) -> None:
 
 
 def is_of(server: str, process: psutil.Process) -> bool:
-    return process.environ().get("SUPERVISOR_PROCESS_NAME") == server
+    return environment_of(process).get("SUPERVISOR_PROCESS_NAME") == server
 
 
 def test_postgresql_killed_in_the_middle_of_a_run(twins: Twins) -> None:
