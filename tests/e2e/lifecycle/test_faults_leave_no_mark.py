@@ -86,6 +86,11 @@ class Twins:
     def pid(self, server: str) -> int:
         return int(self.ring.stack.states()[server]["pid"])
 
+    def processes(self, server: str) -> set[int]:
+        """Ids of a server's processes, children included."""
+        found = left_behind(self.ring.stack.site)
+        return {each.pid for each in found if environment_of(each).get("SUPERVISOR_PROCESS_NAME") == server}
+
     def all_well(self) -> None:
         until(self.ring.stack.is_well, LONG)
         quotes_go_on(self.ring)
@@ -121,16 +126,12 @@ def twins(first: LiveRing, tmp_path_factory: pytest.TempPathFactory) -> Twins:
 def test_a_scheduler_killed_in_the_middle_of_a_run(twins: Twins) -> None:
     with twins.landing() as run:
         twins.when(run, "ingest[0]", "running")
-        before = twins.pid("airflow-scheduler")
+        before, workers = twins.pid("airflow-scheduler"), twins.processes("airflow-scheduler")
+        assert len(workers) > 1, "the scheduler and its workers"
         os.kill(before, signal.SIGKILL)
     assert twins.pid("airflow-scheduler") != before
-    of_schedulers = [p for p in left_behind(twins.ring.stack.site) if is_of("airflow-scheduler", p)]
-    assert {before} & {each.pid for each in of_schedulers} == set()
+    assert workers & twins.processes("airflow-scheduler") == set(), "workers of the killed one live on"
     twins.all_well()
-
-
-def is_of(server: str, process: psutil.Process) -> bool:
-    return environment_of(process).get("SUPERVISOR_PROCESS_NAME") == server
 
 
 def test_postgresql_killed_in_the_middle_of_a_run(twins: Twins) -> None:
