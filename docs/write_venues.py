@@ -98,9 +98,8 @@ lines are of the same recording.
   2015: the deletion of bid 65606361 was recorded 1 ms *before* its creation, and the order rests to the end; such a
   deletion, and all that is said of orders from before the recording, are its 559 events of unknown orders. We do not
   guess which orders are gone.
-* `out_of_range` is a price of zero (Bitstamp 2026) or a size of more than 2**45 lots (cryptofeed): with the 8 decimals
-  of some venues a level above 351,843 coins. The whole snapshot is then refused, and the book of that instrument, 14 of
-  the 118 in cryptofeed's recordings, is never followed. The bound keeps sums of features within 64 bits.
+* `out_of_range` is a price of zero (Bitstamp 2026). A size may have up to 2**57 lots: with the 8 decimals of
+  some venues 1.4 thousand million coins. A level above that would be refused with its whole frame.
 * cryptofeed: `clock_unreadable` is the recorder's configuration line, `unknown_frame` are candles (`kline`), which are
   no market events, `unknown_channel` heartbeats of channels whose subscription is not in the recording.
 * dq_fixtures: the injected anomalies end in `mixed_rows` (times, ids or symbol changed in one of a message's rows),

@@ -68,14 +68,14 @@ E_SIZE: Final = -3
 E_PRICE: Final = -4
 E_FULL: Final = -5
 
-# Bounds that keep every sum in the features below 2**63.
-MAX_SIZE: Final = 2**45
+# So large that 1.4 thousand million coins in lots of 1e-8 fit; the sizes of up to 32 levels add up to less than 2**63.
+MAX_SIZE: Final = 2**57
 MAX_PRICE: Final = 2**40
 
 _SENTENCES: Final = {
     E_KIND: "kind {kind} is none of DEPTH, TRADE, TICKER, CLEAR",
     E_SIDE: "side {side} is neither BID nor ASK",
-    E_SIZE: "size {size} is not within 0 and 2**45 lots",
+    E_SIZE: "size {size} is not within 0 and 2**57 lots",
     E_PRICE: "price {price} is not within 1 and 2**40 ticks",
     E_FULL: "no room for one more level at price {price}",
 }

@@ -35,7 +35,8 @@ _CLEARER: Final = 64  # how many units of the last place a step must have at lea
 
 
 class Unit:
-    """Multiples of ``step`` up to ``limit``; ``off_step`` is the reason given for a value between two multiples."""
+    """Multiples of ``step`` up to ``limit``, or to what 64-bit integers hold; ``off_step`` is the reason given for a
+    value between two multiples."""
 
     def __init__(self, step: Decimal, *, limit: int, off_step: str) -> None:
         exponent = int(step.normalize().as_tuple().exponent)
@@ -43,9 +44,9 @@ class Unit:
         self.off_step = off_step
         self._decimals = max(0, -exponent)
         self._factor = int(step.scaleb(self._decimals))
-        self._limit = limit
-        if not 0 < self._factor * 10 ** (MAX_DIGITS - 1) < 2**63 or limit * self._factor >= 2**63:
-            raise ValueError(f"a step of {step} up to {limit} steps does not fit 64-bit integers")
+        if not 0 < self._factor * 10 ** (MAX_DIGITS - 1) < 2**63:
+            raise ValueError(f"a step of {step} does not fit 64-bit integers")
+        self._limit = min(limit, (2**63 - 1) // self._factor)
         self._known: dict[str, int] = {}  # texts of prices and sizes repeat a lot
         self._known_floats: dict[float, int] = {}
 

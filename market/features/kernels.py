@@ -97,7 +97,7 @@ _TAU_DEPTH: Final = 30e9
 _TAU_RATE: Final = 60e9
 _AGE: Final = 1e9
 _LONGEST_STEP: Final = 3_600_000_000_000  # an hour without events is as good as any longer one
-_LARGEST: Final = 2**46  # bounds that keep the sums of RING rows below 2**63
+_LARGEST: Final = 2**49  # bounds of what a row adds, which keep the sums of RING rows below 2**63
 _LARGEST_MOVE: Final = 2**20
 
 _CLIPS: Final = np.array([f.clip for f in FEATURES[:N_TICK]], dtype=np.float32)
@@ -128,9 +128,14 @@ def _pass_time(state: Int64s, recv_ns: int) -> None:
 
 
 @compiled
+def _bounded(amount: int) -> int:
+    return min(max(amount, -_LARGEST), _LARGEST)
+
+
+@compiled
 def _add(state: Int64s, what: int, amount: int) -> None:
     word = _PENDING + what
-    state[word] = min(max(state[word] + amount, -_LARGEST), _LARGEST)
+    state[word] = _bounded(state[word] + amount)
 
 
 @compiled
@@ -193,7 +198,7 @@ def _push(state: Int64s, now: tuple[int, int, int, int]) -> None:
         state[_MOVED] = state[_NOW]
     capped = min(abs(move), _LARGEST_MOVE)
     state[_PENDING + _TIME] = state[_NOW]
-    state[_PENDING + _OFI] = _order_flow(state, now)
+    state[_PENDING + _OFI] = _bounded(_order_flow(state, now))
     state[_PENDING + _MOVE] = move
     state[_PENDING + _MOVE_SQ] = capped * capped
     if state[_HEAD] - state[_TAIL + _1S] == RING:

@@ -82,7 +82,7 @@ def updates(c: Columns) -> float:
 
 def volume(c: Columns) -> float:
     """Lots traded."""
-    return float(c.events["size"][c.trade].sum())
+    return float(c.events["size"][c.trade].sum(dtype=np.float64))
 
 
 def span_s(c: Columns) -> float:

@@ -4,9 +4,10 @@ from event_streams import random_stream, streams, wild_records
 from hypothesis import given, settings
 from slow_reference import SlowFeatures
 
-from market.book import new_book
+from market.book import MAX_SIZE, new_book
+from market.events import ASK, BID, DEPTH, EVENT, F_LAST
 from market.features.catalog import FEATURES, N_TICK, tick_names
-from market.features.kernels import ROW, compute, new_state, step
+from market.features.kernels import RING, ROW, compute, new_state, step
 
 
 def check_against_reference(events):
@@ -60,3 +61,18 @@ def test_no_record_however_wild_makes_a_value_that_is_not_finite(events):
         if step(book, state, event, out) == ROW:
             assert np.isfinite(out).all()
             assert (np.abs(out) <= clips).all()
+
+
+def test_more_rows_of_the_largest_sizes_than_a_window_holds_do_not_wrap_its_sums():
+    rows = RING + 10
+    events = np.zeros(2 * rows, dtype=EVENT)
+    events["kind"], events["size"] = DEPTH, MAX_SIZE
+    events["recv_ns"] = np.repeat(np.arange(rows), 2)  # all within one window
+    events["side"] = np.tile([ASK, BID], rows)
+    events["price"] = np.ravel(np.column_stack([np.full(rows, 2 * rows), np.arange(1, rows + 1)]))  # a rising bid
+    events["flags"] = np.tile([0, F_LAST], rows)
+    features = compute(events, book=new_book(2 * rows)).features
+    for name in ("ofi_50ms", "ofi_1s"):
+        sums = features[:, tick_names().index(name)]
+        assert (np.diff(sums[1:RING]) >= 0).all(), "every row buys"
+        assert sums[-1] > 0
