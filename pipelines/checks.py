@@ -15,6 +15,7 @@ import numpy as np
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import SettingsError
 from market.events import F_CLOCK_BACK, F_LAST, F_RESYNC
+from market.feeds import notices
 
 if TYPE_CHECKING:
     from market.lake import Lake
@@ -187,7 +188,8 @@ def _jump_ms(rows: Served) -> float | None:
 def landed(lake: Lake, instrument: str, sessions: Sequence[str], recv_ns: Ints) -> Landed:
     """What happened to the frames of ``sessions`` within the time of ``recv_ns`` (n,), n > 0.
 
-    Minutes that validation moved to quarantine are counted, and their frames are no longer among the readable ones.
+    Minutes that validation moved to quarantine are counted, and their frames are no longer among the readable ones. A
+    notice of ours is no unreadable frame: it stands for a hole, which is counted where the book resumes.
     """
     from market.lake import BATCH_NS
 
@@ -201,15 +203,16 @@ def landed(lake: Lake, instrument: str, sessions: Sequence[str], recv_ns: Ints) 
     flags = ticks["flags"].to_numpy()
     resumed = flags & (F_RESYNC | F_LAST) == F_RESYNC | F_LAST
     back = ticks.filter(flags & F_CLOCK_BACK != 0).group_by(["source", "frame"]).aggregate([])
-    held = lake.read("quarantine", instrument=instrument, columns=["stage", "batch", "recv_ns"], where=where)
+    held = lake.read("quarantine", instrument=instrument, columns=["stage", "reason", "batch", "recv_ns"], where=where)
     stage, batch = held["stage"].to_numpy(zero_copy_only=False), held["batch"].to_numpy()
+    ours = np.isin(held["reason"].to_numpy(zero_copy_only=False), notices.REASONS)
     within = (held["recv_ns"].to_numpy() >= first) & (held["recv_ns"].to_numpy() <= last)
     minutes = (batch >= first // BATCH_NS) & (batch <= last // BATCH_NS)
     return Landed(
         frames=ticks.group_by(["source", "frame"]).aggregate([]).num_rows,
         gaps=int(resumed.sum()),
         clock_back=back.num_rows,
-        unreadable=int(((stage == "parse") & within).sum()),
+        unreadable=int(((stage == "parse") & ~ours & within).sum()),
         refused_minutes=int(((stage == "validate") & minutes).sum()),
         seconds=(last - first) / NS_PER_S,
     )

@@ -7,24 +7,21 @@ while no forwarder ran is missing, and shows as a gap in the venue's update ids.
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from market.bus.kafka import Topic, find_topic, make_topic
-from market.clock import NS_PER_S
 from market.errors import CaptureError, InputError, SettingsError
 from market.feeds import recordings, websocket
 from market.feeds.recordings import Recording
-from market.feeds.topic import FrameSender, forwarded
+from market.feeds.topic import FrameSender, SessionSender, forwarded
 from market.lake import Lake
 from market.venues import registry
 from market.venues.binance import snapshot_url
 from pipelines import settings
+from pipelines.live import PROGRESS_EVERY, Feed, take
 from pipelines.workspace import Progress, Workspace, tracked
-
-_PROGRESS_EVERY = 2_000  # frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +45,19 @@ class ForwardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardResult:
-    """``frames`` were sent and acknowledged; ``there`` of the recordings lay in the topic before."""
+    """``frames`` were sent and acknowledged; ``there`` of the recordings lay in the topic before, ``shed`` of a stream
+    found no room while the broker was away."""
 
     topic: str
     instruments: tuple[str, ...]
     frames: int
     there: int = 0
+    shed: int = 0
 
     def line(self) -> str:
         before = f" ({self.there:,} were there before)" if self.there else ""
-        return f"{', '.join(self.instruments)}: {self.frames:,} frames -> topic {self.topic}{before}"
+        shed = f"; SHED {self.shed:,} frames that the broker could not take" if self.shed else ""
+        return f"{', '.join(self.instruments)}: {self.frames:,} frames -> topic {self.topic}{before}{shed}"
 
 
 def forward(config: ForwardConfig, *, workspace: Workspace) -> ForwardResult:
@@ -114,8 +114,8 @@ def _forward_recording(recording: Recording, topic: Topic, progress: Progress) -
                         continue
                     sender.send(recv_ns, payload, source=source, number=number)
                     sent += 1
-                    if sent % _PROGRESS_EVERY == 0:
-                        progress.advance(_PROGRESS_EVERY)
+                    if sent % PROGRESS_EVERY == 0:
+                        progress.advance(PROGRESS_EVERY)
             except CaptureError:
                 sender.end()  # there is no more of it
                 raise
@@ -129,21 +129,8 @@ async def _forward_stream(config: ForwardConfig, url: str, topic: Topic, workspa
     instrument = Lake(workspace.lake).instrument(config.instrument)
     registry.live(instrument)
     connection = websocket.ConnectionConfig(snapshot_url=config.snapshot_url or snapshot_url(instrument, url))
-    until_ns: int | None = None
-    sent = 0
-    progress = workspace.progress
-    with FrameSender(topic, instrument.key) as sender, tracked(progress, f"forwarding {url}"):
-        try:
-            async with aclosing(websocket.stream(url, clock=workspace.clock, config=connection)) as incoming:
-                async for _, recv_ns, payload in incoming:
-                    if until_ns is None and config.seconds is not None:
-                        until_ns = recv_ns + int(config.seconds * NS_PER_S)
-                    if until_ns is not None and recv_ns >= until_ns:
-                        break
-                    sender.send(recv_ns, payload)
-                    sent += 1
-                    if sent % _PROGRESS_EVERY == 0:
-                        progress.advance(_PROGRESS_EVERY)
-        finally:
-            sender.end()  # Ctrl-C and a lost exchange end a session, too
-    return ForwardResult(topic=topic.name, instruments=(instrument.key,), frames=sent)
+    feed = Feed(url=url, instrument=instrument, source="", seconds=config.seconds)
+    sender = SessionSender(topic, instrument)
+    with tracked(workspace.progress, f"forwarding {url}"):
+        shed = await take(feed, sender, connection, workspace)
+    return ForwardResult(topic=topic.name, instruments=(instrument.key,), frames=sender.sent, shed=shed.frames)

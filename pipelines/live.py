@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError, KeelError
 from market.feeds import websocket
-from market.feeds.intake import Intake, IntakeConfig, Shed
+from market.feeds.intake import Intake, IntakeConfig, Shed, Taker
 from market.feeds.landing import Lander
 from market.instruments import Instrument
 from market.lake import Lake
@@ -25,11 +25,12 @@ _COMPACTED = ("raw", "ticks")  # a live source commits these often
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """A stream of one instrument; ``source`` is what it is landed as. ``snapshot_url`` empty: the venue's own."""
+    """A stream of one instrument; ``source`` is what it is landed as (nothing, where it goes into a topic).
+    ``snapshot_url`` empty: the venue's own."""
 
     url: str
     instrument: Instrument
-    source: str
+    source: str = ""
     snapshot_url: str = ""
     seconds: float | None = None
 
@@ -71,6 +72,25 @@ async def _land(feed: Feed, lake: Lake, workspace: Workspace, config: IntakeConf
         snapshot_url=feed.snapshot_url or snapshot_url(feed.instrument, feed.url),
         wants_snapshot=lambda: not lander.normaliser.synced,
     )
+    with tracked(workspace.progress, f"landing {feed.url}"):
+        shed = await take(feed, lander, connection, workspace, intake=config)
+    if not lander.stats.frames:
+        raise EmptyDataError(f"{feed.url} sent no frames; look at its stream names")
+    return Taken(feed=feed, lander=lander, shed=shed)
+
+
+async def take(
+    feed: Feed,
+    taker: Taker,
+    connection: websocket.ConnectionConfig,
+    workspace: Workspace,
+    *,
+    intake: IntakeConfig | None = None,
+) -> Shed:
+    """Hand a feed's frames over until it ends, or its seconds of market time are over; what had to be shed.
+
+    Raises as :func:`market.feeds.websocket.stream`, and what the taker raises.
+    """
     waits = websocket.waits_for_us(feed.url)
     until_ns: int | None = None
     progress = workspace.progress
@@ -79,17 +99,14 @@ async def _land(feed: Feed, lake: Lake, workspace: Workspace, config: IntakeConf
         if number % PROGRESS_EVERY == 0:
             progress.advance(PROGRESS_EVERY)
 
-    intake = Intake(lander, config, tell)
-    with tracked(progress, f"landing {feed.url}"):
-        async with intake, aclosing(websocket.stream(feed.url, clock=workspace.clock, config=connection)) as incoming:
-            async for _, recv_ns, payload in incoming:
-                if until_ns is None and feed.seconds is not None:
-                    until_ns = recv_ns + int(feed.seconds * NS_PER_S)
-                if until_ns is not None and recv_ns >= until_ns:
-                    break
-                if waits:
-                    await intake.room()
-                intake.offer(recv_ns, payload)
-    if not lander.stats.frames:
-        raise EmptyDataError(f"{feed.url} sent no frames; look at its stream names")
-    return Taken(feed=feed, lander=lander, shed=intake.shed)
+    incoming = websocket.stream(feed.url, clock=workspace.clock, config=connection)
+    async with Intake(taker, intake, tell) as buffer, aclosing(incoming):
+        async for _, recv_ns, payload in incoming:
+            if until_ns is None and feed.seconds is not None:
+                until_ns = recv_ns + int(feed.seconds * NS_PER_S)
+            if until_ns is not None and recv_ns >= until_ns:
+                break
+            if waits:
+                await buffer.room()
+            buffer.offer(recv_ns, payload)
+    return buffer.shed

@@ -1,11 +1,12 @@
-"""Between a socket and the lake: a buffer with a bound, so that a slow disk never stops the reading of a socket.
+"""Between a socket and whoever takes its frames: a buffer with a bound, so that a slow disk, or a broker that is away,
+never stops the reading of a socket.
 
 A socket that is not read blocks its sender, who then cuts the connection without a word. So what cannot be taken is
 *shed*: counted, and told by a notice (:mod:`market.feeds.notices`) in its place among the frames. Nothing is shed while
 the buffer has room, which is far more than a healthy lake needs. An exchange that waits for its reader (the simulator's
 stamped stream) is made to wait instead.
 
-The lander works on a thread of its own from its first frame to its close.
+The taker works on a thread of its own from its first frame to its close.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
-from market.feeds.landing import Lander
 from market.feeds.notices import notice
+from market.instruments import Instrument
 
 _AT_ONCE: Final = 512  # frames that are taken out together
 _POLL_S: Final = 0.002
@@ -45,17 +46,33 @@ class Shed:
     last_ns: int = 0
 
 
-class Intake:
-    """``async with Intake(lander) as intake: intake.offer(recv_ns, payload)``; leaving the block lands what waits.
+class Taker(Protocol):
+    """Where the frames of one instrument go: a lander, or a sender to a topic. Its block is left when the feed ends."""
 
-    ``tell`` is called on the lander's thread with the number of each frame. ``shed`` counts.
+    @property
+    def instrument(self) -> Instrument: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def feed(self, frame: int, recv_ns: int, payload: bytes) -> object:
+        """Take a frame with its number, from 1."""
+
+
+class Intake:
+    """``async with Intake(taker) as intake: intake.offer(recv_ns, payload)``; leaving the block hands over what waits.
+
+    ``tell`` is called on the taker's thread with the number of each frame. ``shed`` counts.
     """
 
     def __init__(
-        self, lander: Lander, config: IntakeConfig | None = None, tell: Callable[[int], None] = lambda _number: None
+        self, taker: Taker, config: IntakeConfig | None = None, tell: Callable[[int], None] = lambda _number: None
     ) -> None:
         self.shed = Shed()
-        self._lander = lander
+        self._taker = taker
         self._config = config or IntakeConfig()
         self._tell = tell
         self._waiting: deque[tuple[int, bytes]] = deque()
@@ -70,7 +87,7 @@ class Intake:
         """Take a frame, or shed it and answer False. Never waits.
 
         Raises:
-            LakeError: the lander failed; nothing more is landed.
+            KeelError: the taker failed with it; nothing more is taken.
         """
         self._check()
         with self._changed:
@@ -125,8 +142,8 @@ class Intake:
         if hole is not None:
             self.shed.spans += 1
             detail = (
-                f"{self._lander.instrument.key}: {hole.frames} frames ({hole.bytes} bytes) received from "
-                f"{hole.first_ns} to {hole.last_ns} ns were shed: the lake could not take them"
+                f"{self._taker.instrument.key}: {hole.frames} frames ({hole.bytes} bytes) received from "
+                f"{hole.first_ns} to {hole.last_ns} ns were shed: there was no room for them"
             )
             self._put(hole.last_ns, notice("shed", detail))
 
@@ -136,12 +153,12 @@ class Intake:
 
     def _work(self) -> None:
         try:
-            with self._lander as lander:
+            with self._taker as taker:
                 number = 0
                 while batch := self._taken():
                     for recv_ns, payload in batch:
                         number += 1
-                        lander.feed(number, recv_ns, payload)
+                        taker.feed(number, recv_ns, payload)
                         self._tell(number)
         except BaseException as failure:  # noqa: BLE001 raised by the next offer, on the thread that can say it
             self._failure = failure

@@ -5,19 +5,19 @@ none of the market's: it gives no event, goes to quarantine with its reason, and
 numbers it loses the book. Where they have, the numbers tell.
 
 Reasons: ``connection_lost`` (it broke and was opened again), ``silent`` (nothing came for too long: it was cut and
-opened again), ``shed`` (the lake could not take more: how many frames, and from when to when).
+opened again), ``shed`` (more came than could be taken: how many frames, and from when to when).
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import orjson
 
 Reason = Literal["connection_lost", "silent", "shed"]
 
 PREFIX: Final = b'{"stream":"keel@lost","data":'
-_WORDS: Final = ("connection_lost", "silent", "shed")
+REASONS: Final[tuple[str, ...]] = get_args(Reason)
 
 
 def notice(reason: Reason, detail: str) -> bytes:
@@ -34,4 +34,4 @@ def read(payload: bytes) -> tuple[Reason, str] | None:
         reason, detail = said["reason"], str(said["detail"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
-    return (reason, detail) if reason in _WORDS else None
+    return (reason, detail) if reason in REASONS else None

@@ -76,6 +76,28 @@ class FrameSender:
             self._outbox.flush()
 
 
+class SessionSender(FrameSender):
+    """Takes a live session's frames one by one: ``sent``. However it is left its end is marked, unless the broker is
+    away."""
+
+    def __init__(self, topic: Topic, instrument: Instrument) -> None:
+        super().__init__(topic, instrument.key)
+        self.instrument = instrument
+        self.sent = 0
+
+    def feed(self, _frame: int, recv_ns: int, payload: bytes) -> None:
+        """Queue a frame; it is numbered by its place in the topic."""
+        self.send(recv_ns, payload)
+        self.sent += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._outbox.failed:
+            self.end()
+        super().__exit__(kind, error, trace)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Forwarded:
     """How much of a recording lies in a topic: up to frame ``number``, and whether behind its last frame is an end."""

@@ -134,12 +134,12 @@ def test_the_lake_says_what_happened_to_frames_within_the_time(tmp_path: Path) -
     columns = {
         "source": "live-1",
         "batch": START_NS // (60 * NS_PER_S),
-        "frame": np.array([1, 2]),
-        "recv_ns": START_NS + np.array([70, 290]) * NS_PER_S,
+        "frame": np.array([1, 2, 3]),
+        "recv_ns": START_NS + np.array([70, 290, 80]) * NS_PER_S,
         "stage": "parse",
-        "reason": "not_json",
+        "reason": ["not_json", "not_json", "shed"],
         "detail": "",
-        "payload": [b"", b""],
+        "payload": [b"", b"", b""],
     }
     lake.append("quarantine", rows_of("quarantine", market.instrument, columns))
     within = np.array([START_NS + 60 * NS_PER_S, START_NS + 240 * NS_PER_S - 1])
