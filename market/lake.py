@@ -9,7 +9,7 @@ writer a source. Readers never see a half-written commit. Every commit can be re
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
@@ -61,6 +61,7 @@ __all__ = [
 Pin = Callable[[str, DeltaTable], "int | None"]
 
 FILE_BYTES: Final = 128 * 2**20  # of a compacted file
+LEAST_KEPT_HOURS: Final = 24
 _TRIES: Final = 20  # of a commit; each lost one means that somebody else won
 _COMPACTION: Final = "quotekeel.compaction"  # property of a table: the version that a compaction began at
 _KEPT: Final = "interval 3650 days"  # the log of a table: how far back it can be read
@@ -240,6 +241,32 @@ class Lake:
                 if not lost_a_race(error):
                     raise
                 self._handles.pop(table)
+
+    def vacuum(
+        self, table: str, *, keep_hours: int, keep_versions: Iterable[int] = (), dry_run: bool = False
+    ) -> tuple[int, int]:
+        """Remove data files that only versions of before still need; how many, and their bytes.
+
+        Files stay that a commit of the last ``keep_hours`` replaced, and all that ``keep_versions`` need. A file that
+        no commit names (of a writer that was killed) goes once it is as old. ``dry_run``: only counts.
+
+        Raises:
+            LakeError: ``keep_hours`` below :data:`LEAST_KEPT_HOURS`: somebody may still read or write those files.
+        """
+        if keep_hours < LEAST_KEPT_HOURS:
+            raise LakeError(f"expected {LEAST_KEPT_HOURS} hours or more to keep, saw {keep_hours}")
+        self._must_be_today(table)
+        handle = self._open(table)
+        if handle is None:
+            return 0, 0
+        how = {"enforce_retention_duration": False, "full": True, "keep_versions": sorted(set(keep_versions))}
+        with sentences(f"table {self._path(table)}", "vacuumed"):
+            paths = handle.vacuum(keep_hours, dry_run=True, **how)  # those that went before are among them
+            found = self._storage.filesystem(table).get_file_info(paths)
+            sizes = [each.size for each in found if each.size is not None]
+            if sizes and not dry_run:
+                handle.vacuum(keep_hours, dry_run=False, **how)
+        return len(sizes), sum(sizes)
 
     def version(self, table: str) -> int | None:
         """Number of the table's newest commit; None where there is no table."""

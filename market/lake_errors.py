@@ -28,6 +28,7 @@ _S3_ADVICE: Final = (
 )
 _COLOURS: Final = re.compile(r"\x1b\[\d*m")
 _RACES: Final = ("a concurrent transaction", "metadata changed", "protocol changed")
+_GONE: Final = ("no such file", "not found", "path does not exist")
 _FULL: Final = ("no space left", "os error 28", "disk quota", "file too large", "os error 27")
 
 
@@ -45,6 +46,11 @@ def _explained(what: str, done: str, error: Exception) -> str:
         )
     if "permission denied" in said.lower():
         return f"{what} cannot be {done}: permission denied. Make it writable for this user, or set another KEEL_HOME."
+    if any(sign in said.lower() for sign in _GONE):
+        return (
+            f"{what} cannot be {done}: a data file is not there. Of a version of before, keel lake vacuum has removed "
+            f"it; of the newest, the table is damaged (keel lake verify): {said}"
+        )
     return f"{what} cannot be {done}: {said}"
 
 

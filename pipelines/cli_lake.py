@@ -99,6 +99,21 @@ class Compacted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Vacuumed:
+    """What ``vacuum`` prints: files removed (or, ``dry_run``, that would be) and their bytes, by table."""
+
+    lake: str
+    files: dict[str, tuple[int, int]]
+    dry_run: bool
+
+    def line(self) -> str:
+        count, size = (sum(each[i] for each in self.files.values()) for i in (0, 1))
+        done = "would be removed" if self.dry_run else "removed"
+        tables = ", ".join(f"{table} {files}" for table, (files, _) in self.files.items() if files)
+        return f"{count} files, {size / 1e6:,.1f} MB {done}" + (f" ({tables})" if tables else "")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """What ``finish`` prints: frames of the source, and what came of them."""
 
@@ -201,6 +216,44 @@ def compact(lake: Where = "", as_json: Json = False) -> None:
     after = {each.table: each.holding.files for each in inventory.tables(opened)}
     files = {table: (count, after[table]) for table, count in before.items()}
     print_result(Compacted(lake=opened.uri, files=files), as_json)
+
+
+@lake_app.command("vacuum")
+def vacuum(
+    keep_days: Annotated[int, typer.Option(min=1, help="What was replaced within so many days stays.")] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    lake: Where = "",
+    as_json: Json = False,
+) -> None:
+    """Remove files that compaction and corrections have replaced, and with them the past before that.
+
+    What a dataset of this workspace was cut from stays, however old.
+
+    Example: `keel lake vacuum --keep-days 90 --dry-run`
+    """
+    from market import inventory
+
+    opened, kept = _open(lake), _versions_of_datasets()
+    tables = [each.table for each in inventory.tables(opened)]
+    found: dict[str, tuple[int, int]] = {}
+    with Bars(quiet=as_json) as bars, tracked(bars, "removing what was replaced", len(tables)) as progress:
+        for table in tables:
+            found[table] = opened.vacuum(
+                table, keep_hours=24 * keep_days, keep_versions=kept.get(table, ()), dry_run=dry_run
+            )
+            progress.advance(1)
+    print_result(Vacuumed(lake=opened.uri, files=found, dry_run=dry_run), as_json)
+
+
+def _versions_of_datasets() -> dict[str, set[int]]:
+    """Which versions of each table the datasets of the workspace were cut from."""
+    from training.datasets import CARD_FILE, read_card
+
+    found: dict[str, set[int]] = {}
+    for path in settings.workspace().datasets.glob(f"*/{CARD_FILE}"):
+        for table, version in read_card(path.parent).lake_versions.items():
+            found.setdefault(table, set()).add(version)
+    return found
 
 
 @lake_app.command("finish")

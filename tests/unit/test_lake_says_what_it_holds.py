@@ -5,20 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
+from planted import Planted, write_dataset
 from small_lake import Market, workspace_with
 from typer.testing import CliRunner
 
 from market import inventory
+from market.errors import LakeError
 from market.feeds.splitting import source_of_symbol
 from market.instruments import Instrument, find
 from market.lake import Lake, rows_of
 from pipelines.cli import app
+from training.datasets import CARD_FILE
 
 KEY, START_NS = "sim-usdm.BTCUSDT", 1_723_161_240_000_000_000
 
@@ -142,3 +146,36 @@ def test_a_table_that_there_is_not_is_said(whole: Path) -> None:
     done = CliRunner().invoke(app, ["lake", "stats", "tick", "--lake", str(whole)])
     assert done.exit_code
     assert "ticks" in str(done.exception)
+
+
+def test_vacuum_removes_what_was_replaced_but_not_what_a_dataset_was_cut_from(lake: Path, monkeypatch) -> None:
+    opened = Lake(lake)
+    home = lake.parent
+    monkeypatch.setenv("KEEL_HOME", str(home))
+    before = opened.read("ticks")
+    kept = opened.version("ticks")
+    for table in ("ticks", "raw"):
+        opened.delete(table, {"source": "nobody's"})
+        opened.compact(table)
+    opened.replace("ticks", before.slice(5), {"source": before["source"][0].as_py()})
+    opened.replace("ticks", before.slice(9), {"source": before["source"][0].as_py()})
+    (lake / "ticks" / "orphan.parquet").write_bytes(b"of a writer that was killed")
+    for path in lake.rglob("*.parquet"):
+        os.utime(path, (1, 1))
+    for path in (lake / "ticks" / "_delta_log").glob("*.json"):
+        path.write_text(re.sub(r'"deletionTimestamp":\d+', '"deletionTimestamp":1', path.read_text()))
+    card = write_dataset(home / "datasets" / "d1", Planted(rows=300)) / CARD_FILE
+    card.write_text(json.dumps({**json.loads(card.read_text()), "lake_versions": {"ticks": kept}}))
+
+    would = json.loads(keel("vacuum", "--lake", str(lake), "--dry-run", "--json"))["files"]
+    files = set(lake.rglob("*.parquet"))
+    done = json.loads(keel("vacuum", "--lake", str(lake), "--json"))["files"]
+    assert done == would
+    gone = files - set(lake.rglob("*.parquet"))
+    assert len(gone) == done["ticks"][0] > 1
+    assert lake / "ticks" / "orphan.parquet" in gone
+    assert json.loads(keel("vacuum", "--lake", str(lake), "--json"))["files"]["ticks"] == [0, 0]
+    assert Lake(lake).read("ticks").num_rows == before.num_rows - 9
+    assert Lake(lake).at({"ticks": kept}).read("ticks").equals(before)
+    with pytest.raises(LakeError, match="keel lake vacuum has removed it"):
+        Lake(lake).at({"ticks": kept + 3}).read("ticks")
