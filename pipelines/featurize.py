@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,12 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from market.errors import EmptyDataError, LakeError
+from market.clock import NS_PER_S
+from market.errors import EmptyDataError, LakeError, SettingsError
 from market.features import catalog, history, slow
 from market.features.history import Batches, History
 from market.instruments import Instrument
 from market.labels import HORIZONS_NS, UNKNOWN, LabelConfig, Labels, labels
-from market.lake import Lake
+from market.lake import BATCH_NS, Lake
 from pipelines import versions
 from pipelines.feature_store import FeatureStore, SlowRecords
 from pipelines.workspace import Workspace, replacing, tracked
@@ -46,7 +47,8 @@ class FeaturizeConfig:
     """What the dataset is cut from and how its labels are made.
 
     ``sources`` empty means all of the instrument; ``start_ns <= recv_ns < end_ns`` bounds its rows, and no label looks
-    beyond ``end_ns``. ``threshold_half_ticks``: a mid move must be larger; ``depth_fall_percent``: a fall is at least
+    beyond ``end_ns``. ``last_seconds`` instead of ``start_ns``: only the newest so many before ``end_ns``, or before the end
+    of the newest accepted minute; sources that end before are not computed. ``threshold_half_ticks``: a mid move must be larger; ``depth_fall_percent``: a fall is at least
     this much.
     """
 
@@ -56,8 +58,15 @@ class FeaturizeConfig:
     sources: tuple[str, ...] = ()
     start_ns: int | None = None
     end_ns: int | None = None
+    last_seconds: float | None = None
     threshold_half_ticks: int = 0
     depth_fall_percent: int = 20
+
+    def __post_init__(self) -> None:
+        if self.last_seconds is not None and (self.last_seconds <= 0 or self.start_ns is not None):
+            raise SettingsError(
+                f"expected last_seconds above 0 and no start_ns beside it, saw {self.last_seconds} and {self.start_ns}"
+            )
 
     @property
     def labels(self) -> LabelConfig:
@@ -130,6 +139,9 @@ def featurize(config: FeaturizeConfig, *, workspace: Workspace) -> FeaturizeResu
     instrument = lake.instrument(config.instrument)
     found = history.batches(lake, instrument.key, config.sources)
     require_accepted(config.instrument, config.sources, found)
+    if config.last_seconds is not None:
+        config = _begun(config, config.last_seconds, found)
+        found = [entry for entry in found if not entry.accepted or _end_ns(entry) > (config.start_ns or 0)]
     computed = _compute_all(lake, instrument, found, config, workspace)
     stretches, repeated = _without_repetition(computed, config)
     if not stretches:
@@ -156,6 +168,16 @@ def featurize(config: FeaturizeConfig, *, workspace: Workspace) -> FeaturizeResu
         lake_versions=card["lake_versions"],
         notes=_notes(found, computed, repeated),
     )
+
+
+def _begun(config: FeaturizeConfig, last_seconds: float, found: Sequence[Batches]) -> FeaturizeConfig:
+    """The same with a ``start_ns`` in place of ``last_seconds``."""
+    end = config.end_ns or max(_end_ns(entry) for entry in found if entry.accepted)
+    return replace(config, last_seconds=None, start_ns=end - round(last_seconds * NS_PER_S))
+
+
+def _end_ns(entry: Batches) -> int:
+    return (entry.accepted[-1] + 1) * BATCH_NS
 
 
 # -- rows into the lake -------------------------------------------------------------------------------------------

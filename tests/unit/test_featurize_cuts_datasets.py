@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_lake import INSTRUMENT, START_NS, Market, land, later, slow_of, workspace_with
 
-from market.errors import EmptyDataError
+from market.errors import EmptyDataError, SettingsError
 from market.features import catalog
 from market.features.slow import last_known, slow_vectors
 from market.labels import HORIZON_NAMES, HORIZONS_NS
@@ -106,6 +106,21 @@ def test_bounds_cut_rows_and_no_label_looks_beyond_the_end(made: tuple[Workspace
         assert np.array_equal(labels[~beyond], uncut[~beyond])
         if name == "1s":
             assert (uncut[beyond] != -1).any()
+
+
+def test_the_newest_seconds_are_cut_and_what_ends_before_is_not_computed(tmp_path: Path) -> None:
+    newer = later(MARKET, 600, source="live-2", seed=3)
+    workspace = workspace_with(tmp_path, MARKET, newer)
+    result = featurize(FeaturizeConfig(last_seconds=90), workspace=workspace)
+    newest = int(Lake(workspace.lake).read("ticks", columns=["batch"])["batch"].to_numpy().max())
+    start = (newest + 1) * 60 * 10**9 - 90 * 10**9
+    card = json.loads((Path(result.path) / "dataset.json").read_text())
+    assert (result.sources, card["start_ns"]) == (("live-2",), start)
+    assert set(Lake(workspace.lake).read("labels", columns=["source"])["source"].to_pylist()) == {"live-2"}
+    assert rows_of_dataset(result)["recv_ns"].to_numpy().min() >= start
+    assert featurize(FeaturizeConfig(start_ns=start), workspace=workspace).dataset_id == result.dataset_id
+    with pytest.raises(SettingsError, match="no start_ns beside it"):
+        FeaturizeConfig(last_seconds=90, start_ns=start)
 
 
 def test_a_dataset_may_be_cut_from_some_sources_only(made: tuple[Workspace, FeaturizeResult]) -> None:

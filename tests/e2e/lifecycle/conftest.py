@@ -32,6 +32,7 @@ PARAMS = {
         "window_alarm": 0.05,
         "min_strength": 0.08,
     },
+    "featurize": {"last_seconds": 900.0},  # more of a changed market than of the one before
     "train": {"workers": 0},
     "serve": {"shadow_blocks": 6},
     "promote": {"step_seconds": 30.0, "window_seconds": 60.0},
