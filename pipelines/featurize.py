@@ -47,9 +47,9 @@ class FeaturizeConfig:
     """What the dataset is cut from and how its labels are made.
 
     ``sources`` empty means all of the instrument; ``start_ns <= recv_ns < end_ns`` bounds its rows, and no label looks
-    beyond ``end_ns``. ``last_seconds`` instead of ``start_ns``: only the newest so many before ``end_ns``, or before the
-    end of the newest accepted minute; sources that end before are not computed. ``threshold_half_ticks``: a mid move
-    must be larger; ``depth_fall_percent``: a fall is at least this much.
+    beyond ``end_ns``. ``last_seconds`` instead of ``start_ns``: only the newest so many before ``end_ns``, or before
+    the end of the newest accepted minute; sources that end before are not computed. ``threshold_half_ticks``: a mid
+    move must be larger; ``depth_fall_percent``: a fall is at least this much.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
