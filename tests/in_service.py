@@ -37,6 +37,7 @@ class Session:
     skill: tuple[float, float] | None = None
     block_ns: int = 10 * NS_PER_S
     test: int | None = None  # the name of its test; None: nothing says who played
+    versions: tuple[int, int] = (1, 2)
     bookless_every: int = 0  # at each so-manieth moment the book was not usable; 0: it always was
 
 
@@ -83,8 +84,8 @@ def serve(workspace: Workspace, session: Session, folder: Path) -> None:
         "exch_ns": recv_ns,
         "mid2": mid2,
         "arm": arm,
-        "version0": 1,
-        "version1": 0 if session.skill is None else 2,
+        "version0": session.versions[0],
+        "version1": 0 if session.skill is None else session.versions[1],
         "probs0": said[0],
         "probs1": said[1],
         "features": features,
@@ -96,7 +97,7 @@ def serve(workspace: Workspace, session: Session, folder: Path) -> None:
     written.parent.mkdir(exist_ok=True)
     card: dict[str, object] = {"config": {"block_seconds": session.block_ns / NS_PER_S}}
     if session.test is not None:
-        turns = {"from_n": 1, "versions": [1, 2], "phase": "switchback", "acts_from": 0, "test": session.test}
+        turns = {"from_n": 1, "versions": list(session.versions), "phase": "switchback", "acts_from": 0, "test": session.test}
         card["scenes"] = [turns]
     written.write_text(json.dumps(card))
 

@@ -24,6 +24,7 @@ from wire_frames import START_NS, USDM, BreathingExchange, stamped, write_lines
 from market.clock import NS_PER_S
 from market.lake import Lake
 from pipelines import audit
+from pipelines.canary import STOPPED
 from pipelines.inference_server import roles_of
 from pipelines.mailsink import running_mail_sink
 from pipelines.people import NOBODY
@@ -417,3 +418,24 @@ def test_promote_model_moves_the_alias_when_a_second_person_approves(
     assert registry.tags(MODEL, 2)["approval_reason"] == "better by 0.1 nats"
     assert served(triton) == (1, 2)
     assert audit.verify_workspace(workspace).entries == len(audit.read(audit.path_of(workspace)))
+
+
+def test_a_challenger_that_loses_its_test_is_out_of_service_and_it_is_announced(
+    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess, triton: Endpoint
+) -> None:
+    assert roles_of(workspace, KEY).champion == 2, "the test before this one has promoted it"
+    planted.write_dataset(workspace.datasets / "planted-again", planted.Planted(rows=8000, seed=9))
+    with airflow.dag("train_model") as train_model:
+        train_model.run(dataset_id="planted-again")
+    roles = roles_of(workspace, KEY)
+    assert (roles.challenger, served(triton)) == (3, (1, 2, 3))
+    lost = replace(LAST, name="live-lost", seed=55, skill=(0.8, 0.0), versions=(2, 3), test=roles.test)
+    serve(workspace, replace(lost, start_ns=LAST.start_ns + 600 * NS_PER_S), workspace.home.parent / "lost")
+    with airflow.dag("monitor_drift", **SHORT) as monitor_drift:
+        run = monitor_drift.run()
+    assert ["test_lost", KEY, {}] in run.events
+    assert ["test_won", KEY, {}] not in run.events
+    assert (roles_of(workspace, KEY).challenger, served(triton)) == (0, (1, 2))
+    assert Registry(workspace.tracking).aliases(MODEL) == {"champion": 2, "previous": 1}
+    (entry,) = (e for e in audit.read(audit.path_of(workspace)) if e.kind == STOPPED)
+    assert (entry.what["version"], entry.what["against"], entry.what["test"]) == (3, 2, roles.test)
