@@ -97,8 +97,8 @@ def serve(workspace: Workspace, session: Session, folder: Path) -> None:
     written.parent.mkdir(exist_ok=True)
     card: dict[str, object] = {"config": {"block_seconds": session.block_ns / NS_PER_S}}
     if session.test is not None:
-        turns = {"from_n": 1, "versions": list(session.versions), "phase": "switchback", "acts_from": 0, "test": session.test}
-        card["scenes"] = [turns]
+        turns = {"from_n": 1, "versions": list(session.versions), "phase": "switchback", "acts_from": 0}
+        card["scenes"] = [{**turns, "test": session.test}]
     written.write_text(json.dumps(card))
 
 
