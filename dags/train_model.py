@@ -20,7 +20,7 @@ from pipelines.scheduling import CHALLENGER, DRIFT, TASK_DEFAULTS, TEST_WON, TRA
     default_args=TASK_DEFAULTS,
     params={
         "instrument": Param("sim-usdm.BTCUSDT", type="string"),
-        "dataset_id": Param(None, type=["null", "string"], description="empty: of all ticks there are now"),
+        "dataset_id": Param(None, type=["null", "string"], description="empty: of the ticks there are now"),
     },
     tags=["quotekeel"],
 )
@@ -37,10 +37,10 @@ def train_model():
 
     @task
     def dataset(instrument: str, params=None) -> str:
-        from pipelines.stages import run_as_task
+        from pipelines.stages import learned_from, run_as_task
 
         given = (params or {})["dataset_id"]
-        return given or run_as_task("featurize", instrument=instrument)["dataset_id"]
+        return given or run_as_task("featurize", instrument=instrument, **learned_from())["dataset_id"]
 
     @task(pool=TRAINING_POOL)
     def train(dataset_id: str) -> str:

@@ -15,7 +15,8 @@ from pipelines.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainConfig:
-    """The data to learn from: ``sources`` (empty: all) between the times; ``trigger`` says what asked for it.
+    """The data to learn from: ``sources`` (empty: all) between the times, or only the newest ``last_seconds``;
+    ``trigger`` says what asked for it.
 
     ``cool_down_hours``: how long after a retraining began a scheduler may not begin another of the instrument.
     """
@@ -26,6 +27,7 @@ class RetrainConfig:
     sources: tuple[str, ...] = ()
     start_ns: int | None = None
     end_ns: int | None = None
+    last_seconds: float | None = None
     trigger: str = "by hand"
     cool_down_hours: float = 6.0
 
@@ -73,10 +75,9 @@ def retrain(config: RetrainConfig, *, workspace: Workspace) -> RetrainResult:
 
 
 def _retrain(config: RetrainConfig, workspace: Workspace) -> RetrainResult:
-    cut = {"instrument": config.instrument, "sources": config.sources, "start_ns": config.start_ns}
-    dataset = featurize.featurize(
-        stage_config("featurize", featurize.FeaturizeConfig, {**cut, "end_ns": config.end_ns}), workspace=workspace
-    )
+    cut: dict[str, object] = {"instrument": config.instrument, "sources": config.sources, "start_ns": config.start_ns}
+    cut |= {"end_ns": config.end_ns, "last_seconds": config.last_seconds}
+    dataset = featurize.featurize(stage_config("featurize", featurize.FeaturizeConfig, cut), workspace=workspace)
     run = train.train(stage_config("train", train.TrainConfig, {"dataset_id": dataset.dataset_id}), workspace=workspace)
     this = {"run_id": run.run_id}
     judged = evaluate.evaluate(stage_config("evaluate", evaluate.EvaluateConfig, this), workspace=workspace)

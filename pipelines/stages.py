@@ -170,6 +170,11 @@ def begin_retraining(instrument: str, trigger: str, *, asked_by_a_person: bool) 
     return answer.admitted, answer.why
 
 
+def learned_from() -> dict[str, float | None]:
+    """What a retraining's dataset is cut from: the newest so many seconds, or all there is."""
+    return {"last_seconds": _retraining().last_seconds}
+
+
 def take_turn(instrument: str, run: str, *, is_running: Callable[[str], bool]) -> str:
     """Whether a run about an instrument may go on, has to wait, or is to leave; see :mod:`pipelines.turns`."""
     from pipelines import turns

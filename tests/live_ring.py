@@ -19,6 +19,7 @@ from serving.alive import Alive, alive_path, read_alive
 
 KEY = Exchange.instrument
 LONG = 1800  # half seconds
+LEARNED_S = 900.0  # of market time, by a retraining: more of a changed market than of the one before
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from live_ring import KEY, LONG, LiveRing
+from live_ring import KEY, LEARNED_S, LONG, LiveRing
 from local_stack import running_stack, until
 
 from market.clock import NS_PER_S
@@ -23,7 +23,7 @@ LAKE_BYTES = 1 << 32  # at most: memory is taken as it fills
 
 # The market runs six times as fast, so days become minutes; a drift starts one retraining.
 PARAMS = {
-    "retrain": {"cool_down_hours": 0.5},
+    "retrain": {"cool_down_hours": 0.5, "last_seconds": LEARNED_S},
     "monitor": {
         "last_seconds": 240.0,
         "window_seconds": 15.0,
@@ -32,7 +32,6 @@ PARAMS = {
         "window_alarm": 0.05,
         "min_strength": 0.08,
     },
-    "featurize": {"last_seconds": 900.0},  # more of a changed market than of the one before
     "train": {"workers": 0},
     "serve": {"shadow_blocks": 6},
     "promote": {"step_seconds": 30.0, "window_seconds": 60.0},

@@ -18,13 +18,15 @@ import httpx
 import numpy as np
 import pytest
 from desk import Desk
-from live_ring import KEY, LiveRing
+from live_ring import KEY, LEARNED_S, LiveRing
 from local_stack import until
 
 from market.clock import NS_PER_S
 from market.lake import Lake
 from pipelines.inference_server import roles_of
 from pipelines.workspace import Workspace
+from training.datasets import read_card
+from training.registry import Registry, model_name
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 
@@ -59,6 +61,9 @@ def test_a_drift_is_mailed_and_a_challenger_trained_without_anybody_asking(drift
     assert [mail["subject"] for mail in mails if KEY in mail["subject"]]
     assert len(drifted.runs("train_model", run_type="asset_triggered")) == 1
     assert roles_of(drifted.workspace, KEY).challenger == 2
+    dataset = Registry(drifted.workspace.tracking).tags(model_name(KEY), 2)["dataset_id"]
+    card = read_card(drifted.workspace.datasets / dataset)
+    assert card.last_ns - card.first_ns < int(LEARNED_S * NS_PER_S)
     with browser.browser() as opened:
         page = opened.new_page(viewport=browser.WIDE)
         page.goto(drifted.stack.site.url("mail-page"))
