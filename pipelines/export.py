@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """``expires_days``: after that serving refuses the model. ``require_gate``: only what passed its evaluation."""
+    """``expires_days``: after that serving refuses the model. ``require_gate``: only what passed its evaluation.
+    ``int8_least_saving``: the share of a step's time that an INT8 model has to save to be kept; 1: none is."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     run_id: str
     expires_days: float = 7.0
     require_gate: bool = True
+    int8_least_saving: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +76,8 @@ def export(config: ExportConfig, *, workspace: Workspace) -> ExportResult:
     bundle = folder / runs.BUNDLE
     golden = data.features[rows[:GOLDEN_STEPS]]
     manifest = write_bundle(runs.calibrated(network, found), _card(config, plan, data, workspace), golden, bundle)
-    candidate = int8_candidate(
-        (bundle / MODEL_FILE).read_bytes(), data.features[rows], data.labels[rows], AccuracyGate()
-    )
+    gate = AccuracyGate(least_saving=config.int8_least_saving)
+    candidate = int8_candidate((bundle / MODEL_FILE).read_bytes(), data.features[rows], data.labels[rows], gate)
     if candidate.kept:
         manifest = replace_model(bundle, manifest, candidate.model, step_us=candidate.step_us)
     return _result(config, bundle, manifest, (len(golden), candidate))

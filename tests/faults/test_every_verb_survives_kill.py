@@ -65,7 +65,9 @@ class Life:
     def __init__(self, folder: Path, triton: str) -> None:
         self.home = folder / "home"
         self._kept = folder / "kept"
-        self._variables = {"KEEL_TRITON_GRPC": triton, "KEEL_DEPLOY__MAX_P50_MS": "5000"}  # nothing here is timed
+        # nothing here is timed
+        untimed = {"KEEL_DEPLOY__MAX_P50_MS": "5000", "KEEL_EXPORT__INT8_LEAST_SAVING": "1"}
+        self._variables = {"KEEL_TRITON_GRPC": triton, **untimed}
         self.scenes: dict[str, Scene] = {}
 
     def play(self, *words: str, **variables: str) -> Ended:
