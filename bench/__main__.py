@@ -13,14 +13,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import ab, drift, features, frames, hotpath, kafka, lake, machine, training
+from bench import ab, drift, features, frames, hotpath, kafka, lake, machine, parquet, training
 from bench.peers import compare as peers
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 PARTS = {"frames": frames, "features": features, "hotpath": hotpath, "kafka": kafka, "training": training}
 
 
-LONG = {"ab": ab, "drift": drift, "lake": lake, "peers": peers}  # run when named, each with a page of its own
+LONG = {
+    "ab": ab,
+    "drift": drift,
+    "lake": lake,
+    "parquet": parquet,
+    "peers": peers,
+}  # run when named, each with a page of its own
 
 
 def main(words: list[str]) -> None:

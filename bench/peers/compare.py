@@ -151,21 +151,21 @@ def _row(what: str, rates: Rates, turns: tuple[Turn, Turn], unit: str, peer: str
 def _notes(said: dict[Turn, dict[str, Any]], rates: Rates, levels: int) -> list[str]:
     lines = float(np.median(rates[_OURS, "lines"]))
     return [
-        f"Medians of {ROUNDS} rounds in which each has its turn; a ratio is the median of the rounds' ratios. Processor "
-        "time of a process each, alive all the time, one thread; imports, compilation and the first run of everything "
-        "are not timed.",
+        f"Medians of {ROUNDS} rounds in which each has its turn; a ratio is the median of the rounds' ratios. "
+        "Processor time of a process each, alive all the time, one thread; imports, compilation and the first "
+        "run of everything are not timed.",
         f"Frames to events begins at the gzip file for all; reading it alone is {lines:,.0f} frames/s of ours. Ours: "
-        "decompress, msgspec, integers by a decimal reader of our own, one structured array; what is off the tick or of "
-        "another symbol is refused. hftbacktest: its `convert` as it comes (opt='t'), so json and float(), then it "
+        "decompress, msgspec, integers by a decimal reader of our own, one structured array; what is off the tick or "
+        "of another symbol is refused. hftbacktest: its `convert` as it comes (opt='t'), so json and float(), then it "
         "shifts the local clock, orders by both clocks and validates. nautilus_trader: its live client's decoders, an "
         "object of its own for each trade, ticker and level; no array, nothing is passed on.",
         _counted(said),
-        f"Events to a book: the depth frames from the first snapshot on, {levels:,} levels, the same for all, none left "
-        "out by its update id, put into each one's own form before time is taken. hftbacktest: its backtest to the end "
-        "in one call, no strategy. It keeps two books, an exchange's and a local one ('both books'); where the "
+        f"Events to a book: the depth frames from the first snapshot on, {levels:,} levels, the same for all, none "
+        "left out by its update id, put into each one's own form before time is taken. hftbacktest: its backtest to "
+        "the end in one call, no strategy. It keeps two books, an exchange's and a local one ('both books'); where the "
         "exchange's share of the events was taken out it keeps one, as we do ('local book'). Its vector has room for "
-        "every price of the recording. nautilus_trader: OrderBook, L2_MBP, a call from Python a frame (apply_deltas) or "
-        "a level (apply_delta).",
+        "every price of the recording. nautilus_trader: OrderBook, L2_MBP, a call from Python a frame (apply_deltas) "
+        "or a level (apply_delta).",
         _agreed(said),
     ]
 
