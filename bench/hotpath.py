@@ -75,7 +75,7 @@ def _row(what: str, ns: Any, percentile: int, peer: str | None = None, peer_ns: 
 
 
 def seeded_bundle(folder: Path, key: str) -> Path:
-    """An untrained network for the instrument of ``key``."""
+    """An untrained network for the instrument of ``key``. Imports torch."""
     from training.export import Card, write_bundle
     from training.models import gru
 

@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import live_session
+from bench.wire import KEY
+
 ROUNDS = 5
 FRAMES = 8_000  # a round
 PACE = 5.0  # times the simulated market's own speed: some 340 frames a second
@@ -85,9 +88,10 @@ def _said(process: subprocess.Popen[str]) -> str:
 
 def _session(folder: Path, url: str, exchange: subprocess.Popen[str]) -> Times:
     """Microseconds of a session's frames."""
-    with tempfile.TemporaryDirectory(dir=folder) as name, _process("quoter", name, url) as quoter:
+    with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
-        with _process("reader", name, _said(quoter)) as reader:
+        live_session.prepare(place, KEY)
+        with _process("quoter", name, url) as quoter, _process("reader", name, _said(quoter)) as reader:
             _said(reader)
             assert quoter.stdin is not None
             print(file=quoter.stdin, flush=True)

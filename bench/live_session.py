@@ -1,4 +1,7 @@
-"""A quoting session as ``keel serve`` runs it, with an untrained network and a lake in a folder."""
+"""A quoting session as ``keel serve`` runs it, with an untrained network and a lake in a folder.
+
+:func:`prepare` imports torch, so it belongs into another process than the session.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,11 @@ from serving.lineup import Lineup
 from serving.session import Plan, QuotingSession
 
 
+def prepare(folder: Path, key: str) -> None:
+    """Write the network that sessions in ``folder`` play."""
+    seeded_bundle(folder / "bundle", key)
+
+
 def run(
     config: ServeConfig,
     folder: Path,
@@ -31,13 +39,12 @@ def run(
     begin: Callable[[QuotingSession], None] = lambda _session: None,
     advance: Callable[[float], None] = lambda _seconds: None,
 ) -> QuotingSession:
-    """Take the stream of ``config`` to its end. ``begin`` is told of the session, ``advance`` of market time as it passes.
+    """Take the stream of ``config`` to its end; everything is compiled before it begins.
 
-    Everything is compiled before it begins.
+    ``begin`` is told of the session, ``advance`` of seconds of market time as they pass.
     """
     instrument = find(config.instrument)
-    path = seeded_bundle(folder / "bundle", instrument.key)
-    bundle = load_bundle(path, now_ns=clock.now_ns(), feature_set=catalog.feature_set())
+    bundle = load_bundle(folder / "bundle", now_ns=clock.now_ns(), feature_set=catalog.feature_set())
     plan = Plan(
         session="live-bench",
         instrument=instrument,

@@ -87,11 +87,11 @@ def quoter(folder: Path, url: str) -> None:
     clock = NotingClock()
 
     def begin(_session: QuotingSession) -> None:
-        print(next(Path("/dev/shm").glob(f"quotekeel-{KEY}-*-events")).name, flush=True)
+        print(next(Path("/dev/shm").glob(f"quotekeel-{KEY}-*-events")).name, flush=True)  # noqa: S108
         sys.stdin.readline()  # the reader is there
         clock.asked.clear()
 
-    session = live_session.run(ServeConfig(instrument=KEY, url=url), folder / "home", clock, begin=begin)
+    session = live_session.run(ServeConfig(instrument=KEY, url=url), folder, clock, begin=begin)
     assert session.totals.decisions, "no decision was made"
     np.savez(folder / "quoter.npz", asked=np.array(clock.asked), offset=clock.offset_ns)
 
