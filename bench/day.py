@@ -25,9 +25,10 @@ from pipelines.quoting import ServeConfig
 from pipelines.simulate import Exchange, SimulateConfig, running_exchange
 
 HOURS = 24.0
-REGIME = "thin"  # some 35 frames a second of market: a day in minutes
+REGIME = "thin"  # without tickers some 12 frames a second: a day in minutes
 SAMPLE_S = 300.0  # of market time
 _TOLD = (1, 6, 12, 18, 24)
+_STREAMS = "btcusdt@depth@100ms/btcusdt@trade/btcusdt@markPrice@1s"
 _PAGE = 4096
 
 
@@ -66,8 +67,8 @@ def page(_found: dict[str, Any]) -> list[str]:
 
 def _notes(totals: dict[str, Any], seconds: float) -> list[str]:
     return [
-        f"Simulated exchange, {REGIME}, with orders: {totals['frames']:,} frames, {totals['decisions']:,} decisions, "
-        f"{totals['quotes']:,} quotes, {totals['fills']:,} fills, in {seconds / 60:.1f} minutes; "
+        f"Simulated exchange, {REGIME}, without tickers, with orders: {totals['frames']:,} frames, "
+        f"{totals['decisions']:,} decisions, {totals['quotes']:,} quotes, {totals['fills']:,} fills, in {seconds / 60:.1f} minutes; "
         f"{totals['lake'] / 1e6:,.0f} MB of Parquet in {totals['commits']:,} commits, never compacted meanwhile.",
         f"Resident set of the session's process every {SAMPLE_S / 60:g} minutes of market; values between samples are "
         "interpolated. Growth is the slope of a straight line; its error takes samples for independent.",
@@ -85,7 +86,8 @@ def _slope(at: NDArray[np.float64], size: NDArray[np.float64]) -> tuple[float, f
 def _day(home: Path, exchange: Exchange, hours: float) -> tuple[NDArray[np.float64], dict[str, Any]]:
     """(hour of market, MB) of each sample, and what the session did."""
     # the exchange runs ahead by what the socket holds; it must not have ended when the session gets there
-    url = f"ws://127.0.0.1:{exchange.port}/stream?pace=max&seconds={(hours + 4) * 3600:g}"
+    ends = f"seconds={(hours + 4) * 3600:g}"
+    url = f"ws://127.0.0.1:{exchange.port}/stream?pace=max&{ends}&streams={_STREAMS}"
     live_session.prepare(home, exchange.instrument)
     command = [sys.executable, "-m", "bench.day", str(home), url, str(hours)]
     samples = []
@@ -112,7 +114,7 @@ def session(home: Path, url: str, hours: float) -> None:
             print(json.dumps({"hour": passed / 3600, "mb": _resident() / 1e6}), flush=True)
 
     config = ServeConfig(url=url, seconds=hours * 3600)
-    totals = live_session.run(config, home, SystemClock(), advance=advance).totals
+    totals = live_session.run(config, home, SystemClock(), advance=advance, ping_s=600.0).totals
     lake = Lake(home / "lake")
     commits = sum(
         (lake.version(each.name) or 0) for each in (home / "lake").iterdir() if (each / "_delta_log").is_dir()

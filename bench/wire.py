@@ -87,7 +87,7 @@ def quoter(folder: Path, url: str) -> None:
     clock = NotingClock()
 
     def begin(_session: QuotingSession) -> None:
-        print(next(Path("/dev/shm").glob(f"quotekeel-{KEY}-*-events")).name, flush=True)  # noqa: S108
+        print(live_session.ring_name(), flush=True)
         sys.stdin.readline()  # the reader is there
         clock.asked.clear()
 
@@ -97,12 +97,11 @@ def quoter(folder: Path, url: str) -> None:
 
 
 def reader(folder: Path, name: str) -> None:
-    stem = name.removeprefix("quotekeel-").removesuffix("-events")
     taken, decided = np.zeros((_ROOM, 3), np.int64), np.zeros((_ROOM, 2), np.int64)
-    with ShmRing.create(f"{stem}-warm", EVENT, 16) as warm:
+    with ShmRing.create(f"{name}-warm", EVENT, 16) as warm:
         warm.stop()
         _take((warm, warm), taken, decided)
-    with ShmRing.attach(f"{stem}-events", EVENT) as events, ShmRing.attach(f"{stem}-decisions", DECISION) as decisions:
+    with ShmRing.attach(f"{name}-events", EVENT) as events, ShmRing.attach(f"{name}-decisions", DECISION) as decisions:
         print("attached", flush=True)
         n, m = _take((events, decisions), taken, decided)
     np.savez(folder / "taken.npz", events=taken[:n], decisions=decided[:m])
