@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import ab, drift, features, frames, hotpath, kafka, lake, machine, parquet, training
+from bench import ab, day, drift, features, frames, hotpath, kafka, lake, latency, machine, parquet, training
 from bench.peers import compare as peers
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
@@ -22,8 +22,10 @@ PARTS = {"frames": frames, "features": features, "hotpath": hotpath, "kafka": ka
 
 LONG = {
     "ab": ab,
+    "day": day,
     "drift": drift,
     "lake": lake,
+    "latency": latency,
     "parquet": parquet,
     "peers": peers,
 }  # run when named, each with a page of its own

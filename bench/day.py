@@ -27,6 +27,7 @@ from pipelines.simulate import Exchange, SimulateConfig, running_exchange
 HOURS = 24.0
 REGIME = "thin"  # without tickers some 12 frames a second: a day in minutes
 SAMPLE_S = 300.0  # of market time
+PICTURE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "memory-over-a-day.svg"
 _TOLD = (1, 6, 12, 18, 24)
 _STREAMS = "btcusdt@depth@100ms/btcusdt@trade/btcusdt@markPrice@1s"
 _PAGE = 4096
@@ -61,14 +62,28 @@ def run(hours: str = "") -> dict[str, Any]:
     }
 
 
-def page(_found: dict[str, Any]) -> list[str]:
-    return []
+def page(found: dict[str, Any]) -> list[str]:
+    """Draws the picture, too."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    at, size = np.array(found["samples"]).T
+    figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
+    axes.plot(at, size)
+    axes.set(xlabel="hours of market", ylabel="resident, MB", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    figure.savefig(PICTURE, metadata={"Date": None})
+    plt.close(figure)
+    return [f"![memory]({PICTURE.name})", ""]
 
 
 def _notes(totals: dict[str, Any], seconds: float) -> list[str]:
     return [
         f"Simulated exchange, {REGIME}, without tickers, with orders: {totals['frames']:,} frames, "
-        f"{totals['decisions']:,} decisions, {totals['quotes']:,} quotes, {totals['fills']:,} fills, in {seconds / 60:.1f} minutes; "
+        f"{totals['decisions']:,} decisions, {totals['quotes']:,} quotes, {totals['fills']:,} fills, "
+        f"in {seconds / 60:.1f} minutes; "
         f"{totals['lake'] / 1e6:,.0f} MB of Parquet in {totals['commits']:,} commits, never compacted meanwhile.",
         f"Resident set of the session's process every {SAMPLE_S / 60:g} minutes of market; values between samples are "
         "interpolated. Growth is the slope of a straight line; its error takes samples for independent.",
