@@ -1,8 +1,8 @@
-"""Memory over a day of market: a quoting session as ``keel serve`` runs it, at a simulated exchange that does not wait.
+"""Memory over a day of market: a quoting session as ``keel serve`` runs it, fed by a simulated exchange through a pipe.
 
-Raw frames, ticks, slow records, predictions, quotes and outcomes are landed in a lake, orders are sent and filled; what
-is asked is whether the process is larger in the evening than in the morning. ``python -m bench day [HOURS]``; the
-session is a process of its own, ``python -m bench.day HOME URL HOURS``.
+Raw frames, ticks, slow records, predictions and quotes are landed as of a live source; what is asked is whether the
+process is larger in the evening than in the morning. ``python -m bench day [HOURS]``; the session is a process of its
+own, and so is the exchange.
 """
 
 from __future__ import annotations
@@ -18,26 +18,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import live_session
+from bench import live_session, market
 from market.clock import SystemClock
+from market.feeds.simulator.config import ExchangeConfig
+from market.feeds.simulator.desk import Desk
+from market.feeds.simulator.exchange import Exchange, Subscription
 from market.lake import Lake
-from pipelines.quoting import ServeConfig
-from pipelines.simulate import Exchange, SimulateConfig, running_exchange
+from serving import drivers
+from serving.session import QuotingSession
 
 HOURS = 24.0
-REGIME = "thin"  # without tickers some 12 frames a second: a day in minutes
+REGIME = "thin"  # without tickers some 20 frames a second: a day in minutes
 SAMPLE_S = 300.0  # of market time
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "memory-over-a-day.svg"
 _TOLD = (1, 6, 12, 18, 24)
 _STREAMS = "btcusdt@depth@100ms/btcusdt@trade/btcusdt@markPrice@1s"
+_SNAPSHOT_STEPS = 600  # a minute
 _PAGE = 4096
 
 
 def run(hours: str = "") -> dict[str, Any]:
     length = float(hours or HOURS)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, running_exchange(SimulateConfig(seed=7, regime=REGIME)) as exchange:
-        samples, totals = _day(Path(folder), exchange, length)
+    with tempfile.TemporaryDirectory() as folder:
+        samples, totals = _day(Path(folder), length)
         totals["lake"] = sum(each.stat().st_size for each in (Path(folder) / "lake").rglob("*.parquet"))
     seconds = time.monotonic() - began
     at, size = samples.T
@@ -81,8 +85,8 @@ def page(found: dict[str, Any]) -> list[str]:
 
 def _notes(totals: dict[str, Any], seconds: float) -> list[str]:
     return [
-        f"Simulated exchange, {REGIME}, without tickers, with orders: {totals['frames']:,} frames, "
-        f"{totals['decisions']:,} decisions, {totals['quotes']:,} quotes, {totals['fills']:,} fills, "
+        f"Simulated exchange, {REGIME}, without tickers: {totals['frames']:,} frames, "
+        f"{totals['decisions']:,} decisions, {totals['quotes']:,} quotes, "
         f"in {seconds / 60:.1f} minutes; "
         f"{totals['lake'] / 1e6:,.0f} MB of Parquet in {totals['commits']:,} commits, never compacted meanwhile.",
         f"Resident set of the session's process every {SAMPLE_S / 60:g} minutes of market; values between samples are "
@@ -98,15 +102,17 @@ def _slope(at: NDArray[np.float64], size: NDArray[np.float64]) -> tuple[float, f
     return slope, float(np.sqrt(rest @ rest / (len(at) - 2) / (away @ away)))
 
 
-def _day(home: Path, exchange: Exchange, hours: float) -> tuple[NDArray[np.float64], dict[str, Any]]:
+def _day(home: Path, hours: float) -> tuple[NDArray[np.float64], dict[str, Any]]:
     """(hour of market, MB) of each sample, and what the session did."""
-    # the exchange runs ahead by what the socket holds; it must not have ended when the session gets there
-    ends = f"seconds={(hours + 4) * 3600:g}"
-    url = f"ws://127.0.0.1:{exchange.port}/stream?pace=max&{ends}&streams={_STREAMS}"
-    live_session.prepare(home, exchange.instrument)
-    command = [sys.executable, "-m", "bench.day", str(home), url, str(hours)]
+    live_session.prepare(home, market.instrument().key)
+    command = [sys.executable, "-m", "bench.day"]
     samples = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with (
+        subprocess.Popen([*command, "market", str(hours)], stdout=subprocess.PIPE) as feed,
+        subprocess.Popen([*command, "session", str(home)], stdin=feed.stdout, stdout=subprocess.PIPE) as process,
+    ):
+        assert feed.stdout is not None
+        feed.stdout.close()  # it is the session's
         assert process.stdout is not None
         for line in process.stdout:
             said = json.loads(line)
@@ -117,8 +123,21 @@ def _day(home: Path, exchange: Exchange, hours: float) -> tuple[NDArray[np.float
     return np.array(samples), said
 
 
-def session(home: Path, url: str, hours: float) -> None:
-    """Say on stdout, in lines of JSON, how large the process is as market time passes, and at last what it did."""
+def feed(hours: float) -> None:
+    """Lines of so many hours of market to stdout, as fast as they are taken."""
+    config = ExchangeConfig(seed=7, regime=REGIME)
+    exchange = Exchange(config)
+    desk = Desk(exchange._world, config.instrument, 0)
+    wanted = Subscription.of({"streams": [_STREAMS]}, config.instrument.symbol)
+    for step in range(int(hours * 36_000)):
+        lines = exchange.lines_until(exchange.now_ns + 100_000_000, desk, wanted)[0]
+        if step % _SNAPSHOT_STEPS == 1:
+            lines.append(exchange.line(exchange.take_snapshot()[1]))
+        sys.stdout.buffer.writelines(b"%d %s\n" % line for line in lines)
+
+
+def session(home: Path) -> None:
+    """Take the lines of stdin; say in JSON how large the process is as time passes, and at last what it did."""
     passed, told = 0.0, 0.0
 
     def advance(seconds: float) -> None:
@@ -128,13 +147,16 @@ def session(home: Path, url: str, hours: float) -> None:
             told = passed
             print(json.dumps({"hour": passed / 3600, "mb": _resident() / 1e6}), flush=True)
 
-    config = ServeConfig(url=url, seconds=hours * 3600)
-    totals = live_session.run(config, home, SystemClock(), advance=advance, ping_s=600.0).totals
+    def drive(session: QuotingSession, until: drivers.Until) -> None:
+        lines = (line.rstrip(b"\n").split(b" ", 1) for line in sys.stdin.buffer)
+        drivers.follow(session, ((n, int(stamp), payload) for n, (stamp, payload) in enumerate(lines, 1)), until)
+
+    totals = live_session.run(market.instrument().key, home, SystemClock(), drive, advance).totals
     lake = Lake(home / "lake")
     commits = sum(
         (lake.version(each.name) or 0) for each in (home / "lake").iterdir() if (each / "_delta_log").is_dir()
     )
-    said = {name: getattr(totals, name) for name in ("frames", "decisions", "quotes", "fills")}
+    said = {name: getattr(totals, name) for name in ("frames", "decisions", "quotes")}
     print(json.dumps({**said, "commits": commits}), flush=True)
 
 
@@ -143,4 +165,7 @@ def _resident() -> int:
 
 
 if __name__ == "__main__":
-    session(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))
+    if sys.argv[1] == "market":
+        feed(float(sys.argv[2]))
+    else:
+        session(Path(sys.argv[2]))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable
@@ -17,13 +16,10 @@ from bench import market
 from bench.hotpath import seeded_bundle
 from market.clock import NS_PER_S, Clock
 from market.features import catalog
-from market.feeds import websocket
 from market.feeds.landing import Lander
-from market.feeds.websocket import ConnectionConfig
 from market.instruments import find
 from market.lake import Lake
-from pipelines.quoting import ServeConfig, sends_orders, simulated_stream
-from serving import drivers
+from pipelines.quoting import ServeConfig
 from serving.bundle import load_bundle
 from serving.drivers import Until
 from serving.hotpath.loop import HotPath
@@ -31,30 +27,27 @@ from serving.lineup import Lineup
 from serving.recorder import Recorder
 from serving.session import Parts, Plan, QuotingSession
 
+Drive = Callable[[QuotingSession, Until], None]
+
 
 def prepare(folder: Path, key: str) -> None:
     """Write the network that sessions in ``folder`` play."""
     seeded_bundle(folder / "bundle", key)
 
 
-def run(
-    config: ServeConfig,
-    folder: Path,
-    clock: Clock,
-    *,
-    begin: Callable[[QuotingSession], None] = lambda _session: None,
-    advance: Callable[[float], None] = lambda _seconds: None,
-    ping_s: float = ConnectionConfig.ping_s,
-) -> QuotingSession:
-    """Take the stream of ``config`` to its end; everything is compiled before it begins.
+def ring_name() -> str:
+    """The rings of this process's session."""
+    return f"bench-{os.getpid()}"
 
-    ``begin`` is told of the session, ``advance`` of seconds of market time as they pass. The way is that of
-    ``pipelines.quoting.run_session``; only the connection may be given more patience (``ping_s``), for an exchange
-    that sends more than is taken: its answer to a ping waits behind what it has sent.
+
+def run(
+    key: str, folder: Path, clock: Clock, drive: Drive, advance: Callable[[float], None] = lambda _seconds: None
+) -> QuotingSession:
+    """A session of an instrument, moved by ``drive``; everything is compiled before. No orders are sent.
+
+    ``advance`` is told of seconds of market time as they pass. All is made as ``pipelines.quoting.run_session`` does.
     """
-    instrument = find(config.instrument)
-    trades = sends_orders(config, instrument)
-    url = simulated_stream(str(config.url), instrument, config.seconds, pace=config.pace) if trades else str(config.url)
+    config, instrument = ServeConfig(instrument=key), find(key)
     bundle = load_bundle(folder / "bundle", now_ns=clock.now_ns(), feature_set=catalog.feature_set())
     plan = Plan(
         session="live-bench",
@@ -62,12 +55,11 @@ def run(
         lineup=Lineup(versions=(bundle.manifest.registry_version,)),
         block_ns=int(config.block_seconds * NS_PER_S),
         seed=config.seed,
-        trades=trades,
+        trades=False,
         first_slow=lambda _ns: np.zeros(catalog.N_SLOW, np.float32),
     )
     with HotPath((bundle,), config.policy, instrument, name=ring_name()) as first:
         first.run(market.events()[:100])
-    until = Until(seconds=config.seconds, stop=threading.Event(), advance=advance)
     lake = Lake(folder / "lake")
     recorder = Recorder(lake=lake, instrument=instrument, session=plan.session, feature_set=bundle.manifest.feature_set)
     with (
@@ -75,13 +67,6 @@ def run(
         Lander(plan.session, instrument, lake, clock=clock) as lander,
     ):
         session = QuotingSession(plan, (bundle,), Parts(lander=lander, hotpath=hotpath, recorder=recorder))
-        begin(session)
-        connection = websocket.Session(url, clock=clock, config=ConnectionConfig(ping_s=ping_s))
-        asyncio.run(drivers.trade(session, connection, until))
+        drive(session, Until(seconds=None, stop=threading.Event(), advance=advance))
         session.flush(final=True)
     return session
-
-
-def ring_name() -> str:
-    """The rings of this process's session."""
-    return f"bench-{os.getpid()}"

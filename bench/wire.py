@@ -28,8 +28,9 @@ from market.bus.shm import ShmRing, is_stopped, pop
 from market.clock import NS_PER_S
 from market.compiled import compiled
 from market.events import EVENT, F_LAST
+from market.feeds import websocket
 from market.feeds.simulator import frames
-from pipelines.quoting import ServeConfig
+from serving import drivers
 from serving.hotpath.records import DECISION
 from serving.session import QuotingSession
 
@@ -86,12 +87,13 @@ async def _send(connection: ServerConnection, lines: tuple[market.Line, ...], pa
 def quoter(folder: Path, url: str) -> None:
     clock = NotingClock()
 
-    def begin(_session: QuotingSession) -> None:
+    def drive(session: QuotingSession, until: drivers.Until) -> None:
         print(live_session.ring_name(), flush=True)
         sys.stdin.readline()  # the reader is there
         clock.asked.clear()
+        asyncio.run(drivers.trade(session, websocket.Session(url, clock=clock), until))
 
-    session = live_session.run(ServeConfig(instrument=KEY, url=url), folder, clock, begin=begin)
+    session = live_session.run(KEY, folder, clock, drive)
     assert session.totals.decisions, "no decision was made"
     np.savez(folder / "quoter.npz", asked=np.array(clock.asked), offset=clock.offset_ns)
 
