@@ -32,15 +32,15 @@ LONG = {
 
 
 def main(words: list[str]) -> None:
-    found = {}
+    found, load = {}, machine.load()
     for name, given in (_asked(words) or {part: [] for part in PARTS}).items():
         print(f"{name} ...", flush=True)
         found[name] = {**PARTS, **LONG}[name].run(*given)
         print(_table(found[name]), flush=True)
         if name in LONG:
-            _write({name: found[name]}, name)
+            _write({name: found[name]}, load, name)
     if not words:
-        _write(found)
+        _write(found, load)
 
 
 def _asked(words: list[str]) -> dict[str, list[str]]:
@@ -56,16 +56,17 @@ def _asked(words: list[str]) -> dict[str, list[str]]:
     return asked
 
 
-def _write(found: dict[str, Any], name: str = "") -> None:
+def _write(found: dict[str, Any], load: str, name: str = "") -> None:
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat() + (name and f"-{name}")
-    about = {"date": today, "commit": machine.commit(), "machine": machine.name()}
+    about = {"date": today, "commit": machine.commit(), "machine": machine.name(), "load": load}
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{today}.json").write_text(json.dumps({**about, "parts": found}, indent=1) + "\n")
     command = f"python -m bench {name}" if name else "make bench"
     page = [
         f"# Benchmarks of {today}",
         "",
-        f"Commit `{about['commit']}`, {about['machine']}. Written by `{command}`.",
+        f"Commit `{about['commit']}`, {about['machine']}; the load average when it began was {load}. Written by "
+        f"`{command}`.",
         "",
     ]
     for part in found.values():
