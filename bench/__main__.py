@@ -1,7 +1,8 @@
 """Run the benchmarks and write docs/benchmarks/<date>.md and .json with commit and machine.
 
 Each module here has ``run() -> dict``: ``title``, ``rows`` (what, value, unit, peer, peer_value, ratio, goal)
-and ``notes``. Figures are of this machine on that day; what travels between machines are the ratios.
+and ``notes``. Figures are of this machine on that day; what travels between machines are the ratios. A word that is no
+part's name is given to ``run`` of the part before it: ``python -m bench peers FILE``.
 """
 
 from __future__ import annotations
@@ -12,37 +13,60 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import ab, drift, features, frames, hotpath, kafka, lake, machine, training
+from bench import ab, day, drift, features, frames, hotpath, kafka, lake, latency, machine, parquet, training
+from bench.peers import compare as peers
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 PARTS = {"frames": frames, "features": features, "hotpath": hotpath, "kafka": kafka, "training": training}
 
 
-LONG = {"ab": ab, "drift": drift, "lake": lake}  # run when named, each with a page of its own
+LONG = {
+    "ab": ab,
+    "day": day,
+    "drift": drift,
+    "lake": lake,
+    "latency": latency,
+    "parquet": parquet,
+    "peers": peers,
+}  # run when named, each with a page of its own
 
 
-def main(names: list[str]) -> None:
-    found = {}
-    for name in names or list(PARTS):
+def main(words: list[str]) -> None:
+    found, load = {}, machine.load()
+    for name, given in (_asked(words) or {part: [] for part in PARTS}).items():
         print(f"{name} ...", flush=True)
-        found[name] = {**PARTS, **LONG}[name].run()
+        found[name] = {**PARTS, **LONG}[name].run(*given)
         print(_table(found[name]), flush=True)
         if name in LONG:
-            _write({name: found[name]}, name)
-    if not names:
-        _write(found)
+            _write({name: found[name]}, load, name)
+    if not words:
+        _write(found, load)
 
 
-def _write(found: dict[str, Any], name: str = "") -> None:
+def _asked(words: list[str]) -> dict[str, list[str]]:
+    """Names of parts with what each is given."""
+    asked: dict[str, list[str]] = {}
+    for word in words:
+        if word in PARTS or word in LONG:
+            asked[word] = []
+        elif asked:
+            asked[list(asked)[-1]].append(word)
+        else:
+            raise SystemExit(f"expected a part ({', '.join([*PARTS, *LONG])}), saw {word!r}")
+    return asked
+
+
+def _write(found: dict[str, Any], load: str, name: str = "") -> None:
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat() + (name and f"-{name}")
-    about = {"date": today, "commit": machine.commit(), "machine": machine.name()}
+    about = {"date": today, "commit": machine.commit(), "machine": machine.name(), "load": load}
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{today}.json").write_text(json.dumps({**about, "parts": found}, indent=1) + "\n")
     command = f"python -m bench {name}" if name else "make bench"
     page = [
         f"# Benchmarks of {today}",
         "",
-        f"Commit `{about['commit']}`, {about['machine']}. Written by `{command}`.",
+        f"Commit `{about['commit']}`, {about['machine']}; the load average when it began was {load}. Written by "
+        f"`{command}`.",
         "",
     ]
     for part in found.values():

@@ -32,7 +32,7 @@ _network_step = network.step
 
 def run() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        bundle = _bundle(Path(folder) / "bundle")
+        bundle = seeded_bundle(Path(folder) / "bundle", market.instrument().key)
         ours = _compiled_step(bundle)
         bound, called = _onnx_steps(bundle / MODEL_FILE)
         loop, priority = _loop(bundle)
@@ -74,7 +74,8 @@ def _row(what: str, ns: Any, percentile: int, peer: str | None = None, peer_ns: 
     return row
 
 
-def _bundle(folder: Path) -> Path:
+def seeded_bundle(folder: Path, key: str) -> Path:
+    """An untrained network for the instrument of ``key``. Imports torch."""
     from training.export import Card, write_bundle
     from training.models import gru
 
@@ -84,7 +85,7 @@ def _bundle(folder: Path) -> Path:
     card = Card(
         model_name="keel-bench",
         run_id="bench",
-        instrument=market.instrument().key,
+        instrument=key,
         feature_set=catalog.feature_set(),
         dataset_id="bench",
         dataset_revision="0" * 32,

@@ -14,6 +14,11 @@ def commit() -> str:
     return asked.stdout.strip() or "unknown"
 
 
+def load() -> str:
+    """How busy the machine is with whatever runs on it now."""
+    return f"{os.getloadavg()[0]:.1f}"
+
+
 def name() -> str:
     """Cores, processor, Python."""
     names = [
