@@ -8,6 +8,7 @@ time may lie before the exchange time in real captures (clock offset); nothing i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -64,3 +65,15 @@ F_NO_SIZE: Final = 64  # the feed says no size of levels: 1 lot stands for "ther
 def empty(n: int) -> Events:
     """``n`` zeroed events."""
     return np.zeros(n, dtype=EVENT)
+
+
+def joined(parts: Sequence[NDArray[np.void]], dtype: np.dtype[np.void] = EVENT) -> NDArray[np.void]:
+    """Records (n,) of all ``parts`` in one new array; each is of ``dtype``.
+
+    numpy's own way promotes a structured type anew for each part, which takes 15 us where the bytes take none.
+
+    Raises:
+        TypeError: a part is not in one piece.
+    """
+    data = bytearray().join(parts)  # type: ignore[arg-type]  # arrays are buffers
+    return np.ndarray(len(data) // dtype.itemsize, dtype, data)

@@ -8,7 +8,7 @@ writer a source. Readers never see a half-written commit. Every commit can be re
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -63,6 +63,7 @@ Pin = Callable[[str, DeltaTable], "int | None"]
 FILE_BYTES: Final = 128 * 2**20  # of a compacted file
 LEAST_KEPT_HOURS: Final = 24
 _TRIES: Final = 20  # of a commit; each lost one means that somebody else won
+_FRESH: Final = 64  # commits, after which a handle is opened anew: delta-rs 1.6 keeps 0.17 MB of each in one
 _COMPACTION: Final = "quotekeel.compaction"  # property of a table: the version that a compaction began at
 _KEPT: Final = "interval 3650 days"  # the log of a table: how far back it can be read
 _CREATED: Final[dict[str, str | None]] = {"delta.logRetentionDuration": _KEPT}
@@ -96,6 +97,7 @@ class Lake:
         self._storage = storage_of(uri)
         self._pin = pin
         self._handles: dict[str, DeltaTable] = {}
+        self._writes: Counter[str] = Counter()
 
     @property
     def uri(self) -> str:
@@ -407,6 +409,9 @@ class Lake:
             schema_mode="merge" if wider else None,
             **how,
         )
+        self._writes[table] += 1
+        if self._writes[table] % _FRESH == 0:
+            self._handles.pop(table, None)
 
     def _again(self, table: str, change: Callable[[], None]) -> None:
         """Do it, on the newest version each time, until no commit of others came between."""

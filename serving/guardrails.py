@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 from market.clock import NS_PER_S
 from market.drafts import draft_of
 from market.errors import ServiceError, SettingsError
+from market.events import joined
 from market.labels import HORIZONS_NS
+from serving.hotpath.records import DECISION
 from serving.lineup import Lineup
 from serving.outcomes import direction_log_loss
 
@@ -242,7 +244,7 @@ class Judge:
         """Losses of the rows whose label has become known."""
         if not self._pending:
             return
-        rows = np.concatenate(self._pending)
+        rows = joined(self._pending, DECISION)
         time = np.maximum.accumulate(rows["recv_ns"])
         arms = (self.new_arm, 1 - self.new_arm)
         losses = [direction_log_loss(time, rows["mid2"], rows["probs"][:, arm, _WORDS], HORIZON_NS) for arm in arms]

@@ -14,8 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from market.clock import NS_PER_S
+from market.events import joined
 from market.instruments import Instrument
 from market.lake import Lake, rows_of
+from serving.hotpath.records import DECISION
 from serving.outcomes import LATER_NS, UNKNOWN, mids_at_fills
 from serving.quoting.engine import Fill
 
@@ -83,7 +85,7 @@ class Recorder:
     def _flush_decisions(self) -> None:
         if not self._decisions:
             return
-        rows = np.concatenate(self._decisions)
+        rows = joined(self._decisions, DECISION)
         last = int(rows["n"][-1])
         self.lake.append("predictions", self._prediction_rows(rows), source=self.session, position=last)
         self._decisions.clear()
@@ -93,7 +95,7 @@ class Recorder:
     def _flush_quotes(self) -> None:
         if not self._quotes:
             return
-        rows = np.concatenate(self._quotes)
+        rows = joined(self._quotes, DECISION)
         self.lake.append("quotes", self._quote_rows(rows), source=self.session, position=int(rows["n"][-1]))
         self._quotes.clear()
         self.quotes += len(rows)

@@ -22,12 +22,12 @@ import orjson
 from numpy.typing import NDArray
 
 from market.clock import NS_PER_S
-from market.events import Events
+from market.events import Events, joined
 from market.features.slow import slow_vector
 from market.feeds.landing import Lander
 from market.feeds.orders import read_report
 from market.instruments import Instrument
-from market.venues.protocol import NO_EVENTS, Slow
+from market.venues.protocol import Slow
 from serving.bundle import Bundle
 from serving.guardrails import Breach, GuardrailConfig, Held, Judge, Position, Worse, judge_of, trial_of
 from serving.hotpath.loop import HotPath
@@ -190,7 +190,7 @@ class QuotingSession:
             if len(events):
                 pieces.append(events)
                 count += len(events)
-        self._decide(np.concatenate(pieces) if pieces else NO_EVENTS, cuts)
+        self._decide(joined(pieces), cuts)
 
     def orders(self) -> list[bytes]:
         """Requests that bring the orders at the exchange to the quote in force."""

@@ -27,6 +27,7 @@ from confluent_kafka.cimpl import NewTopic
 from market.bus.cluster import Cluster, topic_named
 from market.bus.protocol import Records, layout_of
 from market.errors import InputError, KeelError, ServiceError
+from market.events import joined
 
 SCHEMA: Final = "keel-schema"
 STOP: Final = b"stop/1"
@@ -320,7 +321,7 @@ class KafkaSubscriber:
         if not self._waiting:
             for message in self._consumer.consume(_POLLED, timeout=0):
                 self._take(message)
-        parts, room = [np.empty(0, self.dtype)], limit
+        parts, room = list[Records](), limit
         while self._waiting and room > 0:
             partition, position, records = self._waiting.popleft()
             part, rest = records[:room], records[room:]
@@ -331,7 +332,7 @@ class KafkaSubscriber:
                 self.positions[partition] = position + len(part)
             else:
                 self.positions[partition] = (position // _PLACES + 1) * _PLACES
-        return np.concatenate(parts)
+        return joined(parts, self.dtype)
 
     @property
     def assigned(self) -> frozenset[int]:

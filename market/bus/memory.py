@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from market.bus.protocol import Records
+from market.events import joined
 
 
 class MemoryBus:
@@ -28,7 +29,7 @@ class MemoryBus:
 
     def since(self, position: int) -> Records:
         """Records from ``position`` on."""
-        everything = np.concatenate([np.empty(0, self.dtype), *self._chunks])
+        everything = joined(self._chunks, self.dtype)
         self._chunks = [everything]
         return everything[position:]
 

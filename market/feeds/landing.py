@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from market.clock import NS_PER_S, Clock
 from market.errors import InputError, LakeError
-from market.events import Events
+from market.events import Events, joined
 from market.feeds.normalise import Normaliser, Rejected, Stats
 from market.feeds.writer import Writer
 from market.instruments import Instrument
@@ -356,7 +356,7 @@ def _raw_rows(
 
 def _tick_rows(source: str, instrument: Instrument, batches: list[tuple[int, list[Events]]]) -> pa.Table:
     return pa.concat_tables(
-        ticks_of(np.concatenate(parts), source=source, instrument=instrument, batch=batch) for batch, parts in batches
+        ticks_of(joined(parts), source=source, instrument=instrument, batch=batch) for batch, parts in batches
     )
 
 

@@ -39,6 +39,7 @@ from market.events import (
     TRADE,
     Events,
     empty,
+    joined,
 )
 from market.feeds import notices
 from market.feeds.offset import MinFilter
@@ -249,15 +250,15 @@ class Normaliser:
         return NO_EVENTS
 
     def _snapshot(self, snapshot: Parsed, payload: bytes) -> Events:
-        joined = self._sequence.on_snapshot(snapshot)
-        if joined is None:
+        diffs = self._sequence.on_snapshot(snapshot)
+        if diffs is None:
             self.stats.snapshots_unused += 1
             return NO_EVENTS
         self.stats.snapshots += 1
         self.stats.proved += snapshot.proved
         self.stats.resyncs += self._broken
-        self.stats.diffs += len(joined)
-        batch: Events = np.concatenate([self._near(snapshot.events), *(diff.events for diff in joined)])
+        self.stats.diffs += len(diffs)
+        batch: Events = joined([self._near(snapshot.events), *(diff.events for diff in diffs)])
         first = snapshot.events[0]
         batch["frame"], batch["recv_ns"] = first["frame"], first["recv_ns"]
         batch["flags"] &= ~np.uint16(F_LAST)
@@ -329,7 +330,7 @@ class Normaliser:
         removal[:] = events[-1]
         removal["kind"], removal["size"] = DEPTH, 0
         removal["side"], removal["price"] = [side for side, _ in far], [row[0] for _, row in far]
-        whole: Events = np.concatenate([events, removal])
+        whole: Events = joined([events, removal])
         whole["flags"] &= ~np.uint16(F_LAST)
         whole["flags"][-1] |= F_LAST
         self._book.apply_batch(whole[len(events) :])

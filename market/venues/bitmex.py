@@ -13,11 +13,10 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 import msgspec
-import numpy as np
 
 from market.cryptofeed import recorded
 from market.errors import FrameError
-from market.events import ASK, BID
+from market.events import ASK, BID, joined
 from market.instruments import Instrument
 from market.venues.protocol import Parsed, Route
 from market.wire import REASONS, Level, Maker, Number, checked_symbol, decoded, formed, ns_of_iso, unknown
@@ -130,7 +129,7 @@ class Parser:
             bid = (row.bidPrice or 0, row.bidSize or 0)
             ask = (row.askPrice or 0, row.askSize or 0)
             parts.append(self._make.ticker((exch_ns, recv_ns), frame, bid, ask))
-        return Parsed("ticker", np.concatenate(parts), exch_ns=exch_ns) if parts else Parsed("other")
+        return Parsed("ticker", joined(parts), exch_ns=exch_ns) if parts else Parsed("other")
 
 
 def _level(row: _Row, action: str, prices: dict[int, Number]) -> Level:

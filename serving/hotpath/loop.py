@@ -29,7 +29,7 @@ from market.bus.protocol import Records
 from market.bus.shm import LOST, ShmRing, ShmSubscriber, is_stopped, pop, push
 from market.compiled import compiled
 from market.errors import InputError, ModelError
-from market.events import CLEAR, EVENT, Events
+from market.events import CLEAR, EVENT, Events, empty, joined
 from market.features import catalog, kernels
 from market.features.catalog import N_INPUTS, N_TICK
 from market.features.kernels import MID2, NO_ROW, RESTARTS, ROW, WARM
@@ -272,7 +272,7 @@ class HotPath:
         """Decisions (n,) of dtype DECISION on ``events`` (m,), which go on from the last call's."""
         if self._own is not None:
             pieces = [self._pass(events[i : i + _PIECE]) for i in range(0, len(events), _PIECE)]
-            return np.concatenate(pieces) if pieces else np.empty(0, DECISION)
+            return joined(pieces, DECISION)
         out = np.empty(len(events) + 1, DECISION)
         n: int = _run(self._core, self._arms(), self._policy, np.ascontiguousarray(events, EVENT), out)
         return out[:n]
@@ -414,6 +414,7 @@ class HotPath:
             events.close()
             raise
         self._own = events, decisions, decisions.subscribe()
+        self._pass(empty(0))  # what is not compiled yet is now, and not while an exchange waits to be read
 
     def _pass(self, events: Events) -> Records:
         """One piece through the rings of its own."""

@@ -61,6 +61,14 @@ def test_rows_and_position_are_one_commit(lake):
     assert lake.read("raw", columns=["frame"], where={"source": "s"})["frame"].to_pylist() == list(range(1, 10))
 
 
+def test_a_writer_that_goes_on_for_long_opens_its_table_anew_and_nobody_sees_it(lake):
+    count = 2 * market.lake._FRESH + 3
+    for frame in range(1, count):
+        lake.append("raw", raw(frame, frame), source="s", position=frame)
+        assert lake.position("raw", "s") == frame
+    assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == list(range(1, count))
+
+
 def test_a_position_can_be_committed_without_rows(lake):
     lake.append("ticks", SCHEMAS["ticks"].empty_table(), source="s", position=7)
     assert lake.position("ticks", "s") == 7
