@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -123,15 +124,23 @@ def in_order(rows: pa.Table, order: Sequence[str]) -> pa.Table:
     """Sorted by ``order``; files of one source usually come sorted already, which is much cheaper to see than to do."""
     if rows.num_rows < 2:
         return rows
-    keys = [_codes(rows.column(name)) for name in order]
-    rising = np.zeros(rows.num_rows - 1, dtype=bool)
-    tied = np.ones(rows.num_rows - 1, dtype=bool)
-    for key in keys:
-        rising |= tied & (key[1:] > key[:-1])
-        tied &= key[1:] == key[:-1]
-    if bool(np.all(rising | tied)):
+    place = _places([_codes(rows.column(name)) for name in order])
+    if bool(np.all(place[1:] >= place[:-1])):
         return rows
-    return rows.take(np.lexsort(keys[::-1]))
+    return rows.take(np.argsort(place, kind="stable"))
+
+
+def _places(keys: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """One number a row that orders as ``keys`` do, the first of them first."""
+    least = [int(key.min()) for key in keys]
+    spans = [int(key.max()) - low + 1 for key, low in zip(keys, least, strict=True)]
+    place = np.zeros(len(keys[0]), np.int64)
+    if math.prod(spans) < 2**63:
+        for key, low, span in zip(keys, least, spans, strict=True):
+            place = place * span + (key - low)
+    else:
+        place[np.lexsort(keys[::-1])] = np.arange(len(place))
+    return place
 
 
 def _codes(column: Any) -> NDArray[np.int64]:
