@@ -68,12 +68,15 @@ def empty(n: int) -> Events:
 
 
 def joined(parts: Sequence[NDArray[np.void]], dtype: np.dtype[np.void] = EVENT) -> NDArray[np.void]:
-    """Records (n,) of all ``parts`` in one new array; each is of ``dtype``.
+    """Records (n,) of all ``parts``, which are of ``dtype``, in one new array.
 
     numpy's own way promotes a structured type anew for each part, which takes 15 us where the bytes take none.
 
     Raises:
-        TypeError: a part is not in one piece.
+        TypeError: a part is of another type, or not in one piece.
     """
+    for part in parts:
+        if part.dtype != dtype:
+            raise TypeError(f"expected records of {dtype}, saw {part.dtype}")
     data = bytearray().join(parts)  # type: ignore[arg-type]  # arrays are buffers
     return np.ndarray(len(data) // dtype.itemsize, dtype, data)

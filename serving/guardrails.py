@@ -30,7 +30,6 @@ from market.drafts import draft_of
 from market.errors import ServiceError, SettingsError
 from market.events import joined
 from market.labels import HORIZONS_NS
-from serving.hotpath.records import DECISION
 from serving.lineup import Lineup
 from serving.outcomes import direction_log_loss
 
@@ -244,7 +243,7 @@ class Judge:
         """Losses of the rows whose label has become known."""
         if not self._pending:
             return
-        rows = joined(self._pending, DECISION)
+        rows = joined(self._pending, self._pending[0].dtype)
         time = np.maximum.accumulate(rows["recv_ns"])
         arms = (self.new_arm, 1 - self.new_arm)
         losses = [direction_log_loss(time, rows["mid2"], rows["probs"][:, arm, _WORDS], HORIZON_NS) for arm in arms]

@@ -24,6 +24,15 @@ def test_nothing_is_an_array_of_nothing() -> None:
     assert joined([]).shape == joined([empty(0)]).shape == (0,)
 
 
-def test_parts_that_are_not_in_one_piece_are_refused() -> None:
+def test_parts_that_are_not_in_one_piece_or_of_another_type_are_refused() -> None:
     with pytest.raises(TypeError):
         joined([empty(4)[::2]])
+    with pytest.raises(TypeError, match="expected records of"):
+        joined([empty(1), np.zeros(1, DECISION)])
+
+
+def test_some_fields_of_records_are_joined_too() -> None:
+    rows = np.zeros(6, EVENT)
+    rows["price"] = np.arange(6)
+    parts = [rows[:2][["recv_ns", "price"]].copy(), rows[2:][["recv_ns", "price"]].copy()]
+    assert joined(parts, parts[0].dtype)["price"].tolist() == [0, 1, 2, 3, 4, 5]
