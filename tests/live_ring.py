@@ -12,6 +12,7 @@ from local_stack import Stack, until
 from market.clock import NS_PER_S
 from market.lake import Lake
 from pipelines import audit
+from pipelines.canary import STOPPED, WITHDRAWN
 from pipelines.inference_server import roles_of
 from pipelines.simulate import Exchange
 from pipelines.workspace import Workspace
@@ -61,7 +62,8 @@ class LiveRing:
 
         ended.__doc__ = f"{dag} to end ({of})"
         run = until(ended, LONG)
-        assert run["state"] == "success", self.tasks(dag, run["dag_run_id"])
+        broken = [dict(entry.what) for kind in (WITHDRAWN, STOPPED) for entry in self.entries(kind)]
+        assert run["state"] == "success", (self.tasks(dag, run["dag_run_id"]), broken)
         return dict(run)
 
     def tasks(self, dag: str, run_id: str) -> dict[str, str]:
