@@ -4,7 +4,7 @@ On trial are a canary, and a challenger from its first block as a shadow on.
 
 | guardrail | what is measured | breached |
 |---|---|---|
-| log_loss | mean log-loss of the direction after 1 s, new less old, on the same rows | above ``log_loss_worse`` |
+| log_loss | mean log-loss of the direction after 1 s, new less old, same rows | surely above ``log_loss_worse`` |
 | drawdown | how far inventory and cash, moved in blocks in which the new one acts, fell from their best | above it |
 | latency | p99 of the hot path's step over the last rows | above ``step_p99_us`` |
 | not_a_number | rows on which the new one did not answer with numbers | above ``not_a_number`` |
@@ -39,18 +39,22 @@ Worse = Callable[[NDArray[np.float64]], bool]  # of differences (b,) of blocks: 
 HORIZON_NS = NS_PER_S
 _WORDS = slice(5 * HORIZONS_NS.index(HORIZON_NS), 5 * HORIZONS_NS.index(HORIZON_NS) + 3)
 _NS_PER_US = 1000
+_LEAST_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardrailConfig:
     """Limits. ``log_loss_worse`` in nats, looked at from ``least_rows`` rows with known labels on, of a challenger from
-    ``least_blocks`` whole blocks on: it begins as a shadow, and seconds of a lively market say nothing of it;
+    ``least_blocks`` whole blocks on: seconds of a lively market say little. It is broken where the mean over seconds
+    lies above it by more than ``log_loss_errors`` standard errors (neighbouring seconds share outcomes, so that three
+    are about two);
     ``drawdown_half_ticks`` in half ticks times lots; ``step_p99_us`` over the last ``latency_rows`` rows at most, and
     from ``least_rows`` on. Words of the first ``settle_seconds`` of market time are not held against anybody: a network
     that was put in begins with nothing in its memory. ``words_alpha``, ``words_plan``: of the test of a challenger's
     words, see :mod:`pipelines.sequential`."""
 
     log_loss_worse: float = 0.10
+    log_loss_errors: float = 3.0
     settle_seconds: float = 5.0
     least_rows: int = 500
     least_blocks: int = 30
@@ -65,6 +69,8 @@ class GuardrailConfig:
     def __post_init__(self) -> None:
         if self.least_blocks < 0 or self.least_rows < 1 or self.latency_rows < self.least_rows:
             raise SettingsError(f"expected least_blocks >= 0 and 1 <= least_rows <= latency_rows, saw {self}")
+        if self.log_loss_errors < 0:
+            raise SettingsError(f"expected log_loss_errors of zero or more, saw {self}")
         if not (self.log_loss_worse > 0 and self.drawdown_half_ticks > 0 and self.step_p99_us > 0):
             raise SettingsError(f"expected limits above zero, saw {self}")
         if self.not_a_number < 0 or self.inventory_over_lots < 0 or self.settle_seconds < 0:
@@ -141,6 +147,42 @@ class Position:
 
 
 @dataclass(kw_only=True)
+class Seconds:
+    """A mean over the seconds of the market, each counting once, and how uncertain it is. The second in which the
+    newest value lies does not count yet."""
+
+    count: int = 0
+    mean: float = 0.0
+    _squares: float = 0.0
+    _second: int = 0
+    _rows: int = 0
+    _sum: float = 0.0
+
+    def add(self, time_ns: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+        """Values (n,) at times (n,) that do not go back. Mean and variance as of Welford (1962)."""
+        if not len(values):
+            return
+        seconds, first = np.unique(time_ns // NS_PER_S, return_index=True)
+        for second, part in zip(seconds.tolist(), np.split(values, first[1:]), strict=True):
+            if second != self._second and self._rows:
+                value = self._sum / self._rows
+                self.count += 1
+                off = value - self.mean
+                self.mean += off / self.count
+                self._squares += off * (value - self.mean)
+                self._rows, self._sum = 0, 0.0
+            self._second = second
+            self._rows += len(part)
+            self._sum += float(part.sum())
+
+    def error(self) -> float:
+        """Standard error of the mean, as if the seconds were independent; infinite of fewer than ten."""
+        if self.count < _LEAST_SECONDS:
+            return float("inf")
+        return float(np.sqrt(self._squares / (self.count - 1) / self.count))
+
+
+@dataclass(kw_only=True)
 class Judge:
     """Looks at one trial's steps, row by row, in the session's own thread; the arithmetic is done once a second."""
 
@@ -155,6 +197,7 @@ class Judge:
     acted_blocks: int = 0
     last_ns: int = 0
     _losses: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    _worse: Seconds = field(default_factory=Seconds)
     _pending: list[Decisions] = field(default_factory=list)
     _times: list[NDArray[np.int64]] = field(default_factory=list)
     _wordless: int = 0
@@ -251,8 +294,10 @@ class Judge:
         for i, loss in enumerate(losses):
             self._losses[i] += float(loss[:known].sum())
         self.rows += known
+        differences = losses[0][:known] - losses[1][:known]
+        self._worse.add(time[:known], differences)
         if self.worse is not None:
-            self._keep_blocks(time[:known], losses[0][:known] - losses[1][:known])
+            self._keep_blocks(time[:known], differences)
         self._pending = [rows[known:]]
 
     def _keep_blocks(self, time: NDArray[np.int64], worse: NDArray[np.float64]) -> None:
@@ -278,9 +323,9 @@ class Judge:
             return self._breach("drawdown", self._best - self._earned, config.drawdown_half_ticks)
         if self.rows < config.least_rows:
             return None
-        worse = (self._losses[0] - self._losses[1]) / self.rows
-        if worse > config.log_loss_worse and self._long_enough():
-            return self._breach("log_loss", worse, config.log_loss_worse)
+        surely = self._worse.mean - config.log_loss_errors * self._worse.error()
+        if surely > config.log_loss_worse and self._long_enough():
+            return self._breach("log_loss", self._worse.mean, config.log_loss_worse)
         slow = self._p99_us()
         if slow > config.step_p99_us:
             return self._breach("latency", slow, config.step_p99_us)
