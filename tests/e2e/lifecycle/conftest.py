@@ -33,7 +33,7 @@ PARAMS = {
         "min_strength": 0.08,
     },
     "train": {"workers": 0},
-    "serve": {"shadow_blocks": 6},
+    "serve": {"shadow_blocks": 6, "guardrails": {"step_p99_us": 50_000.0}},  # a step may wait for the others here
     "promote": {"step_seconds": 30.0, "window_seconds": 60.0},
     "deploy": {"max_p50_ms": 1000.0},  # beside everything else on a small machine
 }
