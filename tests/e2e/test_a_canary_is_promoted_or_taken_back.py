@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,9 +72,12 @@ class Floor:
         )
 
     @contextmanager
-    def quoting(self, **settings: object) -> Iterator[subprocess.Popen[str]]:
+    def quoting(
+        self, guardrails: Mapping[str, object] | None = None, **settings: object
+    ) -> Iterator[subprocess.Popen[str]]:
         """A session that follows, quoting when the block begins, ended as a person would."""
-        given = {"pace": 10, "block_seconds": 1.0, **settings}
+        limits = {"step_p99_us": 50_000.0, **(guardrails or {})}  # a step may wait for other tests
+        given = {"pace": 10, "block_seconds": 1.0, "guardrails": json.dumps(limits), **settings}
         words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
         running = self.keel("serve", "--follow", "--url", self.exchange.url, *words)
         try:
@@ -181,7 +184,7 @@ def test_a_breach_is_completed_though_promote_was_killed(floor: Floor) -> None:
     """The session steps back by itself, and sees that registry, roles and Triton follow."""
     desk = floor.desk
     first, bad = desk.crown(1), desk.approved(2, spoiled="words")
-    with floor.quoting(guardrails="{least_rows: 8000, latency_rows: 8000}"):
+    with floor.quoting(guardrails={"least_rows": 8000, "latency_rows": 8000}):
         promote = floor.keel("promote", "--version", str(bad), "--set", "step_seconds=1000")
         floor.until(lambda alive: alive.phase == "canary")
         promote.kill()
@@ -199,7 +202,7 @@ def test_a_breach_is_completed_though_promote_was_killed(floor: Floor) -> None:
 def test_a_breach_in_the_watch_window_brings_the_old_champion_back(floor: Floor) -> None:
     desk = floor.desk
     first, bad = desk.crown(1), desk.approved(2, spoiled="words")
-    with floor.quoting(guardrails="{least_rows: 1500, latency_rows: 5000}"):
+    with floor.quoting(guardrails={"least_rows": 1500, "latency_rows": 5000}):
         quick = {"canary": (1.0,), "step_seconds": 5.0, "window_seconds": 600.0, "least_rows": 10}
         with pytest.raises(GateError, match="log_loss"):
             desk.promote(bad, **quick)
@@ -228,7 +231,7 @@ def stopped(floor: Floor, champion: int) -> dict[str, Any]:
 def test_a_bad_challenger_is_out_before_it_ever_quotes(floor: Floor, spoiled: str, guardrail: str) -> None:
     desk = floor.desk
     first, bad = desk.crown(1), desk.register(2, spoiled=spoiled)
-    with floor.quoting(guardrails="{least_blocks: 5}"):
+    with floor.quoting(guardrails={"least_blocks": 5}):
         desk.deploy(bad)
         floor.until(lambda alive: alive.breach is not None and alive.versions == (first,))
         entry = stopped(floor, first)
@@ -248,7 +251,7 @@ def test_a_bad_challenger_is_out_before_it_ever_quotes(floor: Floor, spoiled: st
 def test_a_bad_challenger_is_out_in_the_middle_of_its_turns(floor: Floor) -> None:
     desk = floor.desk
     first, bad = desk.crown(1), desk.register(2, spoiled="words")
-    with floor.quoting(shadow_blocks=2, guardrails="{least_rows: 4000, latency_rows: 5000}"):
+    with floor.quoting(shadow_blocks=2, guardrails={"least_rows": 4000, "latency_rows": 5000}):
         desk.deploy(bad)
         floor.until(lambda alive: alive.phase == "switchback")
         floor.until(lambda alive: alive.breach is not None and alive.versions == (first,))
