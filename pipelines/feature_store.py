@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -248,7 +249,11 @@ def push_slow(workspace: Workspace, instrument: str, *, known_ns: int, exch_ns: 
 
 
 def _feast() -> Any:
-    """The library, kept from setting the whole process up for metrics of forked servers, in a folder under /tmp."""
+    """The library, kept from setting the whole process up for metrics of forked servers, in a folder under /tmp.
+
+    Its classes are decorated with typeguard's ``typechecked``, which parses and compiles a module once more for every
+    method in it: three of the six seconds of its import. They are imported without.
+    """
     if "feast" in sys.modules:
         return sys.modules["feast"]
     import prometheus_client  # noqa: F401  # first: it decides at its import that metrics stay in memory
@@ -257,7 +262,8 @@ def _feast() -> Any:
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update({name: value or os.devnull for name, value in before.items()})
     try:
-        import feast
+        with patch("typeguard.typechecked", new=lambda target: target):
+            import feast
     finally:
         for name, value in before.items():
             if value is None:

@@ -324,16 +324,19 @@ def _result(config: MonitorConfig, workspace: Workspace, watched: _Watched, judg
 def _event(
     config: MonitorConfig, workspace: Workspace, watched: _Watched, judgement: Judgement, monitor_id: str
 ) -> str:
-    """The drift's id: that of the last look before this one if its drift reached into this one's, else a new one. What
-    is looked at slides on while a drift lasts, and its beginning slides out of sight."""
+    """The drift's id: that of the last look before this one if its drift has gone on since, else a new one. It has if it
+    reaches into what is looked at now, or if that begins with a drift: nobody saw a calm market in between."""
     same = {"instrument": config.instrument, "dataset_id": watched.dataset_id, "model_version": watched.rows.version}
     until_ns = int(judgement.end_ns[-1])
     files = sorted(workspace.reports.glob(f"monitor-*/{MONITOR_FILE}"), key=_age, reverse=True)
-    for file in files[:_LOOKS_BACK]:
-        before = orjson.loads(file.read_bytes())
-        lasted = judgement.since_ns <= before["until_ns"] <= until_ns and bool(before["event_id"])
-        if lasted and before["monitor_id"] != monitor_id and same.items() <= before.items():
-            return str(before["event_id"])
+    looks = [orjson.loads(file.read_bytes()) for file in files[:_LOOKS_BACK]]
+    before = [look for look in looks if same.items() <= look.items() and look["monitor_id"] != monitor_id]
+    last = max(
+        (look for look in before if look["until_ns"] <= until_ns), key=lambda look: look["until_ns"], default=None
+    )
+    if last is not None and last["event_id"]:
+        if judgement.since_ns <= max(last["until_ns"], int(judgement.start_ns[0])):
+            return str(last["event_id"])
     return _digest("drift", [*same.values(), judgement.since_ns])
 
 

@@ -9,8 +9,12 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit, urlunsplit
 
 from market.errors import FolderError, ServiceError
@@ -33,10 +37,29 @@ def mlflow() -> Any:
         os.environ.setdefault(name, value)
     import mlflow as module
 
+    _load_header_providers()
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger(_TWICE).setLevel(logging.CRITICAL)
     return module
+
+
+@cache
+def _load_header_providers() -> None:
+    """Load what adds headers to MLflow's requests, all but Feast's.
+
+    MLflow loads every provider that is installed at a process's first request. Feast's imports the whole of Feast
+    (seven seconds, and torch with it), and would send the token of the pod that it runs in to the tracking server.
+    """
+    from mlflow.utils import plugins
+
+    installed = plugins.get_entry_points
+
+    def others(group: str) -> list[EntryPoint]:
+        return [each for each in installed(group) if not each.value.startswith("feast.")]
+
+    with patch.object(plugins, "get_entry_points", new=others):
+        import_module("mlflow.tracking.request_header.registry")
 
 
 def client(tracking_uri: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,19 @@ def test_a_drift_keeps_its_name_while_look_after_look_sees_it(workspace: Workspa
         earlier.write_bytes(orjson.dumps({**before, "event_id": "drift-earlier"}))
         assert monitor(asked, workspace=workspace).event_id == event_id
     earlier.unlink()
+
+
+@pytest.mark.parametrize("was", ["drift-earlier", ""])
+def test_a_drift_goes_on_if_nobody_saw_the_market_calm_in_between(workspace: Workspace, was: str) -> None:
+    shutil.rmtree(workspace.reports)  # the looks of other tests
+    asked = replace(ASKED, sessions=("live-loud",))
+    result = monitor(asked, workspace=workspace)
+    assert result.drifted
+    earlier = workspace.reports / "monitor-earlier" / "monitor.json"
+    earlier.parent.mkdir()
+    hour_ago = {"monitor_id": "monitor-earlier", "until_ns": result.since_ns - 3600 * NS_PER_S, "event_id": was}
+    earlier.write_bytes(orjson.dumps({**read_result(workspace, result.monitor_id), **hour_ago}))
+    assert monitor(asked, workspace=workspace).event_id == (was or result.event_id)
 
 
 def test_the_report_says_what_was_checked_how_right_it_was_and_where_it_lies(workspace: Workspace) -> None:
