@@ -324,19 +324,17 @@ def _result(config: MonitorConfig, workspace: Workspace, watched: _Watched, judg
 def _event(
     config: MonitorConfig, workspace: Workspace, watched: _Watched, judgement: Judgement, monitor_id: str
 ) -> str:
-    """The drift's id: that of the last look before this one if its drift has gone on since, else a new one. It has if it
-    reaches into what is looked at now, or if that begins with a drift: nobody saw a calm market in between."""
+    """The drift's id: that of the last look before this one if its drift has gone on since, else a new one. It has if
+    it reaches into what is looked at now, or if that begins with a drift: nobody saw a calm market in between."""
     same = {"instrument": config.instrument, "dataset_id": watched.dataset_id, "model_version": watched.rows.version}
     until_ns = int(judgement.end_ns[-1])
     files = sorted(workspace.reports.glob(f"monitor-*/{MONITOR_FILE}"), key=_age, reverse=True)
     looks = [orjson.loads(file.read_bytes()) for file in files[:_LOOKS_BACK]]
-    before = [look for look in looks if same.items() <= look.items() and look["monitor_id"] != monitor_id]
-    last = max(
-        (look for look in before if look["until_ns"] <= until_ns), key=lambda look: look["until_ns"], default=None
-    )
-    if last is not None and last["event_id"]:
-        if judgement.since_ns <= max(last["until_ns"], int(judgement.start_ns[0])):
-            return str(last["event_id"])
+    others = [look for look in looks if same.items() <= look.items() and look["monitor_id"] != monitor_id]
+    before = sorted((look["until_ns"], look["event_id"]) for look in others if look["until_ns"] <= until_ns)
+    last_ns, event_id = before[-1] if before else (0, "")
+    if event_id and judgement.since_ns <= max(last_ns, int(judgement.start_ns[0])):
+        return str(event_id)
     return _digest("drift", [*same.values(), judgement.since_ns])
 
 
