@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from market.book import NEAR_LEVELS
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError, LakeError, SettingsError
 from market.features import catalog, history, slow
@@ -414,7 +415,7 @@ def _label_rule(config: LabelConfig) -> dict[str, float]:
     return {
         "move_threshold_ticks": config.threshold_half_ticks / 2,
         "depth_fall": config.depth_fall_percent / 100,
-        "depth_levels": catalog.NEAR_LEVELS,
+        "depth_levels": NEAR_LEVELS,
     }
 
 

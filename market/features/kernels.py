@@ -18,21 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.book import (
-    HEADER,
     LAST_DELTA,
-    LAST_RANK,
+    LAST_NEAR,
     LIVE,
-    N_ASK,
-    N_BID,
+    NEAR_LEVELS,
     STATUS,
     apply,
+    best_level,
+    level_key,
     new_book,
     refusal,
     top,
+    worse_level,
 )
 from market.compiled import compiled
 from market.events import BID, CLEAR, DEPTH, F_CHECKPOINT, F_LAST, F_RESYNC, TRADE, Events
-from market.features.catalog import FEATURES, N_TICK, NEAR_LEVELS, WARM_NS
+from market.features.catalog import FEATURES, N_TICK, WARM_NS
 
 Int64s = NDArray[np.int64]
 
@@ -145,7 +146,7 @@ def _collect(book: Int64s, state: Int64s, kind: int, side: int, size: int) -> No
         _add(state, _FLOW, side * size)
         _add(state, _TRADES, 1)
         state[_TRADED] = state[_NOW]
-    elif kind == DEPTH and book[LIVE] == 1 and book[LAST_RANK] < NEAR_LEVELS:
+    elif kind == DEPTH and book[LIVE] == 1 and book[LAST_NEAR] == 1:
         delta = book[LAST_DELTA]
         _add(state, _BID_NET if side == BID else _ASK_NET, delta)
         if delta < 0:
@@ -271,19 +272,18 @@ def _share(a: float, b: float) -> float:
 @compiled
 def _side(book: Int64s, side: int) -> tuple[float, float, float]:
     """Size of the best 5 and 10 levels, and the size-weighted distance of the 10 from the touch in ticks."""
-    capacity = book[0]
-    n = book[N_BID] if side == BID else book[N_ASK]
-    end = (HEADER if side == BID else HEADER + 2 * capacity) + n
-    touch = book[end - 1]
+    word = best_level(book, side)
+    touch = level_key(book, side, word)
     near, total, weighted = 0, 0, 0.0
-    for i in range(min(n, 10)):
-        size = book[end + capacity - 1 - i]
+    for i in range(10):
+        if word == 0:
+            break
+        size = book[word]
         total += size
-        weighted += float(size) * float(touch - book[end - 1 - i])
-        if i == NEAR_LEVELS - 1:
+        weighted += float(size) * float(touch - level_key(book, side, word))
+        if i < NEAR_LEVELS:
             near = total
-    if n < NEAR_LEVELS:
-        near = total
+        word = worse_level(book, side, word)
     return float(near), float(total), weighted / float(total)
 
 

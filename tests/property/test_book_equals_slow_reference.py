@@ -1,11 +1,12 @@
 import numpy as np
 from event_streams import START, record, streams, wild_records
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from slow_reference import SlowBook
 
-from market.book import Book
+from market.book import LAST_DELTA, LAST_NEAR, NEAR_LEVELS, Book, depth_near, window_base
 from market.errors import BookError
-from market.events import ASK, BID, DEPTH, EVENT, F_LAST
+from market.events import ASK, BID, CLEAR, DEPTH, EVENT, F_LAST
 
 
 @given(streams(max_frames=50))
@@ -63,6 +64,61 @@ def test_thousands_of_levels_are_kept_in_order():
             slow.sides[int(event["side"])][int(event["price"])] = int(event["size"])
     assert [tuple(r) for r in book.bids(9999).tolist()] == slow.best_first(BID)
     assert [tuple(r) for r in book.asks(9999).tolist()] == slow.best_first(ASK)
+
+
+def wandering(seed: int, batches: int) -> np.ndarray:
+    """Events of a market whose levels lie close together or thousands of ticks apart, and whose price walks and jumps;
+    one level in a hundred is far from all others."""
+    rng = np.random.default_rng(seed)
+    mid, spacing, events = 1 << 20, 1, []
+    for _ in range(batches):
+        mid += int(rng.normal(0, 3)) if rng.random() < 0.9 else int(rng.choice([-1, 1]) * rng.integers(100, 20_000))
+        spacing = int(rng.choice([1, 2, 40, 3000])) if rng.random() < 0.1 else spacing
+        count = int(rng.integers(1, 60))
+        side = rng.choice([BID, ASK], count)
+        away = spacing * rng.geometric(rng.choice([0.02, 0.2]), count)
+        away[rng.random(count) < 0.01] *= 500
+        batch = np.zeros(count, dtype=EVENT)
+        batch["kind"], batch["side"], batch["recv_ns"] = DEPTH, side, START
+        batch["price"] = np.maximum(mid - side * away, 1)
+        batch["size"] = rng.integers(0, 4, count)
+        batch["flags"][-1] = F_LAST
+        if rng.random() < 0.02:
+            batch["kind"][0] = CLEAR
+        events.append(batch)
+    return np.concatenate(events)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_a_price_that_walks_and_jumps_leaves_no_level_behind(seed):
+    events = wandering(seed, batches=120)
+    book, slow = Book(), SlowBook()
+    at = 0
+    for end in np.flatnonzero(events["flags"] & F_LAST) + 1:
+        for event in events[at:end]:
+            book.apply(event)
+            slow.apply(event)
+            if event["kind"] == DEPTH:
+                assert (book.array[LAST_DELTA], book.array[LAST_NEAR]) == (slow.delta, slow.rank < NEAR_LEVELS)
+        at = end
+        bids, asks = slow.best_first(BID), slow.best_first(ASK)
+        assert (book.top(), book.status) == (slow.top, slow.status)
+        assert book.counts() == (len(bids), len(asks))
+        assert [tuple(r) for r in book.bids(9999).tolist()] == bids
+        assert [tuple(r) for r in book.asks(9999).tolist()] == asks
+        assert depth_near(book.array, BID, 5) == sum(size for _, size in bids[:5])
+
+
+def test_the_walk_opens_closes_and_moves_windows():
+    events, book = wandering(seed=5, batches=3000), Book()
+    bases = []
+    for batch in np.split(events, np.flatnonzero(events["flags"] & F_LAST) + 1):
+        book.apply_batch(batch)
+        bases.append(window_base(book.array, BID))
+    placed = [base for base in bases if base is not None]
+    assert 0.2 < len(placed) / len(bases) < 0.95
+    assert len(set(placed)) > 20
 
 
 def test_record_of_the_strategies_is_an_event():
