@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
+from isal import isal_zlib
 
 from market.errors import CaptureError, EmptyDataError, FrameError, InputError
 from market.feeds.lines import MAX_LINE, read_line
@@ -155,11 +155,11 @@ def _unzipped(pieces: Iterator[bytes], growing: bool) -> Iterator[bytes]:
                     data = data.lstrip(b"\0")  # gzip allows zero padding after a member
                     if not data:
                         break
-                    member = zlib.decompressobj(_GZIP_WINDOW)
+                    member = isal_zlib.decompressobj(_GZIP_WINDOW)
                 yield member.decompress(data)
                 data = member.unused_data
                 member = None if member.eof else member
-    except zlib.error as error:
+    except isal_zlib.error as error:
         raise CaptureError(f"damaged, its compressed data cannot be read further ({error})") from None
     if member is not None and not growing:
         raise CaptureError("truncated, the compressed data ends too early")

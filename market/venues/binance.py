@@ -52,11 +52,25 @@ _SNAPSHOTS: Final = {
     "binance-coinm": "https://dapi.binance.com/dapi/v1/depth",
 }
 _NS_PER_MS, _NS_PER_US = 1_000_000, 1_000
-_MS_RANGE: Final = (10**12, 2**63 // _NS_PER_MS)  # years 2001 to 2262: ns must fit 64 bits
-_US_RANGE: Final = (10**15, 2**63 // _NS_PER_US)
+_FIRST_MS, _END_MS = 10**12, 2**63 // _NS_PER_MS  # years 2001 to 2262: ns must fit 64 bits
+_FIRST_US, _END_US = 10**15, 2**63 // _NS_PER_US
 _WORDS: Final = EVENT.itemsize // 8  # an event as int64 words: six times and numbers, price at 5, size at 6, then
 _SINGLE, _PAIR = struct.Struct("<8q").pack, struct.Struct("<16q").pack  # the fastest way to one or two events
 _PRICE, _SIZE, _TAIL = 5, 6, 7  # kind, side, flags and instrument together in the last
+
+
+def _tail(kind: int, side: int, flags: int) -> int:
+    """The last word of an event: kind u1, side i1, flags u2, instrument u4 (0), little-endian."""
+    return kind | (side & 0xFF) << 8 | flags << 16
+
+
+# by what :func:`_exchange_time` says: of bid and ask, and of a buyer's and a seller's trade
+_TICKER_TAILS: Final = {
+    flags: (_tail(TICKER, BID, flags), _tail(TICKER, ASK, flags | F_LAST)) for flags in (0, F_NO_EXCH_TIME)
+}
+_TRADE_TAILS: Final = {
+    flags: (_tail(TRADE, BID, flags | F_LAST), _tail(TRADE, ASK, flags | F_LAST)) for flags in (0, F_NO_EXCH_TIME)
+}
 
 
 def market_of(instrument: Instrument) -> Market:
@@ -209,25 +223,33 @@ class Parser:
         return out[:n].view(EVENT).reshape(n)
 
     def _ticker(self, data: _Data, recv_ns: int, frame: int) -> Parsed:
-        self._check_symbol(data.symbol)
+        """Two of three frames are tickers, so this one calls little."""
+        if data.symbol != self._symbol:
+            self._check_symbol(data.symbol)
         last = _id(data.last, "u")
-        bid, ask = _text(data.b, "b"), _text(data.a, "a")
-        bid_size = self._lot.of(_present(data.bid_size, "B"))
-        ask_size = self._lot.of(_present(data.ask_size, "A"))
-        bid_price = self._price(bid, bid_size)
-        ask_price = self._price(ask, ask_size)
+        if data.bid_size is None or data.ask_size is None:
+            raise _missing("B" if data.bid_size is None else "A")
+        try:
+            bid, ask = _decode_text(data.b), _decode_text(data.a)
+        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError):
+            bid, ask = _text(data.b, "b"), _text(data.a, "a")  # says which of them, and what is wrong
+        bid_size, ask_size = self._lot.of(data.bid_size), self._lot.of(data.ask_size)
+        bid_price, ask_price = self._tick.of(bid), self._tick.of(ask)
+        if bid_price == 0 or ask_price == 0:
+            bid_price, ask_price = self._price(bid, bid_size), self._price(ask, ask_size)
         exch_ns, flags = _exchange_time(data)
-        head = (exch_ns, recv_ns, last, frame, 0)
+        bid_tail, ask_tail = _TICKER_TAILS[flags]
         memory = bytearray(
             _PAIR(
-                *(*head, bid_price, bid_size, _tail(TICKER, BID, flags)),
-                *(*head, ask_price, ask_size, _tail(TICKER, ASK, flags | F_LAST)),
+                *(exch_ns, recv_ns, last, frame, 0, bid_price, bid_size, bid_tail),
+                *(exch_ns, recv_ns, last, frame, 0, ask_price, ask_size, ask_tail),
             )
         )
         return Parsed("ticker", np.ndarray(2, EVENT, memory), last, last, exch_ns=exch_ns)
 
     def _trade(self, data: _Data, recv_ns: int, frame: int) -> Parsed:
-        self._check_symbol(data.symbol)
+        if data.symbol != self._symbol:
+            self._check_symbol(data.symbol)
         trade_id = _id(data.t, "t")
         price, size = _present(data.p, "p"), _present(data.q, "q")
         maker_bought = _present(data.m, "m")
@@ -236,7 +258,7 @@ class Parser:
         exch_ns, flags = _exchange_time(data)
         lots = positive(self._lot.of(size))
         ticks = self._price(price, 1)
-        tail = _tail(TRADE, ASK if maker_bought else BID, flags | F_LAST)
+        tail = _TRADE_TAILS[flags][maker_bought]
         memory = bytearray(_SINGLE(exch_ns, recv_ns, trade_id, frame, 0, ticks, lots, tail))
         return Parsed("trade", np.ndarray(1, EVENT, memory), trade_id, trade_id, exch_ns=exch_ns)
 
@@ -370,22 +392,19 @@ def _skip(text: NDArray[np.uint8], at: int) -> int:
     return at
 
 
-def _tail(kind: int, side: int, flags: int) -> int:
-    """The last word of an event: kind u1, side i1, flags u2, instrument u4 (0), little-endian."""
-    return kind | (side & 0xFF) << 8 | flags << 16
-
-
 def _exchange_time(data: _Data) -> tuple[int, int]:
     """Exchange ns and the flag for none. The matching engine's time where given, else when the frame was made."""
     time = data.matched_ms if data.matched_ms is not None else data.event_ms
-    return (0, F_NO_EXCH_TIME) if time is None else (_ns(time), 0)
+    if time is None:
+        return 0, F_NO_EXCH_TIME
+    return (time * _NS_PER_MS if _FIRST_MS <= time < _END_MS else _ns(time)), 0
 
 
 def _ns(time: int) -> int:
     """Binance sends milliseconds, or microseconds where the connection asked for them."""
-    if _MS_RANGE[0] <= time < _MS_RANGE[1]:
+    if _FIRST_MS <= time < _END_MS:
         return time * _NS_PER_MS
-    if _US_RANGE[0] <= time < _US_RANGE[1]:
+    if _FIRST_US <= time < _END_US:
         return time * _NS_PER_US
     raise FrameError("out_of_range", f"expected an exchange time in ms or us since 1970, saw {time}")
 
