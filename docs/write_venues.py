@@ -98,9 +98,8 @@ lines are of the same recording.
   2015: the deletion of bid 65606361 was recorded 1 ms *before* its creation, and the order rests to the end; such a
   deletion, and all that is said of orders from before the recording, are its 559 events of unknown orders. We do not
   guess which orders are gone.
-* `out_of_range` is a price of zero (Bitstamp 2026), or one of more than 2**40 ticks: somebody asks 112,716,000 euros
-  for an XRP and 888,888,004 for a CRV (cryptofeed). The whole snapshot is then refused, and the books of these 2 of
-  its 118 instruments are never followed. Sizes may have 2**57 lots, 1.4 thousand million coins of 8 decimals.
+* `out_of_range` is a price of zero (Bitstamp 2026). Prices may have 2**47 ticks and sizes 2**57 lots: somebody asks
+  112,716,000 euros for an XRP and 888,888,004 for a CRV (cryptofeed), and some coins are counted in thousand millions.
 * cryptofeed: `clock_unreadable` is the recorder's configuration line, `unknown_frame` are candles (`kline`), which are
   no market events, `unknown_channel` heartbeats of channels whose subscription is not in the recording.
 * dq_fixtures: the injected anomalies end in `mixed_rows` (times, ids or symbol changed in one of a message's rows),

@@ -87,13 +87,13 @@ E_FULL: Final = -5
 
 # So large that 1.4 thousand million coins in lots of 1e-8 fit; the sizes of up to 32 levels add up to less than 2**63.
 MAX_SIZE: Final = 2**57
-MAX_PRICE: Final = 2**40
+MAX_PRICE: Final = 2**47  # somebody asks 888,888,004 euros for a coin of 1e-5 steps
 
 _SENTENCES: Final = {
     E_KIND: "kind {kind} is none of DEPTH, TRADE, TICKER, CLEAR",
     E_SIDE: "side {side} is neither BID nor ASK",
     E_SIZE: "size {size} is not within 0 and 2**57 lots",
-    E_PRICE: "price {price} is not within 1 and 2**40 ticks",
+    E_PRICE: "price {price} is not within 1 and 2**47 ticks",
     E_FULL: "no room for one more level at price {price}",
 }
 

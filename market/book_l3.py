@@ -71,7 +71,7 @@ _SENTENCES: Final = {
     E_KIND: "kind {kind} is none that a book knows",
     E_SIDE: "side {side} is neither BID nor ASK",
     E_SIZE: "size {size} is not within 1 and 2**57 lots",
-    E_PRICE: "price {price} is not within 1 and 2**40 ticks",
+    E_PRICE: "price {price} is not within 1 and 2**47 ticks",
     E_FULL: "no room for one more level at price {price}",
     E_UNKNOWN: "order {order_id} is not in the book",
     E_DUPLICATE: "order {order_id} is in the book already",

@@ -89,7 +89,7 @@ def streams(draw, max_frames=40):
 def wild_records(draw):
     """Any record at all: what a broken feed might send."""
     out = np.zeros(draw(st.integers(1, 30)), dtype=EVENT)
-    extremes = [0, 1, -1, 999, 1000, 1001, 2**40, 2**57, 2**62, -(2**63), 2**63 - 1]
+    extremes = [0, 1, -1, 999, 1000, 1001, 2**40, 2**47, 2**57, 2**62, -(2**63), 2**63 - 1]
     for row in out:
         row["kind"] = draw(st.sampled_from([0, DEPTH, TRADE, TICKER, CLEAR, 255]))
         row["side"] = draw(st.sampled_from([-128, ASK, 0, BID, 2]))

@@ -18,7 +18,7 @@ from market.events import (
     TRADE,
 )
 
-MAX_SIZE, MAX_PRICE = 2**57, 2**40
+MAX_SIZE, MAX_PRICE = 2**57, 2**47
 
 
 class RefusedError(Exception):

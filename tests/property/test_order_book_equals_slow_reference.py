@@ -53,7 +53,7 @@ def order_streams(draw, max_events=60):
 @st.composite
 def wild_order_records(draw):
     out = np.zeros(draw(st.integers(1, 30)), dtype=EVENT)
-    extremes = [0, 1, -1, 999, 1000, 2**40, 2**57, 2**62, -(2**63), 2**63 - 1]
+    extremes = [0, 1, -1, 999, 1000, 2**40, 2**47, 2**57, 2**62, -(2**63), 2**63 - 1]
     for row in out:
         row["kind"] = draw(st.sampled_from([0, *KINDS, TICKER, 11, 255]))
         row["side"] = draw(st.sampled_from([-128, ASK, 0, BID, 2]))
