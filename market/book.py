@@ -46,7 +46,7 @@ Int64s = NDArray[np.int64]
 
 CAPACITY: Final = 8192  # levels a side
 NEAR_LEVELS: Final = 5  # the best levels of a side are near the touch
-WINDOW: Final = 8192  # prices a side: 64 KiB
+WINDOW: Final = 16384  # prices a side: 128 KiB
 _ABOVE: Final = WINDOW // 4  # how many of them are better than the best level when a window is placed
 _CLOSED: Final = 2**62  # the base of a window that no key reaches
 _DENSE: Final = 16  # a window is opened where the best ... levels
