@@ -159,7 +159,7 @@ def _unzipped(pieces: Iterator[bytes], growing: bool) -> Iterator[bytes]:
                 yield member.decompress(data)
                 data = member.unused_data
                 member = None if member.eof else member
-    except isal_zlib.error as error:
+    except isal_zlib.error as error:  # type: ignore[misc]  # its stub says that the class is an instance
         raise CaptureError(f"damaged, its compressed data cannot be read further ({error})") from None
     if member is not None and not growing:
         raise CaptureError("truncated, the compressed data ends too early")
