@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market import book as l2
-from market.book import E_FULL, E_KIND, E_PRICE, E_SIDE, E_SIZE, MAX_PRICE, MAX_SIZE, OK, Book, Int64s
+from market.book import E_KIND, E_PRICE, E_SIDE, E_SIZE, MAX_PRICE, MAX_SIZE, Book, Int64s
 from market.compiled import compiled
 from market.errors import BookError
 from market.events import (
@@ -42,6 +42,7 @@ from market.events import (
     TRADE,
     Events,
 )
+from market.levels import CAPACITY, E_FULL, OK
 from market.pool import IN_USE, KEY, NONE, find, free_all, give_back, new_pool, take
 
 ORDERS: Final = 1 << 18  # room for resting orders
@@ -110,7 +111,7 @@ class State(NamedTuple):
     queues_head: Int64s
 
 
-def new_state(capacity: int = l2.CAPACITY, orders: int = ORDERS) -> State:
+def new_state(capacity: int = CAPACITY, orders: int = ORDERS) -> State:
     """An empty book with room for ``capacity`` levels a side and for ``orders`` resting orders."""
     return State(l2.new_book(capacity), *new_pool(orders), *new_pool(2 * capacity))
 
@@ -416,7 +417,7 @@ class OrderBook(Book):
     ``array`` is the book of levels, ``state`` all of it.
     """
 
-    def __init__(self, capacity: int = l2.CAPACITY, orders: int = ORDERS) -> None:
+    def __init__(self, capacity: int = CAPACITY, orders: int = ORDERS) -> None:
         self.state = new_state(capacity, orders)
         self.array = self.state.levels
 
@@ -484,7 +485,7 @@ class OrderBook(Book):
         return out[: _queue_rows(self.state, row, out)]
 
     def order_events(
-        self, template: np.void, *, flags: int = F_SNAPSHOT | F_CHECKPOINT, limit: int = l2.CAPACITY
+        self, template: np.void, *, flags: int = F_SNAPSHOT | F_CHECKPOINT, limit: int = CAPACITY
     ) -> Events:
         """All queues of the best ``limit`` levels as a CLEAR, DEPTH (anonymous lots) and ADD events that rebuild them.
 

@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from market.book import NEAR_LEVELS
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError, LakeError, SettingsError
 from market.features import catalog, history, slow
@@ -31,6 +30,7 @@ from market.features.history import Batches, History
 from market.instruments import Instrument
 from market.labels import HORIZONS_NS, UNKNOWN, LabelConfig, Labels, labels
 from market.lake import BATCH_NS, Lake
+from market.levels import NEAR_LEVELS
 from pipelines import versions
 from pipelines.feature_store import FeatureStore, SlowRecords
 from pipelines.workspace import Workspace, replacing, tracked

@@ -13,8 +13,8 @@ How windows work, and why the results are equal to the bit wherever they are com
   differ between machines. ``(x - a) / (x + a)`` stands where a log ratio would: it is ``tanh(log(x / a) / 2)``.
 * Time is the receive time; a step back counts as no time passed.
 
-``near`` depth is the sum of the best :data:`~market.book.NEAR_LEVELS` levels of a side; the *top* is the fused best bid
-and ask (see :mod:`market.book`). Sizes are divided by the slow average of top or near depth, so that instruments
+``near`` depth is the sum of the best :data:`~market.levels.NEAR_LEVELS` levels of a side; the *top* is the fused best
+bid and ask (see :mod:`market.book`). Sizes are divided by the slow average of top or near depth, so that instruments
 compare.
 """
 
@@ -135,6 +135,6 @@ def feature_set() -> str:
     """16 hex digits that change whenever what a feature means may have changed: catalog, kernel or book source."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in (here / "catalog.py", here / "kernels.py", here.parent / "book.py"):
+    for path in (here / "catalog.py", here / "kernels.py", here.parent / "book.py", here.parent / "levels.py"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -17,23 +17,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from market.book import (
-    LAST_DELTA,
-    LAST_NEAR,
-    LIVE,
-    NEAR_LEVELS,
-    STATUS,
-    apply,
-    best_level,
-    level_key,
-    new_book,
-    refusal,
-    top,
-    worse_level,
-)
+from market.book import LIVE, STATUS, apply, new_book, refusal, top
 from market.compiled import compiled
 from market.events import BID, CLEAR, DEPTH, F_CHECKPOINT, F_LAST, F_RESYNC, TRADE, Events
 from market.features.catalog import FEATURES, N_TICK, WARM_NS
+from market.levels import LAST_DELTA, LAST_NEAR, NEAR_LEVELS, best_level, level_key, worse_level
 
 Int64s = NDArray[np.int64]
 

@@ -22,7 +22,7 @@ from typing import Final
 
 import numpy as np
 
-from market.book import CAPACITY, CROSSED, LOCKED, Book
+from market.book import CROSSED, LOCKED, Book
 from market.book_l3 import REASONS, OrderBook, refusal
 from market.errors import BookError, ChecksumError, FrameError
 from market.events import (
@@ -45,6 +45,7 @@ from market.feeds import notices
 from market.feeds.offset import MinFilter
 from market.feeds.resync import Sequence
 from market.instruments import Instrument
+from market.levels import CAPACITY
 from market.venues import registry
 from market.venues.protocol import NO_EVENTS, OptionSummary, Parsed, Slow, Venue
 
