@@ -1,8 +1,8 @@
 """Memory over a day of market: a quoting session as ``keel serve`` runs it, fed by a simulated exchange through a pipe.
 
-Raw frames, ticks, slow records, predictions and quotes are landed as of a live source; what is asked is whether the
-process is larger in the evening than in the morning. ``python -m bench day [HOURS]``; the session is a process of its
-own, and so is the exchange.
+Raw frames, ticks, slow records, predictions and quotes are landed as of a live source, and small files are merged every
+half hour, as ``keel serve --follow`` does; what is asked is whether the process is larger in the evening than in the
+morning. ``python -m bench day [HOURS]``; the session is a process of its own, and so is the exchange.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from market.feeds.simulator.config import ExchangeConfig
 from market.feeds.simulator.desk import Desk
 from market.feeds.simulator.exchange import Exchange, Subscription
 from market.lake import Lake
+from pipelines.follow import Compactor
 from serving import drivers
 from serving.session import QuotingSession
 
 HOURS = 24.0
 REGIME = "thin"  # without tickers some 20 frames a second: a day in minutes
 SAMPLE_S = 300.0  # of market time
+COMPACT_S = 1800.0  # of market time: as long as a session of ``keel serve --follow`` is
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "memory-over-a-day.svg"
 _TOLD = (1, 6, 12, 18, 24)
 _STREAMS = "btcusdt@depth@100ms/btcusdt@trade/btcusdt@markPrice@1s"
@@ -88,7 +90,7 @@ def _notes(totals: dict[str, Any], seconds: float) -> list[str]:
         f"Simulated exchange, {REGIME}, without tickers: {totals['frames']:,} frames, "
         f"{totals['decisions']:,} decisions, {totals['quotes']:,} quotes, "
         f"in {seconds / 60:.1f} minutes; "
-        f"{totals['lake'] / 1e6:,.0f} MB of Parquet in {totals['commits']:,} commits, never compacted meanwhile.",
+        f"{totals['lake'] / 1e6:,.0f} MB of Parquet in {totals['commits']:,} commits, merged every half hour.",
         f"Resident set of the session's process every {SAMPLE_S / 60:g} minutes of market; values between samples are "
         "interpolated. Growth is the slope of a straight line; its error takes samples for independent.",
     ]
@@ -138,11 +140,15 @@ def feed(hours: float) -> None:
 
 def session(home: Path) -> None:
     """Take the lines of stdin; say in JSON how large the process is as time passes, and at last what it did."""
-    passed, told = 0.0, 0.0
+    passed, told, merged = 0.0, 0.0, 0.0
+    compactor = Compactor(home / "lake")
 
     def advance(seconds: float) -> None:
-        nonlocal passed, told
+        nonlocal passed, told, merged
         passed += seconds
+        if passed - merged >= COMPACT_S:
+            merged = passed
+            compactor.begin()
         if passed - told >= SAMPLE_S:
             told = passed
             print(json.dumps({"hour": passed / 3600, "mb": _resident() / 1e6}), flush=True)
@@ -151,7 +157,8 @@ def session(home: Path) -> None:
         lines = (line.rstrip(b"\n").split(b" ", 1) for line in sys.stdin.buffer)
         drivers.follow(session, ((n, int(stamp), payload) for n, (stamp, payload) in enumerate(lines, 1)), until)
 
-    totals = live_session.run(market.instrument().key, home, SystemClock(), drive, advance).totals
+    with compactor:
+        totals = live_session.run(market.instrument().key, home, SystemClock(), drive, advance).totals
     lake = Lake(home / "lake")
     commits = sum(
         (lake.version(each.name) or 0) for each in (home / "lake").iterdir() if (each / "_delta_log").is_dir()

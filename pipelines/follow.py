@@ -18,6 +18,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
         forbidden=lambda roles: unapproved(workspace, instrument.key, roles),
     )
     try:
-        with Follower(watched, means) as follower, _Compactor(workspace) as compactor:
+        with Follower(watched, means) as follower, Compactor(workspace.lake) as compactor:
             going = _Going(
                 config=config,
                 workspace=workspace,
@@ -280,11 +281,11 @@ class Standby:
         return {**os.environ, **named}
 
 
-class _Compactor:
+class Compactor:
     """Merges the small files of sessions that are over, on a thread beside the next one."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._lake = workspace.lake
+    def __init__(self, lake: Path | str) -> None:
+        self._lake = lake
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compactor")
         self._work: Future[None] | None = None
 
@@ -305,7 +306,7 @@ class _Compactor:
         for table in COMPACTED:
             lake.compact(table)
 
-    def __enter__(self) -> _Compactor:
+    def __enter__(self) -> Compactor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
