@@ -49,7 +49,8 @@ def _load_header_providers() -> None:
     """Load what adds headers to MLflow's requests, all but Feast's.
 
     MLflow loads every provider that is installed at a process's first request. Feast's imports the whole of Feast
-    (seven seconds and 530 MB, torch with it), and would send the token of the pod that it runs in to the tracking server.
+    (seven seconds and 530 MB, torch with it), and would send the token of the pod that it runs in to the tracking
+    server.
     """
     from mlflow.utils import plugins
 
