@@ -324,17 +324,19 @@ def _result(config: MonitorConfig, workspace: Workspace, watched: _Watched, judg
 def _event(
     config: MonitorConfig, workspace: Workspace, watched: _Watched, judgement: Judgement, monitor_id: str
 ) -> str:
-    """The drift's id: that of the last look before this one if its drift has gone on since, else a new one. It has if
-    it reaches into what is looked at now, or if that begins with a drift: nobody saw a calm market in between."""
+    """The drift's id: that of the newest look whose drift reaches into this one; that of the last look, if it saw a
+    drift and this one begins with one, so that nobody saw a calm market in between; else a new one."""
     same = {"instrument": config.instrument, "dataset_id": watched.dataset_id, "model_version": watched.rows.version}
     until_ns = int(judgement.end_ns[-1])
     files = sorted(workspace.reports.glob(f"monitor-*/{MONITOR_FILE}"), key=_age, reverse=True)
     looks = [orjson.loads(file.read_bytes()) for file in files[:_LOOKS_BACK]]
     others = [look for look in looks if same.items() <= look.items() and look["monitor_id"] != monitor_id]
     before = sorted((look["until_ns"], look["event_id"]) for look in others if look["until_ns"] <= until_ns)
-    last_ns, event_id = before[-1] if before else (0, "")
-    if event_id and judgement.since_ns <= max(last_ns, int(judgement.start_ns[0])):
-        return str(event_id)
+    went_on = [event for end_ns, event in before if event and judgement.since_ns <= end_ns]
+    if not went_on and before and judgement.since_ns == int(judgement.start_ns[0]):
+        went_on = [before[-1][1]]
+    if went_on and went_on[-1]:
+        return str(went_on[-1])
     return _digest("drift", [*same.values(), judgement.since_ns])
 
 

@@ -86,6 +86,18 @@ def test_a_drift_keeps_its_name_while_look_after_look_sees_it(workspace: Workspa
     earlier.unlink()
 
 
+def test_one_calm_look_amid_a_drift_gives_it_no_new_name(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.reports)  # the looks of other tests
+    asked = replace(ASKED, sessions=("live-calm", "live-loud"))
+    result = monitor(asked, workspace=workspace)
+    for name, after_s, event_id in (("drifted", 20, "drift-earlier"), ("calm", 30, "")):
+        file = workspace.reports / f"monitor-{name}" / "monitor.json"
+        file.parent.mkdir()
+        look = {"monitor_id": name, "until_ns": result.since_ns + after_s * NS_PER_S, "event_id": event_id}
+        file.write_bytes(orjson.dumps({**read_result(workspace, result.monitor_id), **look}))
+    assert monitor(asked, workspace=workspace).event_id == "drift-earlier"
+
+
 @pytest.mark.parametrize("was", ["drift-earlier", ""])
 def test_a_drift_goes_on_if_nobody_saw_the_market_calm_in_between(workspace: Workspace, was: str) -> None:
     shutil.rmtree(workspace.reports)  # the looks of other tests
