@@ -24,7 +24,7 @@ from market.feeds.simulator.config import ExchangeConfig
 from market.feeds.simulator.desk import Desk
 from market.feeds.simulator.exchange import Exchange, Subscription
 from market.lake import Lake
-from pipelines.follow import Compactor
+from pipelines.beside import Compactor
 from serving import drivers
 from serving.session import QuotingSession
 

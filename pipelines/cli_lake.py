@@ -200,15 +200,23 @@ def verify(lake: Where = "", as_json: Json = False) -> None:
 
 
 @lake_app.command("compact")
-def compact(lake: Where = "", as_json: Json = False) -> None:
-    """Merge small files of every table; whoever reads or appends meanwhile is not disturbed.
+def compact(
+    tables: Annotated[list[str] | None, typer.Argument(help="Only these tables; else all.")] = None,
+    lake: Where = "",
+    as_json: Json = False,
+) -> None:
+    """Merge small files; whoever reads or appends meanwhile is not disturbed.
 
-    Example: `keel lake compact`
+    Example: `keel lake compact raw ticks`
     """
     from market import inventory
+    from market.schemas import schema_of
 
+    for table in tables or ():
+        schema_of(table)
     opened = _open(lake)
-    before = {each.table: each.holding.files for each in inventory.tables(opened)}
+    held = {each.table: each.holding.files for each in inventory.tables(opened)}
+    before = {table: files for table, files in held.items() if not tables or table in tables}
     with Bars(quiet=as_json) as bars, tracked(bars, "merging small files", len(before)) as progress:
         for table in before:
             opened.compact(table)

@@ -11,14 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import subprocess
-import sys
 import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -28,6 +22,7 @@ from market.feeds.landing import Lander
 from market.instruments import Instrument
 from market.lake import Lake
 from pipelines import inference_server
+from pipelines.beside import Compactor, Standby
 from pipelines.ingest import live_source
 from pipelines.quoting import (
     ServeConfig,
@@ -51,10 +46,8 @@ from serving.quoting.engine import Holdings
 from serving.session import Plan, QuotingSession
 from serving.stance import STANCE_FILE
 
-COMPACTED = ("raw", "ticks", "predictions", "quotes", "outcomes")  # a session commits these often
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 15.0
-_AGAIN_S = 1.0
 _REMEMBERED = 200  # names of sessions in the result
 
 log = logging.getLogger("keel.serve")
@@ -236,80 +229,3 @@ def _land(going: _Going) -> None:
             asyncio.run(drivers.listen(lander, exchange, until))
     finally:
         going.passed_ns += last_ns - first_ns
-
-
-class Standby:
-    """A process that stands by while a canary is on trial: ``keel rollback`` moves what the session must not touch,
-    and has imported what it needs before it is needed. For a challenger, whose test may take days, it is started when
-    it is needed. Called at every look."""
-
-    def __init__(self, workspace: Workspace, instrument: str) -> None:
-        self._workspace = workspace
-        self._instrument = instrument
-        self._child: subprocess.Popen[bytes] | None = None
-        self._due = 0.0
-        self._wanted = False
-
-    def __call__(self, on_trial: bool, broken: bool) -> None:
-        """``on_trial``: the roles have a canary; ``broken``: the session has stepped back from it or a challenger."""
-        self._wanted = broken
-        if self._child is not None and (code := self._child.poll()) is not None:
-            if code:
-                log.warning("keel rollback, which stood by, ended with exit code %d", code)
-            self._child, self._due = None, time.monotonic() + _AGAIN_S
-        if (on_trial or broken) and self._child is None and time.monotonic() >= self._due:
-            self._child = subprocess.Popen(
-                self._words(), env=self._environment(), stdout=subprocess.DEVNULL, start_new_session=True
-            )
-
-    def close(self) -> None:
-        """Wait for a rollback that is to be completed; else nobody has to stand by any more."""
-        if self._child is not None:
-            if not self._wanted:
-                self._child.terminate()
-            self._child.wait()
-
-    def _words(self) -> list[str]:
-        asked = ["rollback", "--instrument", self._instrument, "--set", "standby=true"]
-        return [sys.executable, "-m", "pipelines.cli", *asked]
-
-    def _environment(self) -> dict[str, str]:
-        workspace = self._workspace
-        named = {"KEEL_HOME": str(workspace.home), "KEEL_TRACKING_URI": workspace.tracking}
-        if workspace.triton_grpc is not None:
-            named["KEEL_TRITON_GRPC"] = str(workspace.triton_grpc)
-        return {**os.environ, **named}
-
-
-class Compactor:
-    """Merges the small files of sessions that are over, on a thread beside the next one."""
-
-    def __init__(self, lake: Path | str) -> None:
-        self._lake = lake
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="compactor")
-        self._work: Future[None] | None = None
-
-    def begin(self) -> None:
-        """Begin, unless the last time goes on still.
-
-        Raises:
-            LakeError: the last time a table could not be written.
-        """
-        if self._work is not None:
-            if not self._work.done():
-                return
-            self._work.result()
-        self._work = self._pool.submit(self._compact)
-
-    def _compact(self) -> None:
-        lake = Lake(self._lake)
-        for table in COMPACTED:
-            lake.compact(table)
-
-    def __enter__(self) -> Compactor:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown()
-        if kind is None and self._work is not None:
-            self._work.result()

@@ -20,7 +20,8 @@ from market.instruments import Instrument
 from market.lake import Lake
 from pipelines import inference_server
 from pipelines.approve import require_recorded
-from pipelines.follow import COMPACTED, follow
+from pipelines.beside import COMPACTED
+from pipelines.follow import follow
 from pipelines.ingest import live_source
 from pipelines.quoting import (
     ServeConfig,

@@ -142,6 +142,20 @@ def test_compact_merges_and_loses_nothing(lake: Path) -> None:
     assert Lake(lake).read("ticks").equals(before)
 
 
+def test_only_tables_that_are_named_are_compacted(lake: Path) -> None:
+    before = {each.table: each.version for each in inventory.tables(Lake(lake))}
+    for symbol in range(2):
+        Lake(lake).append("raw", Lake(lake).read("raw").slice(0, 1), source=f"more{symbol}", position=1)
+        Lake(lake).append("ticks", Lake(lake).read("ticks").slice(0, 1))
+    assert set(json.loads(keel("compact", "raw", "--lake", str(lake), "--json"))["files"]) == {"raw"}
+    after = {each.table: each.version for each in inventory.tables(Lake(lake))}
+    assert after["raw"] > before["raw"] + 2
+    assert after["ticks"] == before["ticks"] + 2
+    done = CliRunner().invoke(app, ["lake", "compact", "tick", "--lake", str(lake)])
+    assert isinstance(done.exception, LakeError)
+    assert "ticks" in str(done.exception)
+
+
 def test_a_table_that_there_is_not_is_said(whole: Path) -> None:
     done = CliRunner().invoke(app, ["lake", "stats", "tick", "--lake", str(whole)])
     assert done.exit_code
