@@ -34,7 +34,7 @@ Level = tuple[int, Number, Number]  # side, price, size
 Traded = tuple[int, int, int, Number, Number]  # exchange ns, trade id, aggressor's side, price, size
 
 _SHOWN: Final = 80
-_MS_RANGE: Final = (10**12, 2**63 // NS_PER_MS)  # years 2001 to 2262: ns must fit 64 bits
+_MS_RANGE: Final = (10**12, 2**63 // NS_PER_MS - 1000)  # years 2001 to 2262: ns of the whole second must fit 64 bits
 _FARTHEST: Final = 30  # powers of ten that a number with an exponent may have
 _E8: Final = Unit(Decimal("1e-8"), limit=2**62, off_step="bad_number")
 _decode = msgspec.json.Decoder(float_hook=str).decode

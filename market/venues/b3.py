@@ -28,6 +28,7 @@ from market.instruments import Instrument
 from market.rows import decimal_float, events_of, fields_of, integer, numbered, positive, priced, units, words
 from market.venues.protocol import SEVERAL, Parsed, Route, Venue, always, listed
 from market.views import View
+from market.wire import ns_of_ms
 
 EXCHANGE: Final = "b3"
 
@@ -90,7 +91,7 @@ def _time(text: str) -> int:
         raise FrameError("bad_time", f"expected a time in UTC, saw {text[:80]!r}") from None
     if not text.endswith(_ZONE) or (part and (part[0] != "." or len(part) > _NS_DIGITS + 1)):
         raise FrameError("bad_time", f"expected a time in UTC, saw {text[:80]!r}")
-    return seconds * NS_PER_S + (integer(part[1:].ljust(_NS_DIGITS, "0"), "a part of a second") if part else 0)
+    return ns_of_ms(seconds * 1000) + (integer(part[1:].ljust(_NS_DIGITS, "0"), "a part of a second") if part else 0)
 
 
 class Parser:

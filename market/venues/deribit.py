@@ -15,7 +15,6 @@ Reasons: ``not_text``, ``wrong_columns``, ``wrong_symbol``, ``bad_side``, ``bad_
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from decimal import Decimal
 from itertools import islice
 from math import isfinite
@@ -23,13 +22,13 @@ from pathlib import Path
 from typing import Final
 
 from market.archives import lines
-from market.clock import NS_PER_S
 from market.decimals import Unit
 from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
 from market.rows import decimal_float, fields_of, numbered, priced
 from market.venues.protocol import SEVERAL, OptionSummary, Parsed, Route, Venue, always, listed
+from market.wire import ns_of_iso
 
 EXCHANGE: Final = "deribit"
 COLUMNS: Final = [
@@ -62,7 +61,6 @@ _HEADER: Final = ",".join(COLUMNS).encode()
 _AT: Final = {name: i for i, name in enumerate(COLUMNS)}
 _SIDES: Final = {"call": BID, "put": ASK}
 _E8: Final = Unit(Decimal("1e-8"), limit=10**17, off_step="bad_number")
-_NS_PER_US: Final = 1_000
 
 
 def recognise(path: Path) -> str | None:
@@ -87,7 +85,7 @@ def received(row: bytes) -> int:
     Raises:
         FrameError: it has no readable time.
     """
-    return _time(row.partition(b",")[0].decode("ascii", "replace"))
+    return ns_of_iso(row.partition(b",")[0].decode("ascii", "replace"))
 
 
 class Parser:
@@ -119,7 +117,7 @@ class Parser:
             option=row[_AT["instrument_name"]],
             side=_SIDES[form],
             strike_e8=priced(_e8(row, "strike")),
-            expiry_ns=_time(row[_AT["expiry_datetime"]]),
+            expiry_ns=ns_of_iso(row[_AT["expiry_datetime"]]),
             bid_e8=_e8(row, "bid_price", may_be_missing=True),
             ask_e8=_e8(row, "ask_price", may_be_missing=True),
             mark_e8=_e8(row, "mark_price"),
@@ -148,17 +146,6 @@ def _finite(text: str, what: str) -> float:
     if not isfinite(value):
         raise FrameError("bad_number", f"expected {what}, saw {text[:40]!r}")
     return value
-
-
-def _time(text: str) -> int:
-    """ns of an ISO time that says its zone."""
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise FrameError("bad_time", f"expected a time with its zone, saw {text[:40]!r}")
-    return int(at.replace(microsecond=0).timestamp()) * NS_PER_S + at.microsecond * _NS_PER_US
 
 
 VENUE: Final = Venue(

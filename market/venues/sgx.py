@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from market.archives import lines
-from market.clock import NS_PER_S
 from market.errors import FrameError
 from market.instruments import Instrument
 from market.rows import decimal_float, fields_of, integer, numbered, positive, priced, units
 from market.venues.protocol import Parsed, Venue, always, listed
 from market.views import Levels, View
+from market.wire import ns_of_ms
 
 KEY: Final = "sgx.CN"
 LEVELS: Final = 3
@@ -70,7 +70,7 @@ def received(block: bytes) -> int:
         raise FrameError("bad_time", f"expected TimeStamp,<date>D<time>; saw {block[:60]!r}") from None
     if part[:1] != "." or len(part) != _NS_DIGITS + 1:
         raise FrameError("bad_time", f"expected nanoseconds, saw {text!r}")
-    return seconds * NS_PER_S + integer(part[1:], "a part of a second")
+    return ns_of_ms(seconds * 1000) + integer(part[1:], "a part of a second")
 
 
 class Parser:

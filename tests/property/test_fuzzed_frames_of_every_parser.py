@@ -16,12 +16,13 @@ from wire_frames import SPOT, USDM, bytes_of, depth, trade
 
 from bench.fuzz import files, frames, seeds
 from bench.fuzz.oracle import Judge
+from market.clock import NS_PER_S
 from market.errors import FrameError
 from market.feeds.lines import read_line
 from market.feeds.normalise import Normaliser
 from market.feeds.recordings import opened
 from market.instruments import find
-from market.venues import binance, cryptofeed_binance, registry
+from market.venues import b3, binance, cryptofeed_binance, deribit, registry, sgx
 from market.venues.dbn import Parser as DbnParser
 from market.venues.protocol import NO_STAMP
 from market.wire import ns_of_iso, ns_of_ms, ns_of_seconds, ns_of_us
@@ -80,6 +81,38 @@ def test_a_time_whose_ns_do_not_fit_64_bits_is_refused(of):
     late = {"ns_of_ms": "9500000000000", "ns_of_us": "9500000000000000", "ns_of_seconds": "9500000000.5"}
     with pytest.raises(FrameError) as refused:
         of(late.get(of.__name__, "2270-01-01T00:00:00Z"))
+    assert refused.value.reason == "bad_time"
+
+
+def test_the_second_in_which_63_bits_end_is_refused_and_the_one_before_is_not():
+    assert ns_of_seconds("9223372035.999999999") < 2**63
+    with pytest.raises(FrameError):
+        ns_of_seconds("9223372036.854775808")
+
+
+@pytest.mark.parametrize(
+    ("received", "row"),
+    [
+        (deribit.received, "{}-12-30T17:31:15.944181+00:00,BTC"),
+        (sgx.received, "TimeStamp,{}-12-30D17:31:15.944181000"),
+        (b3.received, "PETR4,1,{}-12-30 17:31:15.944181+00:00" + 6 * ","),
+    ],
+    ids=["deribit", "sgx", "b3"],
+)
+def test_a_row_received_after_2262_is_refused(received, row):
+    """Landing could not pack it, nor the minute around it."""
+    assert received(row.format(2025).encode()) % NS_PER_S == 944_181_000
+    with pytest.raises(FrameError) as refused:
+        received(row.format(9999).encode())
+    assert refused.value.reason == "bad_time"
+
+
+def test_an_option_that_expires_after_2262_is_refused():
+    (good,) = (each for each in SEEDS if each.name == "deribit-options/BTC")
+    payload = good.frames[0].replace(b"2026-01-16T", b"2976-01-16T")
+    assert payload != good.frames[0]
+    with pytest.raises(FrameError) as refused:
+        deribit.Parser(good.instrument).parse(payload, seeds.AT_NS, 1)
     assert refused.value.reason == "bad_time"
 
 
