@@ -260,7 +260,7 @@ def files(home: Path) -> list[str]:
     alike = re.compile(r"[0-9a-f]{32}|\d{8}T\d{6}\.\d+Z|(live|monitor|compare|drift)-[0-9a-zT-]+")
     apart = ("lake/", "mlartifacts/", "datasets/.dvc", "sessions/")
     found = (path.relative_to(home).as_posix() for path in sorted(home.rglob("*")) if path.is_file())
-    return [alike.sub("*", name) for name in found if not name.startswith(apart)]
+    return [alike.sub("*", name) for name in found if not name.startswith(apart) and "/__pycache__/" not in name]
 
 
 def text(path: Path) -> str:
