@@ -1,8 +1,9 @@
 """Drift verdicts on simulated markets: false alarms where nothing changed, and how long a known change takes.
 
 ``python -m bench drift`` writes docs/benchmarks/<date>-drift.md and .json. It takes as long as it is given
-(``BENCH_DRIFT_SECONDS``, default an hour), since more hours give tighter bounds. The market is that of
-:mod:`bench.simulated`, the model a GRU trained on the first hour of the reference, rule and judging are production's.
+(``BENCH_DRIFT_SECONDS``, default an hour), since more hours give tighter bounds; words are seeds of other undrifted
+markets (``python -m bench drift 301 302``). The market is that of :mod:`bench.simulated`, the model a GRU trained on
+the first hour of the reference, rule and judging are production's.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from bench.simulated import LEVERS, Form, Lever, Market, Mix, Shift, Speaker, St
 from market.clock import NS_PER_S
 from market.features import catalog
 from market.labels import HORIZON_NAMES, HORIZONS_NS, UNKNOWN
-from pipelines.drift import Judgement, Reference, verdict
+from pipelines.drift import Judgement, Reference
 from pipelines.monitor import MonitorConfig
 from pipelines.signals import watched
 from serving.hotpath import network
@@ -54,6 +55,8 @@ LEAD_S = 300.0  # of undrifted market before a shift, at least
 WEEK_HOURS = 168
 
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Hours = list[tuple[int, "Judged"]]  # of undrifted markets: seed, and an hour of it, in order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +73,26 @@ class Watch:
         return round(LOOK_S / self.config.window_seconds)
 
 
-@dataclass(kw_only=True)
-class Undrifted:
-    """What undrifted markets gave: for each whole hour of each seed, which windows were violated, and how strong."""
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Windows in order: ``violated`` and ``strength`` (m,), ``effects`` (m, signals)."""
 
-    violated: list[tuple[int, Bools]] = field(default_factory=list)
-    strength: list[tuple[int, NDArray[np.float64]]] = field(default_factory=list)
+    violated: Bools
+    strength: Floats
+    effects: Floats
+
+    @classmethod
+    def of(cls, judgement: Judgement, windows: int) -> Judged:
+        """The first so many."""
+        return cls(**{each.name: getattr(judgement, each.name)[:windows] for each in fields(cls)})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Judged]) -> Judged:
+        return cls(**{each.name: np.concatenate([getattr(p, each.name) for p in parts]) for each in fields(cls)})
+
+    def says(self, reference: Reference, end: int) -> bool:
+        """Whether a look after ``end`` windows says drift."""
+        return reference.verdict(self.violated[:end], self.effects[:end])[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +105,12 @@ class Case:
     delays: list[float | None] = field(default_factory=list)
 
 
-def run() -> dict[str, Any]:
+def run(*words: str) -> dict[str, Any]:
+    seeds = tuple(map(int, words)) or SEEDS
     seconds = float(os.environ.get("BENCH_DRIFT_SECONDS", "3600"))
     began = time.monotonic()
     watch = _watch()
-    quiet = Undrifted()
-    _undrifted(watch, quiet, until=began + 0.4 * seconds)
+    quiet = _undrifted(watch, seeds, until=began + 0.4 * seconds)
     cases = [Case(lever=a, factor=b, form=form) for form, some in FACTORS.items() for a, b in product(LEVERS, some)]
     _shifted(watch, cases, until=began + seconds)
     return _told(watch, quiet, cases, _what_levers_do())
@@ -183,41 +200,51 @@ def _joined(parts: Sequence[Stretch]) -> Stretch:
 # -- nothing changes ----------------------------------------------------------------------------------------------
 
 
-def _undrifted(watch: Watch, quiet: Undrifted, *, until: float) -> None:
+def _undrifted(watch: Watch, seeds: Sequence[int], *, until: float) -> Hours:
     """Hour after hour of each seed in turn, until the time is over."""
-    markets = {seed: (Market(seed=seed, mix=MIX), Speaker(model=watch.model)) for seed in SEEDS}
+    markets = {seed: (Market(seed=seed, mix=MIX), Speaker(model=watch.model)) for seed in seeds}
     for market, _ in markets.values():
         market.advance(60.0)
     windows = round(HOUR_S / watch.config.window_seconds)
+    quiet: Hours = []
     while time.monotonic() < until:
         for seed, (market, speaker) in markets.items():
-            judged = watch.reference.judge(speaker.sample(market.advance(HOUR_S)))
-            quiet.violated.append((seed, judged.violated[:windows]))
-            quiet.strength.append((seed, judged.strength[:windows]))
+            judgement = watch.reference.judge(speaker.sample(market.advance(HOUR_S)))
+            quiet.append((seed, Judged.of(judgement, windows)))
+    return quiet
 
 
-def alarms(violated: Bools, config: MonitorConfig, a_look: int) -> tuple[int, int, int]:
-    """(looks, looks that said drift, drifts) over windows in order: a drift goes on while look after look says so."""
-    said = [verdict(violated[:end], k=config.k, n=config.n)[0] for end in range(a_look, len(violated) + 1, a_look)]
+def alarms(says: Callable[[int], bool], windows: int, a_look: int) -> tuple[int, int, int]:
+    """(looks, looks that said drift, drifts) over windows in order; ``says(end)`` is a look after ``end`` of them, and
+    a drift goes on while look after look says so."""
+    said = [says(end) for end in range(a_look, windows + 1, a_look)]
     begun = sum(now and not before for before, now in zip([False, *said], said, strict=False))
     return len(said), sum(said), begun
 
 
-def _by_seed(quiet: Undrifted) -> dict[int, Bools]:
-    return {seed: np.concatenate([v for s, v in quiet.violated if s == seed]) for seed, _ in quiet.violated}
+def _counted(watch: Watch, judged: Judged) -> tuple[int, int, int]:
+    return alarms(lambda end: judged.says(watch.reference, end), len(judged.violated), watch.a_look)
 
 
-def _reach(quiet: Undrifted, config: MonitorConfig) -> NDArray[np.float64]:
-    """What the rule goes by at each window: the k-th largest strength of the last n, but at most the newest."""
+def _by_seed(quiet: Hours) -> dict[int, Judged]:
+    seeds = dict.fromkeys(seed for seed, _ in quiet)
+    return {seed: Judged.joined([hour for other, hour in quiet if other == seed]) for seed in seeds}
+
+
+def _reach(watch: Watch, quiet: Hours) -> Floats:
+    """What the rule goes by at each window: the k-th largest strength of the last n, but at most the newest, and, where
+    that would be an alarm, at most that of what they have in common."""
+    config, line = watch.config, watch.reference.strength_threshold
     reach: list[float] = []
-    for seed in dict.fromkeys(seed for seed, _ in quiet.strength):
-        series = np.concatenate([s for other, s in quiet.strength if other == seed])
-        ends = range(config.n, len(series) + 1)
-        reach += [min(series[end - 1], np.sort(series[end - config.n : end])[-config.k]) for end in ends]
+    for each in _by_seed(quiet).values():
+        for end in range(config.n, len(each.strength) + 1):
+            held = min(each.strength[end - 1], np.sort(each.strength[end - config.n : end])[-config.k])
+            alike = watch.reference.common(each.violated[:end], each.effects[:end]) if held > line else held
+            reach.append(min(held, alike))
     return np.array(reach)
 
 
-def _extrapolated(reach: NDArray[np.float64], line: float) -> float:
+def _extrapolated(reach: Floats, line: float) -> float:
     """Alarms a week if the largest twentieth of ``reach`` has an exponential tail (peaks over a threshold)."""
     start = float(np.quantile(reach, 0.95))
     beyond = reach[reach > start] - start
@@ -225,12 +252,11 @@ def _extrapolated(reach: NDArray[np.float64], line: float) -> float:
     return share * WEEK_HOURS * HOUR_S / LOOK_S
 
 
-def _weeks(quiet: Undrifted, config: MonitorConfig, a_look: int, *, weeks: int = 500) -> NDArray[np.int64]:
+def _weeks(watch: Watch, quiet: Hours, *, weeks: int = 500) -> NDArray[np.int64]:
     """Drifts in weeks put together from whole hours drawn at random."""
     rng = np.random.default_rng(5)
-    hours = [v for _, v in quiet.violated]
-    drawn = rng.integers(0, len(hours), (weeks, WEEK_HOURS))
-    return np.array([alarms(np.concatenate([hours[i] for i in one]), config, a_look)[2] for one in drawn])
+    drawn = rng.integers(0, len(quiet), (weeks, WEEK_HOURS))
+    return np.array([_counted(watch, Judged.joined([quiet[i][1] for i in one]))[2] for one in drawn])
 
 
 # -- something changes --------------------------------------------------------------------------------------------
@@ -254,13 +280,13 @@ def _delay(watch: Watch, case: Case, seed: int) -> float | None:
     shift = Shift(lever=case.lever, factor=case.factor, form=case.form, start_ns=int((60.0 + into) * NS_PER_S))
     market, speaker = Market(seed=seed, mix=MIX, shift=shift), Speaker(model=watch.model)
     market.advance(60.0)
-    violated = np.zeros(0, bool)
+    seen: list[Judged] = []
     passed = 0.0
     while passed < into + PATIENCE_S[case.form]:
-        judged: Judgement = watch.reference.judge(speaker.sample(market.advance(LOOK_S)))
-        violated = np.concatenate([violated, judged.violated[: watch.a_look]])
+        seen.append(Judged.of(watch.reference.judge(speaker.sample(market.advance(LOOK_S))), watch.a_look))
         passed += LOOK_S
-        if verdict(violated, k=watch.config.k, n=watch.config.n)[0]:
+        judged = Judged.joined(seen)
+        if judged.says(watch.reference, len(judged.violated)):
             return (passed - into) / 60
     return None
 
@@ -291,17 +317,18 @@ def _size_of(market: Market) -> dict[str, float]:
 # -- the page -----------------------------------------------------------------------------------------------------
 
 
-def _told(watch: Watch, quiet: Undrifted, cases: Sequence[Case], levers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _told(watch: Watch, quiet: Hours, cases: Sequence[Case], levers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     from scipy.stats import chi2
 
     config = watch.config
-    counts = [alarms(v, config, watch.a_look) for v in _by_seed(quiet).values()]
+    counts = [_counted(watch, each) for each in _by_seed(quiet).values()]
     looks, _, drifts = (sum(c[i] for c in counts) for i in range(3))
-    hours = len(quiet.violated)
+    hours = len(quiet)
     bound = float(chi2.ppf(0.95, 2 * (drifts + 1))) / 2 * WEEK_HOURS / max(hours, 1)
-    weeks = _weeks(quiet, config, watch.a_look)
-    reach, line = _reach(quiet, config), watch.reference.strength_threshold
-    violated = float(np.concatenate([v for _, v in quiet.violated]).mean())
+    weeks = _weeks(watch, quiet)
+    reach, line = _reach(watch, quiet), watch.reference.strength_threshold
+    whole = Judged.joined([hour for _, hour in quiet])
+    violated = float(whole.violated.mean())
     goal = "<= 1 a week"
     return {
         "title": "Drift",
@@ -345,22 +372,20 @@ def _told(watch: Watch, quiet: Undrifted, cases: Sequence[Case], levers: Sequenc
         ],
         "notes": [
             f"Rule: windows of {config.window_seconds:g} s, {config.k} of the last {config.n} and the newest, a look "
-            f"every {LOOK_S / 60:g} min; chance of a window to be violated {config.window_alarm:g}, of a signal to be "
-            f"beyond its bound {config.false_alarm:g}, least effect {config.min_effect:g}, strength above "
-            f"{watch.reference.strength_threshold:.3f}.",
+            f"every {LOOK_S / 60:g} min; what they have in common is stronger than a window may be; chance of a window "
+            f"to be violated {config.window_alarm:g}, of a signal to be beyond its bound {config.false_alarm:g}, least "
+            f"effect {config.min_effect:g}, strength above {watch.reference.strength_threshold:.3f}.",
             f"Market: regimes {', '.join(f'{n} {s:.0%}' for n, s in MIX.shares.items())} of the time, drawn anew after "
             f"{MIX.dwell_s / 60:g} min on average; reference: seed 1, {REFERENCE_HOURS} h, "
-            f"{int(watch.reference.judged.sum())} signals judged; undrifted: seeds {', '.join(map(str, SEEDS))}.",
+            f"{int(watch.reference.judged.sum())} signals judged; undrifted: seeds "
+            f"{', '.join(map(str, _by_seed(quiet)))}.",
             "Delay: from the shift, somewhere between two looks, to the look that says drift; a look is up to "
             f"{LOOK_S / 60:g} min away by itself. Gradual: over an hour. Recurring: 20 min on, 20 min off. Not found: "
             f"not within {', '.join(f'{PATIENCE_S[f] / 60:g} min ({f})' for f in FACTORS)}.",
         ],
         "levers": levers,
         "delays": [_case_row(watch, each) for each in cases if each.delays],
-        "strengths": {
-            f"q{q:g}": float(np.quantile(np.concatenate([s for _, s in quiet.strength]), q))
-            for q in (0.5, 0.9, 0.95, 0.99, 1)
-        },
+        "strengths": {f"q{q:g}": float(np.quantile(whole.strength, q)) for q in (0.5, 0.9, 0.95, 0.99, 1)},
     }
 
 

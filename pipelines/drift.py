@@ -16,7 +16,9 @@ make the usual tests cry wolf. So the distance is an effect size, and its thresh
   bound.
 * Window: its strength is the mean over signals of how far each lies beyond its own threshold, in doublings, none below
   it and at most two (so that one broken signal is no drift); violated when stronger than what the replicates show.
-* Verdict: k of the last n windows violated, and the newest one.
+* Verdict: k of the last n windows violated, and the newest one; and what these have in common, the median of each
+  signal's effect over them, is itself stronger than a window may be. A drift is one thing that lasts; ten odd minutes,
+  each for a reason of its own, are not.
 """
 
 from __future__ import annotations
@@ -200,7 +202,7 @@ class Reference:
         effects, scale = self._effects(windows, weights)
         strength = self._strength(effects)
         violated = strength > self.strength_threshold
-        drifted, first = verdict(violated, k=self.rule.k, n=self.rule.n)
+        drifted, first = self.verdict(violated, effects)
         return Judgement(
             names=self.names,
             judged=self.judged,
@@ -219,6 +221,20 @@ class Reference:
             drifted=drifted,
             since_ns=int(windows.start_ns[first]) if drifted else 0,
         )
+
+    def verdict(self, violated: Bools, effects: Floats) -> tuple[bool, int]:
+        """Drift or none at the end of windows in order, and the window it began in: ``violated`` (m,), ``effects`` (m,
+        signals)."""
+        said, first = verdict(violated, k=self.rule.k, n=self.rule.n)
+        if said and self.common(violated, effects) <= self.strength_threshold:
+            return False, -1
+        return said, first
+
+    def common(self, violated: Bools, effects: Floats) -> float:
+        """Strength of what the violated ones of the last n windows have in common, of which there is one or more."""
+        newest = slice(-self.rule.n, None)
+        typical = _typical(effects[newest][violated[newest]])
+        return float(self._strength(typical[np.newaxis])[0])
 
     # -- inside -------------------------------------------------------------------------------------------------
 

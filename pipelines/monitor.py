@@ -146,7 +146,7 @@ class MonitorResult:
     def _verdict(self) -> str:
         seen = f"{self.violated} of {self.windows} windows beyond the reference"
         if not self.drifted:
-            return f"no drift: {seen} (alarm at {self.k} of the last {self.n} and the newest)"
+            return f"no drift: {seen} (alarm at {self.k} of the last {self.n}, the newest among them, alike)"
         furthest = "; ".join(each.words() for each in self.top[:3])
         ago = (self.until_ns - self.since_ns) / NS_PER_S
         return f"drift {self.event_id}: {seen}, since {ago:.0f} s of market time; furthest: {furthest}"

@@ -192,7 +192,7 @@ def drift_caption(found: Figures) -> str:
         f"in the newest one {100 * found['share']:.0f} % of the signals lie beyond their thresholds, strength "
         f"{found['strength']:.2f}"
     )
-    rule = f"alarm: {found['k']} of the last {found['n']} windows and the newest one"
+    rule = f"alarm: {found['k']} of the last {found['n']} windows, the newest among them, that have a drift in common"
     if found["drifted"]:
         seconds = (found["until_ns"] - found["since_ns"]) / NS_PER_S
         said = f"Drift, since {seconds:.0f} s of market time before the end"

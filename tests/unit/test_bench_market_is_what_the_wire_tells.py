@@ -14,6 +14,7 @@ from market.feeds.normalise import Normaliser
 from market.feeds.simulator.config import ExchangeConfig
 from market.feeds.simulator.desk import Desk
 from market.feeds.simulator.exchange import Exchange, Subscription
+from pipelines.drift import verdict
 from pipelines.monitor import MonitorConfig
 
 SECONDS = 15
@@ -61,4 +62,4 @@ def test_a_drift_that_goes_on_is_one_alarm() -> None:
     violated = np.zeros(15 * 8, bool)
     violated[30:75] = True  # the third, fourth and fifth look
     violated[105:] = True  # the last
-    assert alarms(violated, config, 15) == (8, 4, 2)
+    assert alarms(lambda end: verdict(violated[:end], k=config.k, n=config.n)[0], len(violated), 15) == (8, 4, 2)

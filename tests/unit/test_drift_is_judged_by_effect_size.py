@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -55,6 +56,24 @@ def test_a_market_three_times_as_loud_is_found_and_dated_from_where_it_began(ref
     judged = next(j for j in found if j.drifted)
     assert judged.since_ns in judged.start_ns[judged.violated]
     assert all(effect > threshold for _, effect, threshold, _ in judged.top(5))
+
+
+def test_windows_that_are_odd_each_in_its_own_way_are_no_drift(reference: Reference) -> None:
+    def odd(group: Callable[[int], int]) -> Judgement:
+        """Six neighbouring signals are five times as loud in each window."""
+        sample = _market(3, 60)
+        values = sample.values.copy()
+        for i, window in enumerate(np.array_split(np.arange(len(values)), 6)):
+            at = 8 + 6 * group(i)
+            values[np.ix_(window, np.arange(at, at + 6) % SIGNALS)] *= 5.0
+        return reference.judge(replace(sample, values=values))
+
+    alike, each_its_own = odd(lambda _i: 0), odd(lambda i: i)
+    assert alike.violated[-4:].all()
+    assert each_its_own.violated[-4:].all()
+    assert alike.drifted
+    assert not each_its_own.drifted
+    assert each_its_own.since_ns == 0
 
 
 def test_drift_that_is_over_is_no_alarm(reference: Reference) -> None:
