@@ -117,6 +117,7 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
             )
             while not going.is_over:
                 follower.check()
+                passed_ns = going.passed_ns
                 try:
                     _quote(going) if follower.ready is not None else _land(going)
                     going.wait_s = _FIRST_WAIT_S
@@ -125,7 +126,8 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
                     log.warning("%s; looking again in %g s", error, going.wait_s)
                     stop.wait(going.wait_s)
                     going.wait_s = min(2 * going.wait_s, _LONGEST_WAIT_S)
-                compactor.begin()
+                if going.passed_ns != passed_ns:  # while the exchange is away there is nothing new
+                    compactor.begin()
     finally:
         standby.close()
     if going.result is None:
