@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from bench.simulated import LEVERS, Form, Lever, Market, Mix, Shift, Speaker, Stretch
 from market.clock import NS_PER_S
-from market.features import catalog
+from market.features import catalog, meaning
 from market.labels import HORIZON_NAMES, HORIZONS_NS, UNKNOWN
 from pipelines.drift import Judgement, Reference
 from pipelines.monitor import MonitorConfig
@@ -151,7 +151,7 @@ def trained(folder: Path, rows: Stretch) -> tuple[network.Model, int]:
         model_name="keel-bench",
         run_id="bench",
         instrument=INSTRUMENT,
-        feature_set=catalog.feature_set(),
+        feature_set=meaning.feature_set(),
         dataset_id="dataset",
         dataset_revision="0" * 32,
         author="bench",
@@ -181,7 +181,7 @@ def _write_dataset(folder: Path, rows: Stretch) -> None:
     card = {
         "dataset_id": "dataset",
         "instrument": INSTRUMENT,
-        "feature_set": catalog.feature_set(),
+        "feature_set": meaning.feature_set(),
         "rows": n,
         "sources": ["bench"],
         "first_ns": int(rows.recv_ns[0]),

@@ -18,7 +18,7 @@ from market.bus.atomics import monotonic_ns
 from market.bus.shm import ShmRing, pop, push
 from market.compiled import compiled
 from market.events import EVENT, F_LAST
-from market.features import catalog, kernels
+from market.features import catalog, kernels, meaning
 from market.labels import HORIZONS_NS, N_OUTPUTS
 from serving.hotpath import network
 from serving.hotpath.records import DECISION, R_NO_BOOK, R_WARM_UP
@@ -86,7 +86,7 @@ def seeded_bundle(folder: Path, key: str) -> Path:
         model_name="keel-bench",
         run_id="bench",
         instrument=key,
-        feature_set=catalog.feature_set(),
+        feature_set=meaning.feature_set(),
         dataset_id="bench",
         dataset_revision="0" * 32,
         author="bench",

@@ -15,7 +15,7 @@ import numpy as np
 from bench import market
 from bench.hotpath import seeded_bundle
 from market.clock import NS_PER_S, Clock
-from market.features import catalog
+from market.features import catalog, meaning
 from market.feeds.landing import Lander
 from market.instruments import find
 from market.lake import Lake
@@ -48,7 +48,7 @@ def run(
     ``advance`` is told of seconds of market time as they pass. All is made as ``pipelines.quoting.run_session`` does.
     """
     config, instrument = ServeConfig(instrument=key), find(key)
-    bundle = load_bundle(folder / "bundle", now_ns=clock.now_ns(), feature_set=catalog.feature_set())
+    bundle = load_bundle(folder / "bundle", now_ns=clock.now_ns(), feature_set=meaning.feature_set())
     plan = Plan(
         session="live-bench",
         instrument=instrument,

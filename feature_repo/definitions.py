@@ -15,7 +15,7 @@ from pathlib import Path
 from feast import Entity, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.types import Float32
 
-from market.features import catalog
+from market.features import catalog, meaning
 
 HOME = Path(os.environ["KEEL_FEAST_HOME"])
 
@@ -45,7 +45,7 @@ tick_features = FeatureView(
     ttl=timedelta(0),
     schema=[Field(name=name, dtype=Float32) for name in catalog.tick_names()],
     source=tick_source,
-    tags={"feature_set": catalog.feature_set()},
+    tags={"feature_set": meaning.feature_set()},
 )
 
 slow_features = FeatureView(
@@ -54,5 +54,5 @@ slow_features = FeatureView(
     ttl=timedelta(0),  # the last known value holds until the next one
     schema=[Field(name=name, dtype=Float32) for name in catalog.slow_names()],
     source=slow_push,
-    tags={"feature_set": catalog.feature_set()},
+    tags={"feature_set": meaning.feature_set()},
 )

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from market.errors import GateError, KeelError, ManifestError, ModelError, ServiceError, TamperedError
-from market.features import catalog
+from market.features import meaning
 from pipelines import inference_server
 from pipelines.approve import require_recorded
 from pipelines.workspace import Workspace
@@ -114,7 +114,7 @@ def place(workspace: Workspace, registry: Registry, instrument: str, version: in
         bundle = load_bundle(
             folder,
             now_ns=workspace.clock.now_ns(),
-            feature_set=catalog.feature_set(),
+            feature_set=meaning.feature_set(),
             manifest_sha256=registry.tags(model, version)[MANIFEST_TAG],
         )
         manifest = bundle.manifest

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError, LakeError, SettingsError
-from market.features import catalog, history, slow
+from market.features import catalog, history, meaning, slow
 from market.features.history import Batches, History
 from market.instruments import Instrument
 from market.labels import HORIZONS_NS, UNKNOWN, LabelConfig, Labels, labels
@@ -198,7 +198,7 @@ def _compute_all(
 
 def made_of(entry: Batches, config: LabelConfig) -> int:
     """What features and labels of a source follow from, as a number of 63 bits: its minutes, the rules of both."""
-    rule = {"feature_set": catalog.feature_set(), "labels": _label_rule(config), "horizons": config.horizons_ns}
+    rule = {"feature_set": meaning.feature_set(), "labels": _label_rule(config), "horizons": config.horizons_ns}
     said = msgspec.json.encode([rule, entry.accepted, entry.refused, entry.unjudged])
     return int.from_bytes(hashlib.sha256(said).digest()[:8]) >> 1
 
@@ -234,7 +234,7 @@ def _same_rows(held: pa.Table, content: pa.Table) -> bool:
 
 def _feature_set_note(lake: Lake, instrument: str, source: str) -> str:
     held = lake.read("features", instrument=instrument, columns=["feature_set"], where={"source": source})
-    others = {str(value) for value in held["feature_set"].unique().to_pylist()} - {catalog.feature_set()}
+    others = {str(value) for value in held["feature_set"].unique().to_pylist()} - {meaning.feature_set()}
     if not others:
         return ""
     return f"features of {source} were of feature set {', '.join(sorted(others))} and were computed anew"
@@ -312,8 +312,11 @@ def _dataset_table(
     for i, name in enumerate(catalog.slow_names()):
         table = table.add_column(at + i, pa.field(name, pa.float32()), pa.array(joined[:, i]))
     # part of the file, and so of the dataset's id: rows mean what this says
-    meaning = {"feature_set": catalog.feature_set(), "labels": msgspec.json.encode(_label_rule(config.labels)).decode()}
-    return table.combine_chunks().replace_schema_metadata(meaning)
+    labelled = {
+        "feature_set": meaning.feature_set(),
+        "labels": msgspec.json.encode(_label_rule(config.labels)).decode(),
+    }
+    return table.combine_chunks().replace_schema_metadata(labelled)
 
 
 def _stretch_table(config: FeaturizeConfig, stretch: _Stretch) -> pa.Table:
@@ -397,7 +400,7 @@ def _card(config: FeaturizeConfig, table: pa.Table, lake: Lake) -> dict[str, Any
     turns = (np.diff(table["segment"].to_numpy()) != 0) | (np.diff(source) != 0)
     return {
         "instrument": config.instrument,
-        "feature_set": catalog.feature_set(),
+        "feature_set": meaning.feature_set(),
         "rows": table.num_rows,
         "sources": list(dict.fromkeys(table["source"].to_pylist())),
         "segments": 1 + int(turns.sum()),

@@ -14,7 +14,7 @@ import orjson
 
 from market.clock import NS_PER_S
 from market.errors import ApprovalError, CaptureError, GateError, ModelError, ServiceError
-from market.features import catalog
+from market.features import meaning
 from market.feeds import replay, websocket
 from market.feeds.landing import Lander
 from market.instruments import Instrument
@@ -128,7 +128,7 @@ def proven_bundle(workspace: Workspace, instrument: str, version: int) -> Bundle
     folder = workspace.models / instrument / str(version)
     if not folder.is_dir():
         raise ModelError(f"{folder} is not there; deploy the version on this machine (keel deploy --version {version})")
-    bundle = load_bundle(folder, now_ns=workspace.clock.now_ns(), feature_set=catalog.feature_set())
+    bundle = load_bundle(folder, now_ns=workspace.clock.now_ns(), feature_set=meaning.feature_set())
     prove_hotpath(bundle)
     return bundle
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from market.errors import FeatureSetError
-from market.features import catalog
+from market.features import catalog, meaning
 from market.lake import Lake
 from pipelines import recompute
 from pipelines.workspace import Workspace, tracked
@@ -65,10 +65,10 @@ def skew(config: SkewConfig, *, workspace: Workspace) -> SkewResult:
     """
     lake = Lake(workspace.lake)
     record = recompute.served(lake, config.session)
-    if record.feature_set != catalog.feature_set():
+    if record.feature_set != meaning.feature_set():
         raise FeatureSetError(
             f"session {config.session} ran with feature set {record.feature_set}, this code computes "
-            f"{catalog.feature_set()}; compare with the code that served it"
+            f"{meaning.feature_set()}; compare with the code that served it"
         )
     with tracked(workspace.progress, "skew", None):
         rows = recompute.rows_again(lake, record)

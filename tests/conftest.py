@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from market.clock import NS_PER_S
-from market.features import catalog
+from market.features import catalog, meaning
 from market.labels import HORIZONS_NS, N_OUTPUTS
 from serving.manifest import Heads
 
@@ -35,7 +35,7 @@ def write_seeded_bundle() -> WriteBundle:
             "model_name": "keel-sim-usdm.BTCUSDT",
             "run_id": f"run{seed}",
             "instrument": "sim-usdm.BTCUSDT",
-            "feature_set": catalog.feature_set(),
+            "feature_set": meaning.feature_set(),
             "dataset_id": "d0",
             "dataset_revision": "0" * 32,
             "author": "ada",

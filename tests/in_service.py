@@ -11,7 +11,7 @@ import numpy as np
 from planted import INSTRUMENT, START_NS, Planted, write_dataset
 
 from market.clock import NS_PER_S, ManualClock
-from market.features import catalog
+from market.features import meaning
 from market.instruments import find
 from market.lake import Lake, rows_of
 from pipelines import audit
@@ -89,7 +89,7 @@ def serve(workspace: Workspace, session: Session, folder: Path) -> None:
         "probs0": said[0],
         "probs1": said[1],
         "features": features,
-        "feature_set": catalog.feature_set(),
+        "feature_set": meaning.feature_set(),
         "step_ns": np.random.default_rng(1).integers(900, 6000, len(data)),
     }
     Lake(workspace.lake).append("predictions", rows_of("predictions", find(INSTRUMENT), columns))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from market.features import catalog
+from market.features import catalog, meaning
 from market.labels import HORIZON_NAMES, HORIZONS_NS
 
 START_NS = 1_700_000_000_000_000_000
@@ -38,7 +38,7 @@ def write_dataset(folder: Path, planted: Planted | None = None, *, feature_set: 
     card = {
         "dataset_id": folder.name,
         "instrument": INSTRUMENT,
-        "feature_set": feature_set or catalog.feature_set(),
+        "feature_set": feature_set or meaning.feature_set(),
         "rows": table.num_rows,
         "sources": ["file-0123456789abcdef"],
         "segments": planted.segments,

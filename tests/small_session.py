@@ -10,7 +10,7 @@ import numpy as np
 from small_lake import Market, events_of_market, land
 
 from market.events import BID
-from market.features import catalog, history
+from market.features import history, meaning
 from market.features.history import History, Stretch
 from market.features.slow import last_known
 from market.lake import BATCH_NS, Lake, rows_of
@@ -56,7 +56,7 @@ def serve_by_hand(
     rows = history.replay([Stretch(events, events["recv_ns"] // BATCH_NS)])
     decisions = _decide(lake, market, rows, bundle, version)
     recorder = Recorder(
-        lake=lake, instrument=market.instrument, session=market.source, feature_set=catalog.feature_set()
+        lake=lake, instrument=market.instrument, session=market.source, feature_set=meaning.feature_set()
     )
     recorder.add_decisions(decisions)
     for i in range(0, len(decisions), 50):

@@ -15,7 +15,7 @@ import msgspec
 
 from market.drafts import draft_of
 from market.errors import FeatureSetError, InputError, ModelError
-from market.features import catalog
+from market.features import meaning
 from training import datasets
 from training.checkpoint import Standing
 from training.datasets import Dataset
@@ -80,9 +80,9 @@ def load(folder: Path) -> tuple[Plan, Dataset, Network, Standing]:
 
 def check_feature_set(seen: str, whose: str) -> None:
     """Raise FeatureSetError unless ``seen`` is what the code computes today."""
-    if seen != catalog.feature_set():
+    if seen != meaning.feature_set():
         raise FeatureSetError(
-            f"{whose} was made with feature set {seen}, the code computes {catalog.feature_set()}; run featurize (and "
+            f"{whose} was made with feature set {seen}, the code computes {meaning.feature_set()}; run featurize (and "
             "train) again, or check out the code it was made with"
         )
 

@@ -20,11 +20,8 @@ compare.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Final, Literal
 
 WARM_NS: Final = 10_000_000_000  # rows are warm when this much time has passed since the windows began
@@ -128,13 +125,3 @@ def clip_slow(values: Sequence[float]) -> tuple[float, float]:
     clips = [f.clip for f in FEATURES[N_TICK:]]
     first, second = (min(max(v, -c), c) if v == v else 0.0 for v, c in zip(values, clips, strict=True))  # noqa: PLR0124
     return first, second
-
-
-@cache
-def feature_set() -> str:
-    """16 hex digits that change whenever what a feature means may have changed: catalog, kernel or book source."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in (here / "catalog.py", here / "kernels.py", here.parent / "book.py", here.parent / "levels.py"):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]

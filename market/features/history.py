@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from market.book import new_book
 from market.events import F_CHECKPOINT, Events
 from market.features import kernels
-from market.features.catalog import N_TICK, feature_set, tick_names
+from market.features.catalog import N_TICK, tick_names
+from market.features.meaning import feature_set
 from market.instruments import Instrument
 from market.labels import HORIZON_NAMES, Labels
 from market.lake import SCHEMAS, Lake, events_of, rows_of

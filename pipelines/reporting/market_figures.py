@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from market.clock import NS_PER_S
 from market.errors import KeelError
-from market.features import catalog
+from market.features import catalog, meaning
 from market.lake import Lake
 from pipelines.workspace import Workspace
 from serving.hotpath.records import R_PULL_ASK, R_PULL_BID, R_SHRINK, R_WIDEN
@@ -97,7 +97,7 @@ def _triton_times(workspace: Workspace, instrument: str) -> NDArray[np.int64] | 
         return f"{instrument} has no champion in service"
     folder = workspace.models / instrument / str(version)
     try:
-        bundle = load_bundle(folder, now_ns=workspace.clock.now_ns(), feature_set=catalog.feature_set())
+        bundle = load_bundle(folder, now_ns=workspace.clock.now_ns(), feature_set=meaning.feature_set())
         with TritonClient(workspace.triton_grpc) as client:
             times = [t for _ in range(2) for t in golden_over_grpc(client, bundle)[1]]
     except KeelError as error:

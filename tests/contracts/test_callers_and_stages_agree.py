@@ -14,7 +14,7 @@ import pytest
 import typer.main
 import yaml
 
-from market.features import catalog
+from market.features import catalog, meaning
 from pipelines import stages
 from pipelines.cli import app
 
@@ -56,4 +56,4 @@ def test_feast_holds_the_whole_catalog() -> None:
         views = importlib.import_module("feature_repo.definitions")
     assert {field.name for field in views.tick_features.features} == set(catalog.tick_names())
     assert {field.name for field in views.slow_features.features} == set(catalog.slow_names())
-    assert views.tick_features.tags["feature_set"] == catalog.feature_set()
+    assert views.tick_features.tags["feature_set"] == meaning.feature_set()

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from market.errors import ManifestError, ModelError, PortInUseError, ServiceError
-from market.features import catalog
+from market.features import catalog, meaning
 from serving.bundle import Bundle, check_golden, load_bundle
 from serving.manifest import MODEL_FILE
 from serving.triton.client import TritonClient
@@ -46,7 +46,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory, write_seeded_bundle: Callab
         place = folder / f"{version}-{hidden}"
         if not place.exists():
             write_seeded_bundle(place, seed=version, hidden=hidden, registry_version=version)
-        return load_bundle(place, now_ns=NOW_NS, feature_set=catalog.feature_set())
+        return load_bundle(place, now_ns=NOW_NS, feature_set=meaning.feature_set())
 
     return bundle
 
@@ -284,7 +284,7 @@ def test_an_unregistered_bundle_has_no_place_in_the_repository(
     tmp_path: Path, write_seeded_bundle: Callable[..., Path]
 ) -> None:
     folder = write_seeded_bundle(tmp_path / "bundle", registry_version=0)
-    bundle = load_bundle(folder, now_ns=NOW_NS, feature_set=catalog.feature_set())
+    bundle = load_bundle(folder, now_ns=NOW_NS, feature_set=meaning.feature_set())
     with pytest.raises(ModelError, match="keel register"):
         ModelRepository(tmp_path / "repository").put(bundle)
 

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from market.errors import FeatureSetError, GoldenError, ManifestError, ModelError, TamperedError
-from market.features import catalog
+from market.features import catalog, meaning
 from serving.bundle import load_bundle
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, WEIGHTS_FILE
 
@@ -33,7 +33,7 @@ def bundle(tmp_path: Path, written: Path) -> Path:
 
 
 def load(folder: Path, **changes: Any) -> Any:
-    return load_bundle(folder, **{"now_ns": NOW_NS, "feature_set": catalog.feature_set(), **changes})
+    return load_bundle(folder, **{"now_ns": NOW_NS, "feature_set": meaning.feature_set(), **changes})
 
 
 def rewrite(folder: Path, **changes: Any) -> None:

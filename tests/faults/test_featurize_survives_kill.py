@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_lake import INSTRUMENT, Market, later, workspace_with
 
-from market.features import catalog
+from market.features import meaning
 from market.lake import Lake
 from pipelines.featurize import FeaturizeConfig, featurize
 from pipelines.workspace import Workspace
@@ -83,4 +83,4 @@ def contents(workspace: Workspace) -> dict[str, object]:
     assert len(datasets.load(folder)) == card["rows"]
     exported = {path.name: pq.read_table(path).to_pydict() for path in sorted(workspace.feast.rglob("*.parquet"))}
     drafts = [path.name for path in workspace.datasets.glob(".draft*")]
-    return {**tables, "card": card, "feast": exported, "drafts": drafts, "feature_set": catalog.feature_set()}
+    return {**tables, "card": card, "feast": exported, "drafts": drafts, "feature_set": meaning.feature_set()}

@@ -4,7 +4,7 @@ import pytest
 
 from market.clock import NS_PER_S
 from market.errors import ManifestError, TamperedError
-from market.features import catalog
+from market.features import catalog, meaning
 from serving.bundle import check_golden, load_bundle, onnx_step
 from serving.hotpath import network
 from serving.manifest import MANIFEST_FILE, MODEL_FILE, WEIGHTS_FILE, Manifest
@@ -16,7 +16,7 @@ TOLERANCE = 1e-5
 @pytest.mark.parametrize("hidden", [1, 8, 20, 64, 96])
 def test_golden_vectors_are_met(write_seeded_bundle, tmp_path, hidden):
     folder = write_seeded_bundle(tmp_path / "b", seed=hidden, hidden=hidden)
-    bundle = load_bundle(folder, now_ns=NOW_NS, feature_set=catalog.feature_set())
+    bundle = load_bundle(folder, now_ns=NOW_NS, feature_set=meaning.feature_set())
     step = network.step_function(network.load(folder))
     assert check_golden(step, bundle.golden, TOLERANCE, "the compiled network") <= TOLERANCE
 

@@ -10,7 +10,7 @@ import pytest
 from small_lake import INSTRUMENT, START_NS, Market, later, workspace_with
 
 from market.errors import LakeError, MarketDataError
-from market.features import catalog
+from market.features import catalog, meaning
 from market.features.slow import last_known
 from market.lake import Lake
 from pipelines.feature_store import FeatureStore, SlowRecords, push_slow, read_slow
@@ -131,7 +131,7 @@ def test_the_definitions_are_the_catalogs(tmp_path: Path) -> None:
     store = published(tmp_path, records([START_NS], [START_NS]))._open()
     for view, names in (("tick_features", catalog.tick_names()), ("slow_features", catalog.slow_names())):
         assert tuple(field.name for field in store.get_feature_view(view).features) == names
-        assert store.get_feature_view(view).tags["feature_set"] == catalog.feature_set()
+        assert store.get_feature_view(view).tags["feature_set"] == meaning.feature_set()
 
 
 @pytest.mark.parametrize("name", ["registry.db", "online.db"])

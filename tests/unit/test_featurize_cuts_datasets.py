@@ -12,7 +12,7 @@ import pytest
 from small_lake import INSTRUMENT, START_NS, Market, land, later, slow_of, workspace_with
 
 from market.errors import EmptyDataError, SettingsError
-from market.features import catalog
+from market.features import catalog, meaning
 from market.features.slow import last_known, slow_vectors
 from market.labels import HORIZON_NAMES, HORIZONS_NS
 from market.lake import LABEL_COLUMNS, Lake
@@ -65,7 +65,7 @@ def test_the_card_says_what_the_dataset_is_and_training_reads_it(made: tuple[Wor
     _, result = made
     data = datasets.load(Path(result.path))
     assert (len(data), data.card.dataset_id) == (result.rows, result.dataset_id)
-    assert data.card.feature_set == catalog.feature_set()
+    assert data.card.feature_set == meaning.feature_set()
     assert data.card.horizons_ns == HORIZONS_NS
     assert data.card.dataset_revision == versions.revision(Path(result.path) / "dataset.parquet")
     assert set(data.card.lake_versions) == {"ticks", "slow", "features", "labels"}
@@ -166,7 +166,7 @@ def test_features_of_another_feature_set_are_computed_anew_and_it_is_said(tmp_pa
     again = featurize(FeaturizeConfig(), workspace=workspace)
     assert again.dataset_id == first.dataset_id
     assert "0000000000000000" in again.line()
-    assert set(lake.read("features")["feature_set"].to_pylist()) == {catalog.feature_set()}
+    assert set(lake.read("features")["feature_set"].to_pylist()) == {meaning.feature_set()}
 
 
 def test_the_label_rule_is_part_of_the_identity(made: tuple[Workspace, FeaturizeResult]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from market.features import catalog
+from market.features import catalog, meaning
 from market.labels import N_OUTPUTS
 from serving.bundle import load_bundle
 from serving.manifest import MODEL_FILE
@@ -31,11 +31,11 @@ def test_a_bundle_whose_model_was_replaced_proves_itself(
     write_seeded_bundle: Callable[..., Path], tmp_path: Path, hidden: int
 ) -> None:
     folder = write_seeded_bundle(tmp_path / "bundle", hidden=hidden)
-    before = load_bundle(folder, now_ns=NOW_NS, feature_set=catalog.feature_set()).manifest
+    before = load_bundle(folder, now_ns=NOW_NS, feature_set=meaning.feature_set()).manifest
     found = candidate(folder, ALL)
     assert found.kept
     after = replace_model(folder, before, found.model, step_us=found.step_us)
-    bundle = load_bundle(folder, now_ns=NOW_NS, feature_set=catalog.feature_set())
+    bundle = load_bundle(folder, now_ns=NOW_NS, feature_set=meaning.feature_set())
     assert (bundle.manifest, after.precision) == (after, "int8")
     assert 0 < bundle.golden_gap <= after.tolerance
     assert after.files[MODEL_FILE] != before.files[MODEL_FILE]

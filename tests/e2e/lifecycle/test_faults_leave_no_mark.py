@@ -21,7 +21,7 @@ from local_stack import leave_no_room, resize, until
 from wire_frames import START_NS, USDM, ToyExchange, stamped, write_lines
 
 from market.clock import NS_PER_S
-from market.features import catalog
+from market.features import meaning
 from market.lake import Lake
 from pipelines import stages
 from pipelines.feature_store import read_slow
@@ -196,6 +196,6 @@ def answer(ring: LiveRing) -> float:
     """How far Triton is from the champion's golden answers."""
     version = roles_of(ring.workspace, KEY).champion
     folder = ring.workspace.models / KEY / str(version)
-    bundle = load_bundle(folder, now_ns=ring.workspace.clock.now_ns(), feature_set=catalog.feature_set())
+    bundle = load_bundle(folder, now_ns=ring.workspace.clock.now_ns(), feature_set=meaning.feature_set())
     with TritonClient(ring.stack.site.address("triton-grpc")) as client:
         return golden_gap(client.step(model_name(KEY), bundle.manifest.registry_version), bundle.golden)
