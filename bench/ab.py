@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from pipelines.compare import CompareConfig
-from pipelines.sequential import sequence
+from pipelines.experiments.compare import CompareConfig
+from training.evaluation.sequential import sequence
 
 Floats = NDArray[np.float64]
 

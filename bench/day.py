@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from bench import live_session, market
 from market.clock import SystemClock
-from market.feeds.simulator.config import ExchangeConfig
-from market.feeds.simulator.desk import Desk
-from market.feeds.simulator.exchange import Exchange, Subscription
-from market.lake import Lake
-from pipelines.beside import Compactor
-from serving import drivers
-from serving.session import QuotingSession
+from market.lake.lake import Lake
+from market.simulator.config import ExchangeConfig
+from market.simulator.desk import Desk
+from market.simulator.exchange import Exchange, Subscription
+from pipelines.quoting.companions import Compactor
+from serving.session import drivers
+from serving.session.session import QuotingSession
 
 HOURS = 24.0
 REGIME = "thin"  # without tickers some 20 frames a second: a day in minutes

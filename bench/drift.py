@@ -27,15 +27,16 @@ from bench.simulated import LEVERS, Form, Lever, Market, Mix, Shift, Speaker, St
 from market.clock import NS_PER_S
 from market.features import catalog, meaning
 from market.labels import HORIZON_NAMES, HORIZONS_NS, UNKNOWN
-from pipelines.drift import Judgement, Reference
-from pipelines.monitor import MonitorConfig
-from pipelines.signals import watched
+from pipelines.monitoring.drift import Judgement, Reference
+from pipelines.monitoring.monitor import MonitorConfig
+from pipelines.monitoring.signals import watched
 from serving.hotpath import network
 from serving.manifest import Heads
-from training import datasets, fit, plan
-from training.export import Card, write_bundle
-from training.sequences import Layout
-from training.splits import SplitConfig, split_by_time
+from training.data import datasets
+from training.data.sequences import Layout
+from training.data.splits import SplitConfig, split_by_time
+from training.export.bundle import Card, write_bundle
+from training.fitting import loop, plan
 
 INSTRUMENT = "sim-usdm.BTCUSDT"
 MIX = Mix(shares={"calm": 0.6, "volatile": 0.25, "thin": 0.15}, dwell_s=600.0)
@@ -142,11 +143,11 @@ def trained(folder: Path, rows: Stretch) -> tuple[network.Model, int]:
     split = split_by_time(data.recv_ns, max(HORIZONS_NS), SplitConfig())
     drawn = plan.draw_up(folder / "dataset", data, split, Layout(), plan.Recipe(epochs=4, precision="fp32"), 5.0)
     plan.write_plan(folder, drawn)
-    worker = fit.Alone(folder / "checkpoints")
-    fit.fit(folder, worker)
+    worker = loop.Alone(folder / "checkpoints")
+    loop.fit(folder, worker)
     latest = worker.latest()
     assert latest is not None
-    learned, _ = fit.trained(drawn, data, latest)
+    learned, _ = loop.trained(drawn, data, latest)
     card = Card(
         model_name="keel-bench",
         run_id="bench",

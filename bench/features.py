@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench import market
-from market.book import Book, new_book
+from market.books.price_book import Book, new_book
 from market.events import F_LAST
 from market.features import catalog, kernels
 

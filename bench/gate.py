@@ -33,17 +33,17 @@ import orjson
 
 from bench import machine, market
 from bench.spoil import INJECTED
-from market.book import Book
+from market.books.price_book import Book
 from market.events import Events
-from market.lake import BATCH_NS, Lake, events_of
+from market.lake.lake import BATCH_NS, Lake, events_of
 from market.quality.columns import columns
 from market.quality.figures import Measured, measure
 from market.quality.limits import Limits
 from market.quality.rules import PASS, QUARANTINE, RULES
 from market.quality.usual import compared
 from market.venues import binance_rows
-from pipelines import sessions
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingestion.ingest import IngestConfig, ingest
+from pipelines.quality import trading_hours
 from pipelines.workspace import Workspace
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
@@ -86,7 +86,7 @@ def judge_minutes(measured: list[Measured], venue: str) -> list[Said]:
     limits = Limits()
     return [
         {rule.name: verdict for rule in RULES if (verdict := limits.of(rule).verdict(each.values[rule.figure])) != PASS}
-        for each in compared([], measured, partial(sessions.minutes, venue))
+        for each in compared([], measured, partial(trading_hours.minutes, venue))
     ]
 
 

@@ -21,8 +21,8 @@ from market.events import EVENT, F_LAST
 from market.features import catalog, kernels, meaning
 from market.labels import HORIZONS_NS, N_OUTPUTS
 from serving.hotpath import network
-from serving.hotpath.records import DECISION, R_NO_BOOK, R_WARM_UP
 from serving.manifest import MODEL_FILE, Heads
+from serving.records import DECISION, R_NO_BOOK, R_WARM_UP
 
 HIDDEN = 64
 STEPS = 50_000
@@ -76,7 +76,7 @@ def _row(what: str, ns: Any, percentile: int, peer: str | None = None, peer_ns: 
 
 def seeded_bundle(folder: Path, key: str) -> Path:
     """An untrained network for the instrument of ``key``. Imports torch."""
-    from training.export import Card, write_bundle
+    from training.export.bundle import Card, write_bundle
     from training.models import gru
 
     features = kernels.compute(market.events()[:20_000]).features

@@ -19,8 +19,8 @@ from typing import Any
 from bench import market
 from market.bus.cluster import Cluster
 from market.bus.kafka import MAX_MESSAGE, Topic, make_topic
-from market.feeds.topic import FrameReader, FrameSender
-from pipelines.kafka_node import KafkaConfig, KafkaNode, default_install
+from market.feeds.kafka_frames import FrameReader, FrameSender
+from pipelines.stack.kafka_node import KafkaConfig, KafkaNode, default_install
 
 _KEY = "sim-usdm.BTCUSDT"
 _TIMES = 5  # over the same ten minutes

@@ -44,10 +44,10 @@ from bench import machine
 from market.bus.cluster import Cluster
 from market.bus.kafka import Topic, find_topic, make_topic
 from market.errors import KeelError
+from market.feeds import kafka_frames as feed_of_topic
 from market.feeds import recordings
-from market.feeds import topic as feed_of_topic
-from market.lake import Lake
-from pipelines.kafka_node import KafkaConfig, KafkaNode, default_install
+from market.lake.lake import Lake
+from pipelines.stack.kafka_node import KafkaConfig, KafkaNode, default_install
 
 LANDED = ("raw", "ticks", "slow", "options", "quarantine")
 CAPTURE = Path(__file__).resolve().parents[2] / "shared" / "market" / "binance_raw" / "usdm_btcusdt_20230405.dat.gz"
@@ -56,7 +56,13 @@ _A_ROUND = 16  # kills
 _COMMITS_AHEAD, _BEHIND_S, _PATIENCE_S = 2, 0.3, 30.0
 _COMPACTORS = 3  # killed at most in a life of ingest
 _WEIGHTS = {"writer": 5, "compactor": 5, "broker": 1, "sender": 2}  # of the victims of a topic round
-_PRELOADED = ["pipelines.cli_lake", "pipelines.ingest", "pipelines.forward", "pipelines.topics", "market.inventory"]
+_PRELOADED = [
+    "pipelines.cli.lake",
+    "pipelines.ingestion.ingest",
+    "pipelines.ingestion.forward",
+    "pipelines.ingestion.kafka",
+    "market.lake.inventory",
+]
 
 
 @dataclass(frozen=True)
@@ -94,9 +100,9 @@ def _verb(home: str, words: dict[str, Any], verb: str) -> None:
     """A verb in a process of its own, as the command line runs it. Its libraries are in memory: most of it is work."""
     sys.stdout = sys.stderr = Path(home).with_suffix(".log").open("a")
     os.environ["KEEL_HOME"] = home
-    from pipelines import cli
-    from pipelines.forward import ForwardConfig, forward
-    from pipelines.ingest import IngestConfig, ingest
+    from pipelines.cli import main as cli
+    from pipelines.ingestion.forward import ForwardConfig, forward
+    from pipelines.ingestion.ingest import IngestConfig, ingest
     from pipelines.workspace import Workspace
 
     if verb == "compact":

@@ -20,7 +20,7 @@ from deltalake import DeltaTable
 from market.clock import NS_PER_S
 from market.events import EVENT, Events
 from market.instruments import find
-from market.lake import BATCH_NS, Lake, ticks_of
+from market.lake.lake import BATCH_NS, Lake, ticks_of
 
 START = 1_723_161_600 * NS_PER_S  # midnight
 MINUTES, A_MINUTE = 480, (1_000, 15_000)

@@ -18,14 +18,14 @@ from market.clock import NS_PER_S, Clock
 from market.features import catalog, meaning
 from market.feeds.landing import Lander
 from market.instruments import find
-from market.lake import Lake
-from pipelines.quoting import ServeConfig
+from market.lake.lake import Lake
+from pipelines.quoting.session_run import ServeConfig
 from serving.bundle import load_bundle
-from serving.drivers import Until
 from serving.hotpath.loop import HotPath
-from serving.lineup import Lineup
-from serving.recorder import Recorder
-from serving.session import Parts, Plan, QuotingSession
+from serving.rollout.lineup import Lineup
+from serving.session.drivers import Until
+from serving.session.recorder import Recorder
+from serving.session.session import Parts, Plan, QuotingSession
 
 Drive = Callable[[QuotingSession, Until], None]
 
@@ -45,7 +45,8 @@ def run(
 ) -> QuotingSession:
     """A session of an instrument, moved by ``drive``; everything is compiled before. No orders are sent.
 
-    ``advance`` is told of seconds of market time as they pass. All is made as ``pipelines.quoting.run_session`` does.
+    ``advance`` is told of seconds of market time as they pass. All is made as
+    ``pipelines.quoting.session_run.run_session`` does.
     """
     config, instrument = ServeConfig(instrument=key), find(key)
     bundle = load_bundle(folder / "bundle", now_ns=clock.now_ns(), feature_set=meaning.feature_set())

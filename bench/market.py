@@ -8,10 +8,10 @@ import numpy as np
 
 from market.events import Events
 from market.feeds.normalise import Normaliser
-from market.feeds.simulator.config import ExchangeConfig
-from market.feeds.simulator.desk import Desk
-from market.feeds.simulator.exchange import Exchange, Subscription
 from market.instruments import Instrument, find
+from market.simulator.config import ExchangeConfig
+from market.simulator.desk import Desk
+from market.simulator.exchange import Exchange, Subscription
 
 Line = tuple[int, bytes]
 SECONDS = 600

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from bench import market
 from market.clock import NS_PER_S
 from market.events import EVENT, Events
-from market.lake import BATCH_NS, Lake, events_of, ticks_of
-from market.lake_rows import arrays_of
-from market.schemas import PARTITIONS, rows_a_group
+from market.lake.lake import BATCH_NS, Lake, events_of, ticks_of
+from market.lake.rows import arrays_of
+from market.lake.schemas import PARTITIONS, rows_a_group
 
 TIMES = 16  # over the same ten minutes, one after the other: a commit and a file each
 ROUNDS = 5

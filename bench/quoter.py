@@ -14,8 +14,8 @@ from market.bus.shm import ShmRing
 from market.events import EVENT
 from serving.hotpath import network
 from serving.hotpath.loop import HotPath
-from serving.hotpath.records import DECISION
 from serving.quoting.policy import PolicyConfig
+from serving.records import DECISION
 
 
 def prefer_core(index: int) -> None:

@@ -12,17 +12,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from market.book import new_book
+from market.books.price_book import new_book
 from market.clock import NS_PER_S
 from market.compiled import compiled
 from market.events import ASK, BID, DEPTH, EVENT, F_LAST, F_SNAPSHOT, TICKER, TRADE, Events
 from market.features import kernels, slow
-from market.feeds.simulator import flow, state
-from market.feeds.simulator.config import ExchangeConfig, params
-from market.feeds.simulator.world import World
 from market.labels import N_OUTPUTS, LabelConfig, labels
-from pipelines import signals
-from pipelines.drift import Sample
+from market.simulator import flow, state
+from market.simulator.config import ExchangeConfig, params
+from market.simulator.world import World
+from pipelines.monitoring import signals
+from pipelines.monitoring.drift import Sample
 from serving.hotpath import network
 
 Lever = Literal["intensity", "depth", "volatility", "spread"]

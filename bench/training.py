@@ -10,10 +10,10 @@ import torch
 
 from market.features import catalog
 from market.labels import N_OUTPUTS
-from training.fit import one_thread
+from training.fitting.loop import one_thread
+from training.fitting.objective import task_losses, weighted
+from training.fitting.optimizer import AdamW
 from training.models.gru import Normalisation, StreamingGru
-from training.objective import task_losses, weighted
-from training.optimizer import AdamW
 
 WINDOW = 100
 LANES = 32

@@ -29,10 +29,10 @@ from market.clock import NS_PER_S
 from market.compiled import compiled
 from market.events import EVENT, F_LAST
 from market.feeds import websocket
-from market.feeds.simulator import frames
-from serving import drivers
-from serving.hotpath.records import DECISION
-from serving.session import QuotingSession
+from market.simulator import frames
+from serving.records import DECISION
+from serving.session import drivers
+from serving.session.session import QuotingSession
 
 KEY = "binance-usdm.BTCUSDT"  # the simulated market under a name whose streams carry no stamps
 _ROOM = 1_000_000

@@ -8,7 +8,7 @@ import pendulum
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param, dag, task
 
-from pipelines.scheduling import TASK_DEFAULTS
+from pipelines.orchestration.assets import TASK_DEFAULTS
 
 
 @dag(

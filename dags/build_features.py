@@ -5,7 +5,7 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import Param, PartitionedAssetTimetable, dag, task
 
-from pipelines.scheduling import FEATURES, TASK_DEFAULTS, TICKS, instrument_of
+from pipelines.orchestration.assets import FEATURES, TASK_DEFAULTS, TICKS, instrument_of
 
 
 @dag(

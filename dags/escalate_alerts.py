@@ -9,7 +9,7 @@ import pendulum
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import dag, task
 
-from pipelines.scheduling import TASK_DEFAULTS
+from pipelines.orchestration.assets import TASK_DEFAULTS
 
 
 @dag(

@@ -9,7 +9,7 @@ import pendulum
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from pipelines.scheduling import TASK_DEFAULTS, TICKS
+from pipelines.orchestration.assets import TASK_DEFAULTS, TICKS
 
 
 @dag(

@@ -11,7 +11,7 @@ import pendulum
 from airflow.sdk import Param, dag, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
-from pipelines.scheduling import DRIFT, TASK_DEFAULTS, TEST_LOST, TEST_WON
+from pipelines.orchestration.assets import DRIFT, TASK_DEFAULTS, TEST_LOST, TEST_WON
 
 
 @dag(

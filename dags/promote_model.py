@@ -16,7 +16,7 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param, PartitionedAssetTimetable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from pipelines.scheduling import TASK_DEFAULTS, TEST_WON, instrument_of
+from pipelines.orchestration.assets import TASK_DEFAULTS, TEST_WON, instrument_of
 from pipelines.settings import approvers
 
 
@@ -67,7 +67,7 @@ def promote_model():
 
     @task.short_circuit
     def approved(answer: dict, shown: dict) -> bool:
-        from pipelines.dossier import said
+        from pipelines.promotion.dossier import said
         from pipelines.stages import run_as_task
 
         return run_as_task("approve", **said(shown, answer))["decision"] == "approve"

@@ -9,7 +9,7 @@ import pendulum
 from airflow.sdk import Param, PartitionedAssetTimetable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from pipelines.scheduling import CHALLENGER, DRIFT, TASK_DEFAULTS, TEST_WON, TRAINING_POOL, instrument_of
+from pipelines.orchestration.assets import CHALLENGER, DRIFT, TASK_DEFAULTS, TEST_WON, TRAINING_POOL, instrument_of
 
 
 @dag(

@@ -9,7 +9,7 @@ import click
 import typer.main
 
 from pipelines import settings
-from pipelines.cli import app
+from pipelines.cli.main import app
 
 TARGET = Path(__file__).with_name("commands.md")
 EXIT_CODES = {

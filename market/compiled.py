@@ -1,8 +1,8 @@
 """The decorator of compiled functions: numba in nopython mode, cached on disk, and never stale.
 
 numba's own cache looks only at the file of the function itself: a kernel cached yesterday would go on calling
-yesterday's book after ``market/book.py`` has changed, while ``feature_set`` says otherwise. Here the cache entry also
-carries what the function takes from other files: the compiled functions it calls and the constants it reads.
+yesterday's book after ``market/books/price_book.py`` has changed, while ``feature_set`` says otherwise. Here the cache
+entry also carries what the function takes from other files: the compiled functions it calls and the constants it reads.
 """
 
 from __future__ import annotations

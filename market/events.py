@@ -36,8 +36,9 @@ Events = NDArray[np.void]  # shape (n,), dtype EVENT
 DEPTH: Final = 1  # a level's absolute size; 0 removes the level
 TRADE: Final = 2
 TICKER: Final = 3  # best bid or ask, faster than the depth stream; never written into the depth levels
-# kinds of single orders (market.book_l3). The side is the resting order's. What a feed tells as an absolute stays an
-# absolute (CHANGE), what it tells as a difference stays a difference (REDUCE, EXECUTE): parsers need no memory.
+# kinds of single orders (market.books.order_book). The side is the resting order's. What a feed tells as an absolute
+# stays an absolute (CHANGE), what it tells as a difference stays a difference (REDUCE, EXECUTE): parsers need no
+# memory.
 ADD: Final = 4  # a new order rests, behind all others of its price; size = its lots
 CHANGE: Final = 5  # its price (0: as before) and lots left are now these; it keeps its place unless it moves or grows
 REDUCE: Final = 6  # so many of its lots were cancelled; it keeps its place

@@ -18,14 +18,14 @@ from typing import Any, ClassVar
 import typer
 
 from market.errors import ApprovalError, EmptyDataError
-from market.lake import Lake
-from pipelines.mailsink import running_mail_sink
-from pipelines.register import PASSED
-from pipelines.report import ReportConfig, ReportResult, report
-from pipelines.simulate import Exchange, SimulateConfig, running_exchange
+from market.lake.lake import Lake
+from pipelines.models.register import PASSED
+from pipelines.reports.report import ReportConfig, ReportResult, report
+from pipelines.stack.exchange import Exchange, SimulateConfig, running_exchange
+from pipelines.stack.mail_sink import running_mail_sink
 from pipelines.story import Story
 from pipelines.workspace import Address, Workspace
-from serving.hotpath.records import R_SHRINK, R_WIDEN
+from serving.records import R_SHRINK, R_WIDEN
 from serving.triton.server import running_triton, stop_orphan
 
 # minutes of market are watched here, where production watches hours

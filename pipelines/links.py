@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from pipelines.workspace import Workspace
-from training.registry import model_name
+from training.registry.registry import model_name
 
 
 def mlflow(workspace: Workspace) -> str:

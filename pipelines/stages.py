@@ -26,34 +26,18 @@ class Stage:
 
 def table() -> Mapping[str, Stage]:
     """Every stage, in the order of the ring."""
-    from pipelines import (
-        acknowledge,
-        approve,
-        compare,
-        deploy,
-        dossier,
-        escalate,
-        evaluate,
-        export,
-        featurize,
-        forward,
-        ingest,
-        monitor,
-        notify,
-        promote,
-        refresh,
-        register,
-        report,
-        retrain,
-        rollback,
-        safety,
-        serve,
-        skew,
-        trace,
-        train,
-        validate,
-        withdraw,
-    )
+    from pipelines.alerting import acknowledge, escalate, notify
+    from pipelines.deployment import deploy
+    from pipelines.experiments import compare
+    from pipelines.features import featurize, refresh
+    from pipelines.governance import approve
+    from pipelines.ingestion import forward, ingest
+    from pipelines.models import evaluate, export, register, retrain, train
+    from pipelines.monitoring import monitor, skew
+    from pipelines.promotion import dossier, promote, rollback, withdraw
+    from pipelines.quality import validate
+    from pipelines.quoting import safe_state, serve
+    from pipelines.reports import report, trace
 
     return {
         "forward": Stage(config=forward.ForwardConfig, function=forward.forward),
@@ -72,8 +56,8 @@ def table() -> Mapping[str, Stage]:
         "notify": Stage(config=notify.NotifyConfig, function=notify.notify),
         "acknowledge": Stage(config=acknowledge.AcknowledgeConfig, function=acknowledge.acknowledge),
         "escalate": Stage(config=escalate.EscalateConfig, function=escalate.escalate),
-        "safe": Stage(config=safety.SafeConfig, function=safety.safe),
-        "resume": Stage(config=safety.ResumeConfig, function=safety.resume),
+        "safe": Stage(config=safe_state.SafeConfig, function=safe_state.safe),
+        "resume": Stage(config=safe_state.ResumeConfig, function=safe_state.resume),
         "retrain": Stage(config=retrain.RetrainConfig, function=retrain.retrain),
         "compare": Stage(config=compare.CompareConfig, function=compare.compare),
         "withdraw": Stage(config=withdraw.WithdrawConfig, function=withdraw.withdraw),
@@ -109,7 +93,7 @@ def run_as_task(verb: str, **overrides: Any) -> dict[str, Any]:
 def to_judge(landed: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the quality gate should look at, one configuration of validate an instrument: the sources that ``landed``
     names (results of ingest), and of every other instrument in the lake whatever was not judged yet."""
-    from market.lake import Lake
+    from market.lake.lake import Lake
 
     named: dict[str, list[str]] = {}
     for each in (one for result in landed for one in result["landed"]):
@@ -136,15 +120,15 @@ def bounds_of(day: str | None) -> dict[str, int]:
 
 def in_service() -> list[str]:
     """Instruments with a champion, for a scheduler that looks after each."""
-    from pipelines.inference_server import state_path
-    from serving.router import read_state
+    from pipelines.deployment.inference_server import state_path
+    from serving.rollout.roles import read_state
 
     return sorted(key for key, roles in read_state(state_path(settings.workspace())).items() if roles.champion)
 
 
 def under_test() -> list[str]:
     """Instruments with a champion and a challenger about which nobody has decided."""
-    from pipelines.approve import undecided
+    from pipelines.governance.approve import undecided
 
     served = in_service()
     return [key for key in undecided(settings.workspace()) if key in served]
@@ -152,7 +136,7 @@ def under_test() -> list[str]:
 
 def may_retrain(instrument: str) -> tuple[bool, str]:
     """Whether the last retraining of an instrument is long enough ago, and why not."""
-    from pipelines.admission import admission
+    from pipelines.models.cooldown import admission
 
     answer = admission(settings.workspace(), instrument, _retraining().cool_down_seconds)
     return answer.admitted, answer.why
@@ -161,7 +145,7 @@ def may_retrain(instrument: str) -> tuple[bool, str]:
 def begin_retraining(instrument: str, trigger: str, *, asked_by_a_person: bool) -> tuple[bool, str]:
     """Begin a retraining, or go on with it; whether it may, and why not. No cool-down holds up a person, and an
     instrument's first model is no retraining."""
-    from pipelines.admission import admit
+    from pipelines.models.cooldown import admit
 
     if instrument not in in_service():
         return True, ""
@@ -176,10 +160,10 @@ def learned_from() -> dict[str, float | None]:
 
 
 def take_turn(instrument: str, run: str, *, is_running: Callable[[str], bool]) -> str:
-    """Whether a run about an instrument may go on, has to wait, or is to leave; see :mod:`pipelines.turns`."""
-    from pipelines import turns
+    """Whether a run about an instrument may go on, has to wait, or is to leave (see approval_queue)."""
+    from pipelines.orchestration import approval_queue
 
-    return turns.take_turn(settings.workspace(), instrument, run, is_running=is_running)
+    return approval_queue.take_turn(settings.workspace(), instrument, run, is_running=is_running)
 
 
 def _retraining() -> Any:

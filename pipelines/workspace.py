@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from market.clock import Clock, SystemClock
-from market.drafts import draft_of
+from market.files import draft_of
 
 
 class Progress(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from market.book_l3 import REASONS, OrderBook
+from market.books.order_book import REASONS, OrderBook
 from market.errors import FrameError
 from market.events import EVENT, F_LAST, Events
 from market.instruments import Instrument

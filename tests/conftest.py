@@ -27,7 +27,7 @@ def write_seeded_bundle() -> WriteBundle:
     It passes every proof, also when it is spoiled: ``words`` is sure that the mid goes up, whatever comes; ``numbers``
     answers with none as soon as an input is not zero.
     """
-    from training.export import Card, write_bundle
+    from training.export.bundle import Card, write_bundle
     from training.models import gru
 
     def write(folder: Path, *, seed: int = 1, hidden: int = 64, spoiled: str = "", **changes: Any) -> Path:

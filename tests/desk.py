@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.approve import ApproveConfig, approve
-from pipelines.deploy import DeployConfig, DeployResult, deploy
-from pipelines.inference_server import inference_server, roles_of, state_path
-from pipelines.promote import PromoteConfig, PromoteResult, promote
+from pipelines.deployment.deploy import DeployConfig, DeployResult, deploy
+from pipelines.deployment.inference_server import inference_server, roles_of, state_path
+from pipelines.governance.approve import ApproveConfig, approve
+from pipelines.promotion.promote import PromoteConfig, PromoteResult, promote
 from pipelines.workspace import Workspace
-from serving.router import Roles
-from training import tracking
-from training.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from serving.rollout.roles import Roles
+from training.registry import tracking
+from training.registry.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 
 KEY = "sim-usdm.BTCUSDT"
 MODEL = f"keel-{KEY}"

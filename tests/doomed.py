@@ -31,14 +31,14 @@ PRELOADED = [
     "matplotlib.figure",
     "onnxruntime",
     "tritonclient.grpc",
-    "training.evaluate",
-    "training.compress",
-    "training.export",
-    "training.fit",
-    "training.registry",
-    "pipelines.cli",
+    "training.evaluation.evaluate",
+    "training.export.int8",
+    "training.export.bundle",
+    "training.fitting.loop",
+    "training.registry.registry",
+    "pipelines.cli.main",
     "pipelines.stages",
-    "pipelines.reporting.charts",
+    "pipelines.charts",
 ]
 _LAKE_WRITES = ("append", "replace", "delete", "compact")
 
@@ -111,10 +111,10 @@ def _verb(home: str, words: Sequence[str], at: int, by: int, said: str, variable
     os.environ.update({"KEEL_HOME": home, "KEEL_AUTHOR": "grace", **variables})
     warnings.simplefilter("ignore")  # as the command line has it; the server was started by pytest
     _watch(home, at, by, os.open(f"{said}/changes", os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
-    from pipelines import cli
+    from pipelines.cli import main
 
     sys.argv = ["keel", *words]
-    cli.main()
+    main.main()
 
 
 def _watch(home: str, at: int, by: int, count: int) -> None:
@@ -151,7 +151,7 @@ def _around_commits(change: Callable[[], None]) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    from market.lake import Lake
+    from market.lake.lake import Lake
 
     for name in _LAKE_WRITES:
         setattr(Lake, name, _between(getattr(Lake, name), change))

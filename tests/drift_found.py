@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.reporting.charts import drift_picture
+from pipelines.charts import drift_picture
 from pipelines.workspace import Workspace
 
 EVENT = "drift-0123456789ab"

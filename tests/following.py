@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from market.lake import Lake
-from pipelines.inference_server import state_path
-from pipelines.serve import ServeConfig, serve
-from pipelines.simulate import Exchange
+from market.lake.lake import Lake
+from pipelines.deployment.inference_server import state_path
+from pipelines.quoting.serve import ServeConfig, serve
+from pipelines.stack.exchange import Exchange
 from pipelines.workspace import Workspace
-from serving.alive import Alive, alive_path, read_alive
-from serving.guardrails import Breach, breach_path, read_breach
-from serving.router import Canary, Roles, changing, write_roles
+from serving.rollout.guardrails import Breach, breach_path, read_breach
+from serving.rollout.roles import Canary, Roles, changing, write_roles
+from serving.session.heartbeat import Alive, alive_path, read_alive
 
 KEY = "sim-usdm.BTCUSDT"
 PATIENCE_S = 120

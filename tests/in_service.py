@@ -13,12 +13,12 @@ from planted import INSTRUMENT, START_NS, Planted, write_dataset
 from market.clock import NS_PER_S, ManualClock
 from market.features import meaning
 from market.instruments import find
-from market.lake import Lake, rows_of
-from pipelines import audit
+from market.lake.lake import Lake, rows_of
+from pipelines.governance import audit
 from pipelines.workspace import Workspace
 from serving.manifest import MODEL_FILE
-from serving.router import assign, block_of
-from training import datasets
+from serving.rollout.roles import assign, block_of
+from training.data import datasets
 from training.sessions import OnnxStep
 
 LATER_NS = START_NS + 86_400 * NS_PER_S

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from market.bus.cluster import Cluster
 from market.bus.kafka import Topic, make_topic
-from pipelines.kafka_node import KafkaConfig, KafkaNode, default_install
+from pipelines.stack.kafka_node import KafkaConfig, KafkaNode, default_install
 
 _NUMBERS = itertools.count(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from market.lake import Lake
+from market.lake.lake import Lake
 
 LANDED = ("raw", "ticks", "slow", "quarantine")
 

@@ -10,13 +10,13 @@ import httpx
 from local_stack import Stack, until
 
 from market.clock import NS_PER_S
-from market.lake import Lake
-from pipelines import audit
-from pipelines.canary import STOPPED, WITHDRAWN
-from pipelines.inference_server import roles_of
-from pipelines.simulate import Exchange
+from market.lake.lake import Lake
+from pipelines.deployment.inference_server import roles_of
+from pipelines.governance import audit
+from pipelines.promotion.trials import STOPPED, WITHDRAWN
+from pipelines.stack.exchange import Exchange
 from pipelines.workspace import Workspace
-from serving.alive import Alive, alive_path, read_alive
+from serving.session.heartbeat import Alive, alive_path, read_alive
 
 KEY = Exchange.instrument
 LONG = 1800  # half seconds

@@ -13,13 +13,13 @@ from typing import Self
 import orjson
 from websockets.sync.client import ClientConnection, connect
 
-from market.book import Book
+from market.books.price_book import Book
 from market.events import Events
 from market.feeds.normalise import Normaliser, Stats
 from market.feeds.orders import USER_DATA_PREFIX
-from market.feeds.simulator.config import ExchangeConfig
-from market.feeds.simulator.world import World
 from market.feeds.websocket import STEP
+from market.simulator.config import ExchangeConfig
+from market.simulator.world import World
 
 INSTRUMENT = ExchangeConfig().instrument
 STREAMS = "btcusdt@depth@100ms/btcusdt@bookTicker/btcusdt@trade/btcusdt@markPrice@1s"
@@ -86,7 +86,7 @@ def get(port: int, path: str) -> tuple[int, bytes]:
 
 
 def stream_url(port: int, **query: object) -> str:
-    """The stamped stream of an exchange on loopback, as :mod:`market.feeds.simulator.exchange` documents it."""
+    """The stamped stream of an exchange on loopback, as :mod:`market.simulator.exchange` documents it."""
     said = {"streams": STREAMS, "stamp": 1, "snapshot": 1, **query}
     return f"ws://127.0.0.1:{port}/stream?" + "&".join(f"{name}={value}" for name, value in said.items())
 

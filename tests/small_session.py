@@ -9,20 +9,21 @@ from pathlib import Path
 import numpy as np
 from small_lake import Market, events_of_market, land
 
+from market import history
 from market.events import BID
-from market.features import history, meaning
-from market.features.history import History, Stretch
+from market.features import meaning
 from market.features.slow import last_known
-from market.lake import BATCH_NS, Lake, rows_of
-from pipelines.feature_store import SlowRecords
-from pipelines.featurize import slow_records
+from market.history import History, Stretch
+from market.lake.lake import BATCH_NS, Lake, rows_of
+from pipelines.features.featurize import slow_records
+from pipelines.features.store import SlowRecords
 from pipelines.workspace import Workspace
 from serving.hotpath import network
 from serving.hotpath.loop import HotPath
-from serving.hotpath.records import DECISION, R_WARM_UP
 from serving.quoting.engine import Fill
 from serving.quoting.policy import PolicyConfig
-from serving.recorder import Acted, Recorder
+from serving.records import DECISION, R_WARM_UP
+from serving.session.recorder import Acted, Recorder
 
 HIDDEN = 8
 

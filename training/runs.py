@@ -13,16 +13,16 @@ from pathlib import Path
 
 import msgspec
 
-from market.drafts import draft_of
 from market.errors import FeatureSetError, InputError, ModelError
 from market.features import meaning
-from training import datasets
-from training.checkpoint import Standing
-from training.datasets import Dataset
-from training.evaluate import Evaluation
-from training.fit import trained
+from market.files import draft_of
+from training.data import datasets
+from training.data.datasets import Dataset
+from training.evaluation.evaluate import Evaluation
+from training.fitting.checkpoint import Standing
+from training.fitting.loop import trained
+from training.fitting.plan import PLAN_FILE, Plan, read_plan
 from training.models.gru import Network
-from training.plan import PLAN_FILE, Plan, read_plan
 
 TRAINED = "trained"
 EVALUATION = "evaluation.json"

@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 
 from bench.fuzz import mutate
 from bench.fuzz.seeds import AT_NS, CAPTURES, Seed
-from market import tables
 from market.errors import KeelError, MarketDataError
 from market.feeds import recordings
+from market.feeds.increments import infer
 from market.feeds.normalise import Normaliser
-from market.feeds.steps import infer
 from market.instruments import find, is_known
+from market.venues.formats import parquet
 from market.venues.protocol import NO_STAMP, SESSION
 
 _READ = 400  # frames of a recording
@@ -109,7 +109,7 @@ def _zip(files: dict[str, bytes]) -> bytes:
 
 
 def _parquet(payload: bytes, *, transact_time: bool = False) -> bytes:
-    rows: list[dict[str, Any]] = [tables.row_of(payload)] * 3
+    rows: list[dict[str, Any]] = [parquet.row_of(payload)] * 3
     table = pa.Table.from_pylist(rows)
     if transact_time:
         at = table.schema.get_field_index("transact_time")

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bench.fuzz.seeds import AT_NS, Seed
-from market.book import MAX_PRICE, MAX_SIZE, Book
-from market.book_l3 import REASONS as ORDER_REASONS
-from market.book_l3 import OrderBook
+from market.books.order_book import REASONS as ORDER_REASONS
+from market.books.order_book import OrderBook
+from market.books.price_book import MAX_PRICE, MAX_SIZE, Book
 from market.errors import FrameError
 from market.events import ADD, CLEAR, DEPTH, EVENT, F_LAST, FILL, TICKER, TRADE, Events
 from market.feeds.landing import _slow_rows
 from market.feeds.normalise import Normaliser
 from market.instruments import Instrument
-from market.lake import options_of, ticks_of
+from market.lake.lake import options_of, ticks_of
 from market.venues.protocol import Parsed, Parser
 
 _FLAGS = 127

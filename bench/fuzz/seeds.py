@@ -14,12 +14,12 @@ from typing import Any
 
 import orjson
 
-from market import tables
 from market.errors import KeelError
 from market.feeds import recordings
-from market.feeds.steps import infer
+from market.feeds.increments import infer
 from market.instruments import Instrument, find, is_known
 from market.venues import binance_levels, deribit, fi2010, itch, registry
+from market.venues.formats import parquet
 from market.venues.protocol import NO_STAMP, SESSION, Venue
 
 AT_NS = 1_700_000_000_000_000_000
@@ -216,18 +216,18 @@ def _tables() -> dict[str, list[tuple[Instrument, list[bytes]]]]:
     assert binance_levels.VENUE.name == "binance-levels"
     return {
         "cme-levels": [(find("cme.GCM3"), [
-            tables.payload_of({"transact_time": AT_NS, **levels}),
-            tables.payload_of({"transact_time": AT_NS, **levels, "bid_price_0": 2000.0, "offer_quantity_1": 9.0}),
-            tables.payload_of({"transact_time": AT_NS, "side": "O", "price": 1995.6, "quantity": 1.0}),
+            parquet.payload_of({"transact_time": AT_NS, **levels}),
+            parquet.payload_of({"transact_time": AT_NS, **levels, "bid_price_0": 2000.0, "offer_quantity_1": 9.0}),
+            parquet.payload_of({"transact_time": AT_NS, "side": "O", "price": 1995.6, "quantity": 1.0}),
         ])],
         "shfe-levels": [(find("shfe.rb2510"), [
-            tables.payload_of(
+            parquet.payload_of(
                 {"instrumentID": "rb2510", "epochTime": AT_NS // 1000, "updateTime": "20:59:00.5", **session}
             ),
         ])],
         "binance-levels": [(find("binance-spot.BTCUSDT"), [
-            tables.payload_of(depth), tables.payload_of({**depth, "seq": 8, "bids_qty": [0.25, 1.25]}),
-            tables.payload_of(trade),
+            parquet.payload_of(depth), parquet.payload_of({**depth, "seq": 8, "bids_qty": [0.25, 1.25]}),
+            parquet.payload_of(trade),
         ])],
         "binance-rows": [
             (find("binance-spot.BTCUSDT"), _binance_rows(spot=True)),

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from bench import market
 from bench.peers.environments import python_of
 from bench.peers.turns import ROOT, Worker
-from market.feeds.replay import frames, recognise
 from market.instruments import Instrument
+from market.venues.formats.line_files import frames, recognise
 
 CAPTURE = ROOT.parent / "shared" / "market" / "binance_raw" / "usdm_btcusdt_20240808.gz"
 ROUNDS = 9

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from bench.peers.turns import Stopwatch, Work, serve
-from market.book import Book
+from market.books.price_book import Book
 from market.events import DEPTH, EVENT, TICKER, TRADE, Events
 from market.feeds.normalise import Normaliser
-from market.feeds.replay import frames
 from market.instruments import Instrument, find
 from market.venues.binance import Parser
+from market.venues.formats.line_files import frames
 
 
 def works(path: Path, cut: Path, instrument: Instrument) -> dict[str, Work]:

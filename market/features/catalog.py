@@ -13,9 +13,9 @@ How windows work, and why the results are equal to the bit wherever they are com
   differ between machines. ``(x - a) / (x + a)`` stands where a log ratio would: it is ``tanh(log(x / a) / 2)``.
 * Time is the receive time; a step back counts as no time passed.
 
-``near`` depth is the sum of the best :data:`~market.levels.NEAR_LEVELS` levels of a side; the *top* is the fused best
-bid and ask (see :mod:`market.book`). Sizes are divided by the slow average of top or near depth, so that instruments
-compare.
+``near`` depth is the sum of the best :data:`~market.books.levels.NEAR_LEVELS` levels of a side; the *top* is the fused
+best bid and ask (see :mod:`market.books.price_book`). Sizes are divided by the slow average of top or near depth, so
+that instruments compare.
 """
 
 from __future__ import annotations

@@ -17,15 +17,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from market.book import LIVE, STATUS, apply, new_book, refusal, top
+from market.books.levels import LAST_DELTA, LAST_NEAR, NEAR_LEVELS, best_level, level_key, worse_level
+from market.books.price_book import LIVE, STATUS, apply, new_book, refusal, top
 from market.compiled import compiled
 from market.events import BID, CLEAR, DEPTH, F_CHECKPOINT, F_LAST, F_RESYNC, TRADE, Events
 from market.features.catalog import FEATURES, N_TICK, WARM_NS
-from market.levels import LAST_DELTA, LAST_NEAR, NEAR_LEVELS, best_level, level_key, worse_level
 
 Int64s = NDArray[np.int64]
 
-# what step() answers, beside the negative codes of market.book
+# what step() answers, beside the negative codes of market.books.price_book
 NO_ROW: Final = 0  # the batch goes on, or the event was a checkpoint that a live book does not need
 ROW: Final = 1
 UNUSABLE: Final = 2  # the batch ended, but the book is empty, locked or crossed
@@ -362,10 +362,10 @@ def _row(book: Int64s, state: Int64s, out: NDArray[np.float32]) -> None:
 def step(book: Int64s, state: Int64s, event: Any, out: NDArray[np.float32]) -> int:
     """Apply one event (a record of dtype EVENT) to book and state; at the end of a batch write a row.
 
-    Answers ROW with the tick features in ``out[:N_TICK]``, UNUSABLE, NO_ROW, or a negative code of :mod:`market.book`
-    (the event was refused; resynchronise). After ROW the state's words MID2, BID_DEPTH, ASK_DEPTH, WARM and RESTARTS
-    belong to the row. Checkpoints are skipped while the book is live: they only matter after a hole, and a hole is
-    the caller's to announce, by clearing the book and calling :func:`reset`.
+    Answers ROW with the tick features in ``out[:N_TICK]``, UNUSABLE, NO_ROW, or a negative code of
+    :mod:`market.books.price_book` (the event was refused; resynchronise). After ROW the state's words MID2, BID_DEPTH,
+    ASK_DEPTH, WARM and RESTARTS belong to the row. Checkpoints are skipped while the book is live: they only matter
+    after a hole, and a hole is the caller's to announce, by clearing the book and calling :func:`reset`.
     """
     flags = event.flags
     if flags & F_CHECKPOINT and book[LIVE] == 1:

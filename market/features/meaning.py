@@ -21,7 +21,7 @@ import numpy as np
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic
 
-from market.book import new_book
+from market.books.price_book import new_book
 from market.events import EVENT
 from market.features import catalog, kernels, slow
 

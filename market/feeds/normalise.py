@@ -22,8 +22,9 @@ from typing import Final
 
 import numpy as np
 
-from market.book import CROSSED, LOCKED, Book
-from market.book_l3 import REASONS, OrderBook, refusal
+from market.books.levels import CAPACITY
+from market.books.order_book import REASONS, OrderBook, refusal
+from market.books.price_book import CROSSED, LOCKED, Book
 from market.errors import BookError, ChecksumError, FrameError
 from market.events import (
     ASK,
@@ -42,10 +43,9 @@ from market.events import (
     joined,
 )
 from market.feeds import notices
-from market.feeds.offset import MinFilter
+from market.feeds.clock_offset import MinFilter
 from market.feeds.resync import Sequence
 from market.instruments import Instrument
-from market.levels import CAPACITY
 from market.venues import registry
 from market.venues.protocol import NO_EVENTS, OptionSummary, Parsed, Slow, Venue
 

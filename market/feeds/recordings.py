@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from market import archives
 from market.errors import CaptureError, EmptyDataError, InputError
-from market.feeds.replay import source_of
 from market.venues import registry
+from market.venues.formats import archives
+from market.venues.formats.line_files import source_of
 from market.venues.protocol import SEVERAL, Venue
 
 _ID_DIGITS: Final = 16

@@ -16,7 +16,7 @@ from market.errors import KeelError
 from market.feeds.landing import Lander
 from market.feeds.writer import Writer
 from market.instruments import Instrument
-from market.lake import Lake
+from market.lake.lake import Lake
 from market.venues.protocol import SESSION, Frame, Venue
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")

@@ -9,7 +9,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from market.lake import Lake
+from market.lake.lake import Lake
 
 _JOBS_WAITING: Final = 16
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from market.book import EMPTY, LIVE, STATUS, apply, depth_near, new_book, refusal, top
+from market.books.price_book import EMPTY, LIVE, STATUS, apply, depth_near, new_book, refusal, top
 from market.compiled import compiled
 from market.errors import SettingsError
 from market.events import ASK, BID, CLEAR, DEPTH, F_CHECKPOINT, F_LAST, F_NO_EXCH_TIME, F_SNAPSHOT, TRADE, Events

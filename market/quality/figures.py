@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from market.book import CROSSED, LOCKED
+from market.books.price_book import CROSSED, LOCKED
 from market.clock import NS_PER_MS, NS_PER_S
 from market.events import (
     CLEAR,

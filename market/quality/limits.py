@@ -1,7 +1,7 @@
 """The limits of one instrument: what the rules of the gate hold its batches against.
 
 Without any of its own an instrument has those of the table of rules. They are learned from batches that passed, as
-quantiles with room, and are in force only after a person has accepted them (:mod:`pipelines.thresholds`).
+quantiles with room, and are in force only after a person has accepted them (:mod:`pipelines.quality.thresholds`).
 """
 
 from __future__ import annotations

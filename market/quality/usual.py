@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.clock import NS_PER_S
-from market.lake import BATCH_NS
+from market.lake.lake import BATCH_NS
 from market.quality.figures import Measured
 
 RECENT: Final = 60

@@ -20,15 +20,25 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from market.archives import lines
 from market.clock import NS_PER_S
 from market.errors import FrameError
 from market.events import ASK, BID, F_LAST, F_NO_EXCH_TIME, F_NO_SIZE, NO_SIDE, TRADE
 from market.instruments import Instrument
-from market.rows import decimal_float, events_of, fields_of, integer, numbered, positive, priced, units, words
+from market.venues.formats.archives import lines
+from market.venues.formats.depth_rows import View
+from market.venues.formats.json_frames import ns_of_ms
+from market.venues.formats.text_rows import (
+    decimal_float,
+    events_of,
+    fields_of,
+    integer,
+    numbered,
+    positive,
+    priced,
+    units,
+    words,
+)
 from market.venues.protocol import SEVERAL, Parsed, Route, Venue, always, listed
-from market.views import View
-from market.wire import ns_of_ms
 
 EXCHANGE: Final = "b3"
 

@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import Raw
 from numpy.typing import NDArray
 
-from market.book import MAX_PRICE, MAX_SIZE
+from market.books.price_book import MAX_PRICE, MAX_SIZE
 from market.compiled import compiled
 from market.decimals import E_QUOTE, E_RANGE, E_STEP, MAX_DIGITS, REASONS, Unit, read_quoted
 from market.errors import FrameError
@@ -37,9 +37,9 @@ from market.events import (
     TRADE,
     Events,
 )
-from market.feeds.replay import frames, recognised_key
 from market.instruments import Instrument
-from market.rows import positive
+from market.venues.formats.line_files import frames, recognised_key
+from market.venues.formats.text_rows import positive
 from market.venues.protocol import Parsed, Slow, Venue, listed
 
 T = TypeVar("T")

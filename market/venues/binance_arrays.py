@@ -17,10 +17,10 @@ from typing import Final
 
 import msgspec
 
-from market.archives import members
 from market.clock import NS_PER_MS
 from market.errors import CaptureError
 from market.venues import binance
+from market.venues.formats.archives import members
 from market.venues.protocol import NO_STAMP, Frame, Venue
 
 _NAME: Final = re.compile(r"(?P<hour>.+)_(snapshot|trades|update)\.json")

@@ -7,7 +7,7 @@ are doubles. A frame is a row as JSON.
 * A depth row is the whole of what is in sight: what changed since the row before becomes events.
 * ``side`` of a trade is the aggressor's.
 
-Reasons: those of :mod:`market.tables` and :mod:`market.wire`, and ``bad_levels``.
+Reasons: those of :mod:`market.venues.formats.parquet` and :mod:`market.venues.formats.json_frames`, and ``bad_levels``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from market.clock import NS_PER_MS
 from market.errors import FrameError
 from market.events import ASK, BID, F_LAST, TRADE
 from market.instruments import Instrument
-from market.rows import events_of, positive, priced, units, words
-from market.tables import Row, columns, field, payload_of, row_of, rows
+from market.venues.formats.depth_rows import Levels, View
+from market.venues.formats.json_frames import checked_symbol, id_of, ns_of_ms, side_of
+from market.venues.formats.parquet import Row, columns, field, payload_of, row_of, rows
+from market.venues.formats.text_rows import events_of, positive, priced, units, words
 from market.venues.protocol import NO_STAMP, Frame, Parsed, Venue, always, listed
-from market.views import Levels, View
-from market.wire import checked_symbol, id_of, ns_of_ms, side_of
 
 _DEPTH: Final = {"ts_ms", "exch_ts_ms", "symbol", "market_type", "seq", "bids_px", "bids_qty", "asks_px", "asks_qty"}
 _TRADES: Final = {"ts_ms", "exch_ts_ms", "symbol", "market_type", "trade_id", "price", "qty", "side"}

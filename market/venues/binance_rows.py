@@ -11,7 +11,7 @@ rows of one message, as a JSON array of objects of text by column. Market and sy
 * Lines that begin with ``#`` are the processor's reports about the file, no rows of it. Its receive times are in ms or
   us.
 
-Reasons: :data:`market.wire.REASONS` (but ``unknown_frame``), ``mixed_rows``.
+Reasons: :data:`market.venues.formats.json_frames.REASONS` (but ``unknown_frame``), ``mixed_rows``.
 """
 
 from __future__ import annotations
@@ -25,13 +25,24 @@ from typing import Final
 
 import orjson
 
-from market.archives import lines
 from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
 from market.venues.binance import market_of
+from market.venues.formats.archives import lines
+from market.venues.formats.json_frames import (
+    REASONS,
+    Level,
+    Maker,
+    checked_symbol,
+    decoded,
+    formed,
+    id_of,
+    ns_of_ms,
+    ns_of_us,
+    side_of,
+)
 from market.venues.protocol import NO_STAMP, Frame, Parsed, Venue
-from market.wire import REASONS, Level, Maker, checked_symbol, decoded, formed, id_of, ns_of_ms, ns_of_us, side_of
 
 _NAME: Final = re.compile(r"_(spot|usd_m_futures|coin_m_futures)_([a-z0-9]+(?:_perp)?)_\d\d-\d\d-\d{4}")
 _MARKETS: Final = {"spot": "binance-spot", "usd_m_futures": "binance-usdm", "coin_m_futures": "binance-coinm"}

@@ -8,7 +8,7 @@
   missing one, and every book of the connection is then lost.
 * A ticker is a summary, later than the book: it is ``other``.
 
-Reasons: :data:`market.wire.REASONS` and ``unknown_channel``.
+Reasons: :data:`market.venues.formats.json_frames.REASONS` and ``unknown_channel``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,23 @@ from typing import Any, Final
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
+from market.venues.formats.cryptofeed import recorded
+from market.venues.formats.json_frames import (
+    REASONS,
+    Level,
+    Maker,
+    Number,
+    checked_symbol,
+    decoded,
+    formed,
+    id_of,
+    ns_of_ms,
+    unknown,
+)
 from market.venues.protocol import Parsed
-from market.wire import REASONS, Level, Maker, Number, checked_symbol, decoded, formed, id_of, ns_of_ms, unknown
 
 _EXECUTED, _HEARTBEATS = "te", ("hb", "tu", "cs")
 

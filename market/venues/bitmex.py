@@ -5,7 +5,7 @@
 * ``quote`` rows are the best bid and ask, each a state of its own; a side may be missing.
 * Levels and trades of a table message are of one symbol, as the API sends them; others are refused.
 
-Reasons: :data:`market.wire.REASONS` and ``unknown_level`` (an id that was never inserted).
+Reasons: :data:`market.venues.formats.json_frames.REASONS` and ``unknown_level`` (an id that was never inserted).
 """
 
 from __future__ import annotations
@@ -14,12 +14,22 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.errors import FrameError
 from market.events import ASK, BID, joined
 from market.instruments import Instrument
+from market.venues.formats.cryptofeed import recorded
+from market.venues.formats.json_frames import (
+    REASONS,
+    Level,
+    Maker,
+    Number,
+    checked_symbol,
+    decoded,
+    formed,
+    ns_of_iso,
+    unknown,
+)
 from market.venues.protocol import Parsed, Route
-from market.wire import REASONS, Level, Maker, Number, checked_symbol, decoded, formed, ns_of_iso, unknown
 
 _SIDES: Final = {"Buy": BID, "Sell": ASK}
 

@@ -30,13 +30,24 @@ from typing import Final, Literal
 
 import msgspec
 
-from market.archives import lines
-from market.book_l3 import OrderBook
+from market.books.order_book import OrderBook
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import FrameError
 from market.events import ADD, ASK, BID, CHANGE, CLEAR, F_LAST, F_NO_EXCH_TIME, F_SNAPSHOT, REMOVE, TRADE
 from market.instruments import Instrument
-from market.rows import decimal_float, events_of, fields_of, instant, integer, numbered, positive, priced, units, words
+from market.venues.formats.archives import lines
+from market.venues.formats.text_rows import (
+    decimal_float,
+    events_of,
+    fields_of,
+    instant,
+    integer,
+    numbered,
+    positive,
+    priced,
+    units,
+    words,
+)
 from market.venues.protocol import Parsed, Venue, always, listed
 
 KEY: Final = "bitstamp.BTCUSD"

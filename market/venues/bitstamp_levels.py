@@ -4,7 +4,7 @@
   and nobody can tell from the frames whether one is missing.
 * A symbol is the name in a channel: ``ethusd``. Keys have it in capitals, as those of the order-level recordings.
 
-Reasons: :data:`market.wire.REASONS`.
+Reasons: :data:`market.venues.formats.json_frames.REASONS`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,22 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
+from market.venues.formats.cryptofeed import recorded
+from market.venues.formats.json_frames import (
+    REASONS,
+    Maker,
+    Number,
+    checked_symbol,
+    decoded,
+    formed,
+    id_of,
+    ns_of_us,
+    unknown,
+)
 from market.venues.protocol import Parsed, Route
-from market.wire import REASONS, Maker, Number, checked_symbol, decoded, formed, id_of, ns_of_us, unknown
 
 _BOOK: Final = re.compile(r"https://www\.bitstamp\.net/api/v2/order_book/([a-z0-9]+)")
 _DIFF, _SNAPSHOT, _TRADES = "diff_order_book_", "order_book_", "live_trades_"

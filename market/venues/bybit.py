@@ -4,7 +4,7 @@
   not by ones: it tells repeated frames, not missing ones.
 * Sizes of USDT contracts went through single-precision floats at the exchange: 642.60004 contracts are told, and kept.
 
-Reasons: :data:`market.wire.REASONS`.
+Reasons: :data:`market.venues.formats.json_frames.REASONS`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,23 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
+from market.venues.formats.cryptofeed import recorded
+from market.venues.formats.json_frames import (
+    REASONS,
+    Level,
+    Maker,
+    Number,
+    checked_symbol,
+    decoded,
+    formed,
+    ns_of_ms,
+    ns_of_us,
+    unknown,
+)
 from market.venues.protocol import Parsed, Route
-from market.wire import REASONS, Level, Maker, Number, checked_symbol, decoded, formed, ns_of_ms, ns_of_us, unknown
 
 _SIDES: Final = {"Buy": BID, "Sell": ASK}
 _BOOK, _TRADE = "orderBookL2_25.", "trade."

@@ -22,10 +22,10 @@ from typing import Final
 from market.errors import FrameError
 from market.events import ASK, BID, F_LAST, TRADE
 from market.instruments import Instrument
-from market.rows import events_of, positive, priced, units, words
-from market.tables import columns, field, payload_of, row_of, rows
+from market.venues.formats.depth_rows import View, levels_of
+from market.venues.formats.parquet import columns, field, payload_of, row_of, rows
+from market.venues.formats.text_rows import events_of, positive, priced, units, words
 from market.venues.protocol import Parsed, Venue, always, listed
-from market.views import View, levels_of
 
 EXCHANGE: Final = "cme"
 LEVELS: Final = 5

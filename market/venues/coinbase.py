@@ -5,7 +5,7 @@
 * ``side`` of a match is the maker's: a sell was hit by a buyer. ``last_match`` is from before the session, and a ticker
   gives prices without sizes: both are ``other``.
 
-Reasons: :data:`market.wire.REASONS`.
+Reasons: :data:`market.venues.formats.json_frames.REASONS`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,23 @@ from typing import Final, Literal
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
+from market.venues.formats.cryptofeed import recorded
+from market.venues.formats.json_frames import (
+    REASONS,
+    Maker,
+    Number,
+    checked_symbol,
+    decoded,
+    formed,
+    id_of,
+    ns_of_iso,
+    side_of,
+    unknown,
+)
 from market.venues.protocol import Parsed, Route
-from market.wire import REASONS, Maker, Number, checked_symbol, decoded, formed, id_of, ns_of_iso, side_of, unknown
 
 _SIDES: Final = {"buy": BID, "sell": ASK}
 _OTHER: Final = ("subscriptions", "last_match", "ticker", "heartbeat", "error", "subscribe")

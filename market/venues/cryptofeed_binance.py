@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.venues import binance
+from market.venues.formats.cryptofeed import recorded
 from market.venues.protocol import Route
 
 _SYMBOL: Final = re.compile(r"/depth\?symbol=([A-Z0-9_]+)&")

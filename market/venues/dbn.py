@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from market.archives import first_bytes
-from market.book_l3 import OrderBook
+from market.books.order_book import OrderBook
 from market.errors import CaptureError, FrameError, InputError
 from market.events import (
     ADD,
@@ -37,9 +36,10 @@ from market.events import (
     TRADE,
 )
 from market.instruments import Instrument
-from market.rows import Words, events_of, positive, priced, steps_of_scaled, units, words
+from market.venues.formats.archives import first_bytes
+from market.venues.formats.depth_rows import Levels, View
+from market.venues.formats.text_rows import Words, events_of, positive, priced, steps_of_scaled, units, words
 from market.venues.protocol import NO_STAMP, Parsed, Venue, always, listed
-from market.views import Levels, View
 
 _START, _ZSTD_START = b"DBN", b"\x28\xb5\x2f\xfd"
 _VENUES: Final = {"GLBX.MDP3": "cme"}

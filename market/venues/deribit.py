@@ -21,14 +21,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Final
 
-from market.archives import lines
 from market.decimals import Unit
 from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
-from market.rows import decimal_float, fields_of, numbered, priced
+from market.venues.formats.archives import lines
+from market.venues.formats.json_frames import ns_of_iso
+from market.venues.formats.text_rows import decimal_float, fields_of, numbered, priced
 from market.venues.protocol import SEVERAL, OptionSummary, Parsed, Route, Venue, always, listed
-from market.wire import ns_of_iso
 
 EXCHANGE: Final = "deribit"
 COLUMNS: Final = [

@@ -16,12 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from market.archives import lines
 from market.clock import NS_PER_MS
 from market.decimals import Unit
 from market.errors import FrameError
 from market.instruments import Instrument
-from market.rows import decimal_float, fields_of, instant, numbered, priced
+from market.venues.formats.archives import lines
+from market.venues.formats.text_rows import decimal_float, fields_of, instant, numbered, priced
 from market.venues.protocol import SEVERAL, Parsed, Route, Slow, Venue, always, listed
 
 EXCHANGE: Final = "deribit"

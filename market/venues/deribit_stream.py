@@ -4,7 +4,7 @@
 * A raw ticker comes with every change of the best bid or ask, and carries mark and index price (and, of a perpetual,
   its funding) as a slow record. A side without orders has the amount 0.
 
-Reasons: :data:`market.wire.REASONS`.
+Reasons: :data:`market.venues.formats.json_frames.REASONS`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,23 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
+from market.venues.formats.cryptofeed import recorded
+from market.venues.formats.json_frames import (
+    REASONS,
+    Maker,
+    Number,
+    checked_symbol,
+    decoded,
+    formed,
+    id_of,
+    ns_of_ms,
+    slow_of,
+    unknown,
+)
 from market.venues.protocol import Parsed, Route
-from market.wire import REASONS, Maker, Number, checked_symbol, decoded, formed, id_of, ns_of_ms, slow_of, unknown
 
 _SIDES: Final = {"buy": BID, "sell": ASK}
 

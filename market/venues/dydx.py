@@ -6,7 +6,7 @@
   route sees when one has not come within the next hundred, and every book of the connection is then lost.
 * The exchange matches apart from its book: the book may be crossed for a while.
 
-Reasons: :data:`market.wire.REASONS`.
+Reasons: :data:`market.venues.formats.json_frames.REASONS`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,22 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
+from market.venues.formats.cryptofeed import recorded
+from market.venues.formats.json_frames import (
+    REASONS,
+    Level,
+    Maker,
+    checked_symbol,
+    decoded,
+    formed,
+    id_of,
+    ns_of_iso,
+    unknown,
+)
 from market.venues.protocol import Parsed
-from market.wire import REASONS, Level, Maker, checked_symbol, decoded, formed, id_of, ns_of_iso, unknown
 
 _SIDES: Final = {"BUY": BID, "SELL": ASK}
 _LATE: Final = 100  # messages by which another may be late

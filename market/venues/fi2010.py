@@ -26,13 +26,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from market.archives import lines, members
 from market.errors import CaptureError
 from market.events import F_NO_EXCH_TIME
 from market.instruments import Instrument
-from market.rows import decimal_float, fields_of, positive, priced, units
+from market.venues.formats.archives import lines, members
+from market.venues.formats.depth_rows import Levels, View
+from market.venues.formats.text_rows import decimal_float, fields_of, positive, priced, units
 from market.venues.protocol import Frame, Parsed, Venue, always, listed
-from market.views import Levels, View
 
 KEY: Final = "fi2010.STOCKS"
 

@@ -19,12 +19,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from market.archives import lines
 from market.events import ASK, BID, CLEAR, DEPTH, F_LAST, F_NO_EXCH_TIME, F_SNAPSHOT
 from market.instruments import Instrument
-from market.rows import Words, decimal_float, events_of, fields_of, numbered, positive, priced, units, words
+from market.venues.formats.archives import lines
+from market.venues.formats.json_frames import ns_of_iso, side_of
+from market.venues.formats.text_rows import (
+    Words,
+    decimal_float,
+    events_of,
+    fields_of,
+    numbered,
+    positive,
+    priced,
+    units,
+    words,
+)
 from market.venues.protocol import Frame, Parsed, Venue, always, listed
-from market.wire import ns_of_iso, side_of
 
 KEY: Final = "coinbase.BTC-USD"
 

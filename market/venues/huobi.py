@@ -4,7 +4,7 @@
   since the one before becomes events.
 * cryptofeed wrote the compressed bytes as a Python literal (``b'\\x1f\\x8b...'``); so they stand in the lake.
 
-Reasons: :data:`market.wire.REASONS`, ``not_compressed``, ``bad_levels`` (a price twice).
+Reasons: :data:`market.venues.formats.json_frames.REASONS`, ``not_compressed``, ``bad_levels`` (a price twice).
 """
 
 from __future__ import annotations
@@ -15,14 +15,24 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
-from market.rows import positive
+from market.venues.formats.cryptofeed import recorded
+from market.venues.formats.depth_rows import Levels, View
+from market.venues.formats.json_frames import (
+    REASONS,
+    Maker,
+    Number,
+    checked_symbol,
+    decoded,
+    formed,
+    id_of,
+    ns_of_ms,
+    unknown,
+)
+from market.venues.formats.text_rows import positive
 from market.venues.protocol import Parsed, Route
-from market.views import Levels, View
-from market.wire import REASONS, Maker, Number, checked_symbol, decoded, formed, id_of, ns_of_ms, unknown
 
 _SIDES: Final = {"buy": BID, "sell": ASK}
 _GZIP_WINDOW: Final = 31  # zlib's name for "expect a gzip header"

@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from market.archives import lines
-from market.book_l3 import OrderBook
+from market.books.order_book import OrderBook
 from market.decimals import Unit
 from market.errors import FrameError
 from market.events import ADD, ASK, BID, EXECUTE, F_LAST, REDUCE, REMOVE
 from market.instruments import Instrument
-from market.rows import (
+from market.venues.formats.archives import lines
+from market.venues.formats.depth_rows import Levels, View
+from market.venues.formats.text_rows import (
     Words,
     day_in,
     decimal_float,
@@ -46,7 +47,6 @@ from market.rows import (
     words,
 )
 from market.venues.protocol import Parsed, Venue, always, listed
-from market.views import Levels, View
 
 EXCHANGE: Final = "nasdaq"
 ZONE: Final = ZoneInfo("America/New_York")

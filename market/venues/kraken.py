@@ -7,7 +7,7 @@
   without their point and without leading zeros: Kraken, "Book checksum"). It proves the book.
 * A ticker is a summary, later than the book: it is ``other``. Keys write the pair with a dash: ``XBT-USD``.
 
-Reasons: :data:`market.wire.REASONS`, ``checksum`` and ``bad_levels``.
+Reasons: :data:`market.venues.formats.json_frames.REASONS`, ``checksum`` and ``bad_levels``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,23 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.errors import ChecksumError, FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
-from market.proven import Proven
+from market.venues.formats.checksum_book import Proven
+from market.venues.formats.cryptofeed import recorded
+from market.venues.formats.json_frames import (
+    REASONS,
+    Level,
+    Maker,
+    checked_symbol,
+    decoded,
+    formed,
+    id_of,
+    ns_of_seconds,
+    unknown,
+)
 from market.venues.protocol import Parsed, Route
-from market.wire import REASONS, Level, Maker, checked_symbol, decoded, formed, id_of, ns_of_seconds, unknown
 
 _SIDES: Final = {"b": BID, "s": ASK}
 _BOOK: Final = re.compile(r"book-(\d{1,4})")

@@ -3,7 +3,7 @@
 * ``book_snapshot``, then one level a message, whose ``seq`` is one more than the one before.
 * ``trade_snapshot`` is from before the session, and ``ticker_lite`` gives prices without sizes: both are ``other``.
 
-Reasons: :data:`market.wire.REASONS`.
+Reasons: :data:`market.venues.formats.json_frames.REASONS`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,22 @@ from typing import Final, Literal
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.errors import FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
+from market.venues.formats.cryptofeed import recorded
+from market.venues.formats.json_frames import (
+    REASONS,
+    Maker,
+    Number,
+    checked_symbol,
+    decoded,
+    formed,
+    id_of,
+    ns_of_ms,
+    unknown,
+)
 from market.venues.protocol import Parsed, Route
-from market.wire import REASONS, Maker, Number, checked_symbol, decoded, formed, id_of, ns_of_ms, unknown
 
 _SIDES: Final = {"buy": BID, "sell": ASK}
 _OTHER: Final = ("trade_snapshot", "ticker_lite", "ticker", "heartbeat")

@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from market.archives import lines
-from market.book_l3 import OrderBook
+from market.books.order_book import OrderBook
 from market.clock import NS_PER_S
 from market.errors import CaptureError, FrameError
 from market.events import ADD, ASK, BID, EXECUTE, F_LAST, REDUCE, REMOVE, TRADE
 from market.instruments import Instrument
-from market.rows import (
+from market.venues.formats.archives import lines
+from market.venues.formats.depth_rows import Levels, View
+from market.venues.formats.text_rows import (
     Words,
     day_in,
     events_of,
@@ -49,7 +50,6 @@ from market.rows import (
     words,
 )
 from market.venues.protocol import Parsed, Venue, always, listed
-from market.views import Levels, View
 
 EXCHANGE: Final = "nasdaq"
 ZONE: Final = ZoneInfo("America/New_York")

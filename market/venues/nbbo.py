@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from market.archives import lines
 from market.clock import NS_PER_MS
 from market.errors import FrameError
 from market.events import F_LAST, NO_SIDE, TRADE
 from market.instruments import Instrument
-from market.rows import (
+from market.venues.formats.archives import lines
+from market.venues.formats.depth_rows import Levels, View
+from market.venues.formats.text_rows import (
     day_in,
     events_of,
     fields_of,
@@ -43,7 +44,6 @@ from market.rows import (
     words,
 )
 from market.venues.protocol import Parsed, Venue, always, listed
-from market.views import Levels, View
 
 EXCHANGE: Final = "us-nbbo"
 ZONE: Final = ZoneInfo("America/New_York")

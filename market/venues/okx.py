@@ -4,7 +4,7 @@
   turn, ``price:size`` as written, joined by colons (OKX, "Checksum"). It proves the book.
 * A ticker is a summary, later than the book: it is ``other``.
 
-Reasons: :data:`market.wire.REASONS`, ``checksum`` and ``bad_levels``.
+Reasons: :data:`market.venues.formats.json_frames.REASONS`, ``checksum`` and ``bad_levels``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,23 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.cryptofeed import recorded
 from market.errors import ChecksumError, FrameError
 from market.events import ASK, BID
 from market.instruments import Instrument
-from market.proven import Proven
+from market.venues.formats.checksum_book import Proven
+from market.venues.formats.cryptofeed import recorded
+from market.venues.formats.json_frames import (
+    REASONS,
+    Level,
+    Maker,
+    checked_symbol,
+    decoded,
+    formed,
+    id_of,
+    ns_of_ms,
+    unknown,
+)
 from market.venues.protocol import Parsed, Route
-from market.wire import REASONS, Level, Maker, checked_symbol, decoded, formed, id_of, ns_of_ms, unknown
 
 _SIDES: Final = {"buy": BID, "sell": ASK}
 _BEST: Final = 25

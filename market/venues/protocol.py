@@ -13,7 +13,7 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
-from market.book import Book
+from market.books.price_book import Book
 from market.events import Events, empty
 from market.instruments import Instrument
 

@@ -16,13 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from market.archives import lines
 from market.errors import FrameError
 from market.instruments import Instrument
-from market.rows import decimal_float, fields_of, integer, numbered, positive, priced, units
+from market.venues.formats.archives import lines
+from market.venues.formats.depth_rows import Levels, View
+from market.venues.formats.json_frames import ns_of_ms
+from market.venues.formats.text_rows import decimal_float, fields_of, integer, numbered, positive, priced, units
 from market.venues.protocol import Parsed, Venue, always, listed
-from market.views import Levels, View
-from market.wire import ns_of_ms
 
 KEY: Final = "sgx.CN"
 LEVELS: Final = 3

@@ -24,10 +24,10 @@ from zoneinfo import ZoneInfo
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import FrameError
 from market.instruments import Instrument
-from market.rows import midnight_ns, units
-from market.tables import columns, field, payload_of, row_of, rows
+from market.venues.formats.depth_rows import View, levels_of
+from market.venues.formats.parquet import columns, field, payload_of, row_of, rows
+from market.venues.formats.text_rows import midnight_ns, units
 from market.venues.protocol import Parsed, Venue, always, listed
-from market.views import View, levels_of
 
 EXCHANGE: Final = "shfe"
 ZONE: Final = ZoneInfo("Asia/Shanghai")

@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from market.archives import lines
-from market.book_l3 import OrderBook
+from market.books.order_book import OrderBook
 from market.clock import NS_PER_S
 from market.errors import FrameError
 from market.events import ADD, ASK, BID, EXECUTE, F_LAST, REMOVE
 from market.instruments import Instrument
-from market.rows import (
+from market.venues.formats.archives import lines
+from market.venues.formats.depth_rows import Levels
+from market.venues.formats.text_rows import (
     Words,
     day_in,
     events_of,
@@ -46,7 +47,6 @@ from market.rows import (
     words,
 )
 from market.venues.protocol import NO_STAMP, Parsed, Venue, always, listed
-from market.views import Levels
 
 EXCHANGE: Final = "sse"
 ZONE: Final = ZoneInfo("Asia/Shanghai")

@@ -14,24 +14,24 @@ from typing import ClassVar
 
 from market.clock import NS_PER_S
 from market.errors import InputError, ServiceError
-from market.lake import Lake
-from pipelines import audit
-from pipelines.approve import undecided
-from pipelines.inference_server import state_path
-from pipelines.monitor import read_result
-from pipelines.safety import stance_path
+from market.lake.lake import Lake
+from pipelines.deployment.inference_server import state_path
+from pipelines.governance import audit
+from pipelines.governance.approve import undecided
+from pipelines.monitoring.monitor import read_result
+from pipelines.quoting.safe_state import stance_path
 from pipelines.stack.catalog import chosen_servers
-from pipelines.stack.champions import champions
 from pipelines.stack.processes import memory_of
+from pipelines.stack.registry_probe import champions
 from pipelines.stack.server import Server
 from pipelines.stack.servers.airflow import open_questions
 from pipelines.stack.site import Site, find
 from pipelines.stack.supervisor import State, Supervisor
 from pipelines.workspace import Workspace
-from serving.alive import alive_path, read_alive
-from serving.router import read_state
-from serving.stance import NORMAL, Stance, read_stances
-from training.registry import model_name
+from serving.risk.safe_state import NORMAL, Stance, read_stances
+from serving.rollout.roles import read_state
+from serving.session.heartbeat import alive_path, read_alive
+from training.registry.registry import model_name
 
 UP = "up"
 _SAID = (

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from market.book import clear, new_book, top
+from market.books.price_book import clear, new_book, top
 from market.bus.atomics import let_others_run, monotonic_ns
 from market.bus.protocol import Records
 from market.bus.shm import LOST, ShmRing, ShmSubscriber, is_stopped, pop, push
@@ -38,8 +38,8 @@ from market.labels import N_OUTPUTS
 from serving.bundle import Bundle
 from serving.hotpath import network
 from serving.hotpath.network import Memory, Model, Weights, step
-from serving.hotpath.records import ARMS, DECISION, R_NO_BOOK, R_WARM_UP
 from serving.quoting.policy import SAFE, PolicyConfig, decide, parameters
+from serving.records import ARMS, DECISION, R_NO_BOOK, R_WARM_UP
 
 Int64s = NDArray[np.int64]
 Floats = NDArray[np.float32]

@@ -5,8 +5,8 @@ mirror image. Danger is graded: 0 up to the first pair of thresholds, 1 from the
 shares in between. At danger 1 the side is ``widen_bp`` further away and ``cut`` smaller; above the pull thresholds it
 is not quoted at all. A quote never crosses the touch, so it is always a maker's quote.
 
-In the safe state (:mod:`serving.stance`) both sides are ``safe_widen_ticks`` further away and ``safe_cut`` smaller from
-the start; what the model says may take them further still, never back.
+In the safe state (:mod:`serving.risk.safe_state`) both sides are ``safe_widen_ticks`` further away and ``safe_cut``
+smaller from the start; what the model says may take them further still, never back.
 """
 
 from __future__ import annotations
@@ -21,15 +21,7 @@ from numpy.typing import NDArray
 from market.compiled import compiled
 from market.errors import SettingsError
 from market.labels import HORIZONS_NS
-from serving.hotpath.records import (
-    R_BASE,
-    R_INVENTORY,
-    R_PULL_ASK,
-    R_PULL_BID,
-    R_SAFE,
-    R_SHRINK,
-    R_WIDEN,
-)
+from serving.records import R_BASE, R_INVENTORY, R_PULL_ASK, R_PULL_BID, R_SAFE, R_SHRINK, R_WIDEN
 
 Floats = NDArray[np.float64]
 

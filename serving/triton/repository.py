@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from market.drafts import draft_of
 from market.errors import ManifestError, ModelError
+from market.files import draft_of
 from serving.bundle import Bundle
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
 

@@ -23,8 +23,8 @@ from typing import NoReturn
 
 import msgspec
 
-from market.drafts import draft_of
 from market.errors import PortInUseError, ServiceError
+from market.files import draft_of
 
 HOST = "127.0.0.1"
 HOME_VARIABLE = "KEEL_TRITON_HOME"

@@ -16,7 +16,7 @@ import yaml
 
 from market.features import catalog, meaning
 from pipelines import stages
-from pipelines.cli import app
+from pipelines.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = sorted((ROOT / "dags").glob("*.py"))

@@ -19,9 +19,9 @@ from market.errors import KeelError
 from market.events import EVENT
 from market.features import catalog
 from market.labels import HORIZON_NAMES
-from market.lake import PARTITIONS, SCHEMAS
-from serving.hotpath.records import DECISION
+from market.lake.lake import PARTITIONS, SCHEMAS
 from serving.manifest import Manifest
+from serving.records import DECISION
 
 AGREED = Path(__file__).with_name("contracts.json")
 

@@ -87,7 +87,7 @@ def test_every_stage_a_dag_runs_exists(path: Path) -> None:
 def test_only_what_time_mends_is_tried_again(airflow_home: dict[str, str]) -> None:
     code = (
         "from market.errors import ApprovalError, LakeError, ServiceError;"
-        "from pipelines.scheduling import TASK_DEFAULTS;"
+        "from pipelines.orchestration.assets import TASK_DEFAULTS;"
         "judge = TASK_DEFAULTS['retry_policy'].evaluate;"
         "errors = ServiceError('away'), LakeError('full'), TimeoutError(), ApprovalError('no'), TypeError();"
         "print([judge(error, 1, 2).action.value for error in errors])"

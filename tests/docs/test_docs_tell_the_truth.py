@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from market.venues.registry import VENUES
 from pipelines import settings, stages
-from pipelines.cli import app
+from pipelines.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

@@ -20,19 +20,20 @@ from desk import KEY, MODEL, Desk, killed_at
 
 from market.clock import SystemClock
 from market.errors import ApprovalError, GateError, InputError, ServiceError
-from market.lake import Lake
-from pipelines import audit, swap
-from pipelines.canary import STOPPED, WITHDRAWN, patiently
-from pipelines.inference_server import state_path
-from pipelines.rollback import RollbackConfig, rollback
-from pipelines.simulate import Exchange, SimulateConfig, running_exchange
-from pipelines.skew import SkewConfig, skew
-from pipelines.withdraw import WithdrawConfig, withdraw
+from market.lake.lake import Lake
+from pipelines.deployment.inference_server import state_path
+from pipelines.governance import audit
+from pipelines.monitoring.skew import SkewConfig, skew
+from pipelines.promotion import champion as swap
+from pipelines.promotion.rollback import RollbackConfig, rollback
+from pipelines.promotion.trials import STOPPED, WITHDRAWN, patiently
+from pipelines.promotion.withdraw import WithdrawConfig, withdraw
+from pipelines.stack.exchange import Exchange, SimulateConfig, running_exchange
 from pipelines.workspace import Address, Workspace
-from serving.alive import Alive, alive_path, read_alive
-from serving.router import Roles, canary_acts
+from serving.rollout.roles import Roles, canary_acts
+from serving.session.heartbeat import Alive, alive_path, read_alive
 from serving.triton.server import default_install, running_triton
-from training.registry import CHALLENGER, CHAMPION, PREVIOUS
+from training.registry.registry import CHALLENGER, CHAMPION, PREVIOUS
 
 ROOT = Path(__file__).parents[2]
 SHORT = {"canary": (0.3, 1.0), "step_seconds": 20.0, "window_seconds": 15.0, "least_rows": 300}
@@ -66,7 +67,7 @@ class Floor:
         return {**os.environ, **named, "PYTHONPATH": str(ROOT)}
 
     def keel(self, *words: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pipelines.cli", *words]
+        command = [sys.executable, "-m", "pipelines.cli.main", *words]
         return subprocess.Popen(
             command, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -8,13 +8,13 @@ import planted
 import pytest
 
 from market.errors import FeatureSetError, GateError, InputError, TamperedError
-from pipelines.evaluate import EvaluateConfig, evaluate
-from pipelines.export import ExportConfig, export
-from pipelines.register import RegisterConfig, register
-from pipelines.train import TrainConfig, train
+from pipelines.models.evaluate import EvaluateConfig, evaluate
+from pipelines.models.export import ExportConfig, export
+from pipelines.models.register import RegisterConfig, register
+from pipelines.models.train import TrainConfig, train
 from pipelines.workspace import Workspace
 from serving.manifest import WEIGHTS_FILE
-from training.registry import Registry
+from training.registry.registry import Registry
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from landed_lake import contents
 from wire_frames import ToyExchange, stamped, write_lines
 
 from market.errors import ServiceError
-from market.lake import Lake
-from pipelines.forward import ForwardConfig, forward
-from pipelines.ingest import IngestConfig, ingest
-from pipelines.kafka_node import KafkaConfig, KafkaNode, default_install
+from market.lake.lake import Lake
+from pipelines.ingestion.forward import ForwardConfig, forward
+from pipelines.ingestion.ingest import IngestConfig, ingest
+from pipelines.stack.kafka_node import KafkaConfig, KafkaNode, default_install
 from pipelines.workspace import Workspace
 
 pytestmark = [pytest.mark.heavy, needs_kafka]

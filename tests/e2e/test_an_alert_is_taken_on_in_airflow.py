@@ -9,9 +9,9 @@ from airflow_home import make_airflow_home
 from drift_found import EVENT, found_drift
 
 from market.clock import NS_PER_S, ManualClock, SystemClock
-from pipelines import audit
-from pipelines.mailsink import running_mail_sink
-from pipelines.notify import NotifyConfig, notify
+from pipelines.alerting.notify import NotifyConfig, notify
+from pipelines.governance import audit
+from pipelines.stack.mail_sink import running_mail_sink
 from pipelines.workspace import Workspace
 
 pytestmark = pytest.mark.heavy

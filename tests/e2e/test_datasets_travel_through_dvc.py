@@ -16,11 +16,11 @@ from seaweed import needs_seaweed, seaweed
 from small_lake import Market, workspace_with
 from typer.testing import CliRunner
 
-from market import storage
 from market.errors import InputError, KeelError, LakeError, SettingsError
-from pipelines.cli import app
-from pipelines.featurize import FeaturizeConfig, featurize
-from training.registry import model_name
+from market.lake import storage
+from pipelines.cli.main import app
+from pipelines.features.featurize import FeaturizeConfig, featurize
+from training.registry.registry import model_name
 
 __all__ = ["seaweed"]
 _PREFIXES = count(1)

@@ -7,12 +7,12 @@ import tarfile
 import numpy as np
 import pytest
 
-from market.book import Book
+from market.books.price_book import Book
 from market.clock import ManualClock
-from market.lake import Lake, events_of
+from market.lake.lake import Lake, events_of
 from market.venues import deribit
 from market.venues.registry import VENUES
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
 
 B3_HEADER = "symbol,rpt_seq,network_received_time,event_type,md_entry_px,md_entry_size,aggressor,en_s_px_1,en_b_px_1"
@@ -57,7 +57,7 @@ def test_several_stocks_of_a_recording_become_sources_of_their_own(workspace, tm
 
 
 def test_a_stock_that_comes_late_is_landed_too_and_one_without_any_time_has_no_steps(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr("market.feeds.steps._LOOKED_AT", 3)
+    monkeypatch.setattr("market.feeds.increments._LOOKED_AT", 3)
     path = tmp_path / "days.csv"
     book = "2025-03-05 15:30:0{n}+00:00,book,,,,34.8{n},34.8{n}"
     rows = [f"PETR4,{n},{book.format(n=n)}" for n in range(1, 7)]

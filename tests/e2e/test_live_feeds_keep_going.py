@@ -16,9 +16,9 @@ from market.clock import ManualClock, SystemClock
 from market.errors import ServiceError, SettingsError
 from market.feeds import websocket
 from market.feeds.notices import read
-from market.lake import Lake
-from pipelines.ingest import IngestConfig, ingest
-from pipelines.simulate import SimulateConfig, running_exchange
+from market.lake.lake import Lake
+from pipelines.ingestion.ingest import IngestConfig, ingest
+from pipelines.stack.exchange import SimulateConfig, running_exchange
 from pipelines.workspace import Workspace
 
 

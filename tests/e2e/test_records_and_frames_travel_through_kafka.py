@@ -14,10 +14,10 @@ from wire_frames import ToyExchange, stamped, write_lines
 
 from market.bus.kafka import KafkaPublisher, KafkaSubscriber, Outbox, find_topic
 from market.errors import EmptyDataError, InputError, ServiceError
-from market.feeds.topic import MISSING, UNKNOWN_SCHEMA
-from market.lake import Lake
-from pipelines.forward import ForwardConfig, forward
-from pipelines.ingest import IngestConfig, ingest
+from market.feeds.kafka_frames import MISSING, UNKNOWN_SCHEMA
+from market.lake.lake import Lake
+from pipelines.ingestion.forward import ForwardConfig, forward
+from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
 
 __all__ = ["broker", "cluster", "new_topic"]

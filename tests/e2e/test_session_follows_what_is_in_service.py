@@ -15,14 +15,14 @@ from in_service import approved
 
 from market.clock import NS_PER_S, SystemClock
 from market.feeds import landing
-from market.lake import Lake
-from pipelines import recompute
-from pipelines.simulate import Exchange, SimulateConfig, running_exchange
-from pipelines.skew import SkewConfig, skew
+from market.lake.lake import Lake
+from pipelines.monitoring import recompute
+from pipelines.monitoring.skew import SkewConfig, skew
+from pipelines.stack.exchange import Exchange, SimulateConfig, running_exchange
 from pipelines.workspace import Workspace
-from serving.hotpath.records import R_SAFE
-from serving.router import assign
-from serving.stance import STANCE_FILE, Stance, write_stance
+from serving.records import R_SAFE
+from serving.risk.safe_state import STANCE_FILE, Stance, write_stance
+from serving.rollout.roles import assign
 
 pytestmark = pytest.mark.heavy
 

@@ -22,17 +22,17 @@ from in_service import LATER_NS, Session, serve
 from wire_frames import START_NS, USDM, BreathingExchange, stamped, write_lines
 
 from market.clock import NS_PER_S
-from market.lake import Lake
-from pipelines import audit
-from pipelines.canary import STOPPED
-from pipelines.inference_server import roles_of
-from pipelines.mailsink import running_mail_sink
-from pipelines.people import NOBODY
+from market.lake.lake import Lake
+from pipelines.deployment.inference_server import roles_of
+from pipelines.governance import audit
+from pipelines.governance.people import NOBODY
+from pipelines.promotion.trials import STOPPED
+from pipelines.stack.mail_sink import running_mail_sink
 from pipelines.workspace import Workspace
 from serving.triton.client import TritonClient
 from serving.triton.server import Endpoint, default_install, running_triton
-from training import datasets
-from training.registry import Registry, model_name
+from training.data import datasets
+from training.registry.registry import Registry, model_name
 
 pytestmark = pytest.mark.heavy
 

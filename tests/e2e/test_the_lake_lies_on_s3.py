@@ -21,14 +21,14 @@ from seaweed import Seaweed, needs_seaweed, seaweed
 from typer.testing import CliRunner
 from wire_frames import USDM, ToyExchange, bytes_of, stamped, write_lines
 
-from market import inventory
 from market.clock import ManualClock
 from market.errors import InputError, LakeError, SettingsError
 from market.feeds.landing import Lander
 from market.instruments import find
-from market.lake import SCHEMAS, Lake, rows_of
-from pipelines.cli import app
-from pipelines.ingest import IngestConfig, ingest
+from market.lake import inventory
+from market.lake.lake import SCHEMAS, Lake, rows_of
+from pipelines.cli.main import app
+from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.settings import workspace as workspace_of_the_environment
 from pipelines.workspace import Workspace
 
@@ -43,8 +43,8 @@ KILLS = 6
 # lands a recording, and is killed at the change of the lake whose number is given (0: never)
 _CHILD = """
 import os, signal, sys
-from market.lake import Lake
-from pipelines.ingest import IngestConfig, ingest
+from market.lake.lake import Lake
+from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.settings import workspace
 
 at, seen, append = int(sys.argv[2]), 0, Lake.append

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from ring import Ring, run_keel
 
-from market.lake import Lake
+from market.lake.lake import Lake
 
 pytestmark = pytest.mark.heavy
 

@@ -24,8 +24,8 @@ from market.clock import NS_PER_S, ManualClock
 from market.errors import InputError, ServiceError
 from market.events import BID, CLEAR, DEPTH, F_CLOCK_BACK, TRADE
 from market.feeds import orders, websocket
-from market.feeds.simulator.config import REGIMES
-from pipelines.simulate import Exchange, SimulateConfig, running_exchange
+from market.simulator.config import REGIMES
+from pipelines.stack.exchange import Exchange, SimulateConfig, running_exchange
 
 STEPS_A_SECOND = 100
 
@@ -466,7 +466,7 @@ def test_clients_that_vanish_without_a_word_do_no_harm(exchange: Exchange) -> No
 def test_a_port_in_use_is_said(exchange: Exchange) -> None:
     words = f"port {exchange.port} is taken by another process; choose another one, or 0 for a free one"
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", "simulate", "--port", str(exchange.port)],
+        [sys.executable, "-m", "pipelines.cli.main", "simulate", "--port", str(exchange.port)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -484,7 +484,7 @@ def test_a_port_in_use_is_said(exchange: Exchange) -> None:
 
 def start(*words: str) -> tuple[subprocess.Popen[str], int]:
     child = subprocess.Popen(
-        [sys.executable, "-m", "market.feeds.simulator", "--with-parent", *words],
+        [sys.executable, "-m", "market.simulator", "--with-parent", *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -536,7 +536,7 @@ def test_it_ends_although_a_client_has_stopped_reading() -> None:
 def test_it_ends_when_its_parent_is_killed() -> None:
     parent_words = (
         "import time\n"
-        "from pipelines.simulate import SimulateConfig, running_exchange\n"
+        "from pipelines.stack.exchange import SimulateConfig, running_exchange\n"
         "with running_exchange(SimulateConfig()) as exchange:\n"
         "    print(exchange.port, flush=True)\n"
         "    time.sleep(600)\n"
@@ -552,7 +552,7 @@ def test_it_ends_when_its_parent_is_killed() -> None:
 
 def test_wrong_words_at_the_start_are_refused() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "market.feeds.simulator", "--port", "70000"],
+        [sys.executable, "-m", "market.simulator", "--port", "70000"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -12,8 +12,8 @@ from landed_lake import contents
 from wire_frames import ToyExchange, stamped, write_lines
 
 from market.errors import LakeError
-from market.lake import Lake
-from pipelines.ingest import IngestConfig, ingest
+from market.lake.lake import Lake
+from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
 
 FREE = 1_500_000  # bytes
@@ -81,7 +81,7 @@ _CHILD = """
 import resource, signal, sys
 from pathlib import Path
 from market.errors import LakeError
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
 
 home, recording, limit = sys.argv[1:]

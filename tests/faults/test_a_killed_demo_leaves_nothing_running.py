@@ -28,7 +28,7 @@ def demo(home: Path) -> Iterator[subprocess.Popen[str]]:
     triton = {"KEEL_TRITON_HOME": str(default_install())}
     with (home.parent / "said").open("w") as said:
         child = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", "demo", "--set=learn_seconds=60"],
+            [sys.executable, "-m", "pipelines.cli.main", "demo", "--set=learn_seconds=60"],
             env={**kept, **triton, **variables},
             stdin=subprocess.DEVNULL,
             stdout=said,
@@ -81,7 +81,7 @@ def test_what_a_killed_demo_started_is_gone_when_the_next_one_runs(tmp_path: Pat
         pytest.skip("no Triton server here; run infra/triton/install.sh")
     workspace = Workspace(home=tmp_path / "keel")
     with demo(workspace.home) as child:
-        servers = ("pipelines.mailsink", "market.feeds.simulator", "tritonserver")
+        servers = ("pipelines.stack.mail_sink", "market.simulator", "tritonserver")
         until(lambda: runs(child, *servers, "raylet"), "Ray and the servers run")
         left = find_running(workspace.triton_repository)
         assert left is not None

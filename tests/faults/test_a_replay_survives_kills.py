@@ -16,7 +16,7 @@ from kafka_broker import broker, needs_kafka
 from wire_frames import ToyExchange, stamped, write_lines
 
 from bench import kills
-from market.lake import Lake
+from market.lake.lake import Lake
 
 __all__ = ["broker"]
 

@@ -13,10 +13,10 @@ import pytest
 from simulated_market import INSTRUMENT, STREAMS, Line, Reader, Sides, sides_of_world
 
 from market.feeds.notices import notice
-from market.feeds.simulator.config import ExchangeConfig
-from market.feeds.simulator.desk import Desk
-from market.feeds.simulator.exchange import Exchange, Subscription
-from market.feeds.simulator.faults import DEFAULT_SECONDS
+from market.simulator.config import ExchangeConfig
+from market.simulator.desk import Desk
+from market.simulator.exchange import Exchange, Subscription
+from market.simulator.faults import DEFAULT_SECONDS
 
 STEPS_A_SECOND = 100
 ON_THE_WAY = 3  # steps that the answer to a question takes

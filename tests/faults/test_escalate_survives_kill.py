@@ -14,14 +14,14 @@ from drift_found import EVENT, found_drift
 from in_service import approved
 
 from market.clock import NS_PER_S, ManualClock, SystemClock
-from pipelines import audit
-from pipelines.inference_server import state_path
-from pipelines.mailsink import running_mail_sink
-from pipelines.notify import NotifyConfig, notify
-from pipelines.safety import stance_path
+from pipelines.alerting.notify import NotifyConfig, notify
+from pipelines.deployment.inference_server import state_path
+from pipelines.governance import audit
+from pipelines.quoting.safe_state import stance_path
+from pipelines.stack.mail_sink import running_mail_sink
 from pipelines.workspace import Address, Workspace
-from serving.router import Roles, write_roles
-from serving.stance import read_stances
+from serving.risk.safe_state import read_stances
+from serving.rollout.roles import Roles, write_roles
 
 pytestmark = pytest.mark.heavy
 

@@ -11,10 +11,10 @@ from wire_frames import START_NS, ToyExchange, stamped, write_lines
 
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import EmptyDataError
-from market.lake import Lake
-from pipelines.featurize import FeaturizeConfig, featurize
-from pipelines.ingest import IngestConfig, IngestResult, ingest
-from pipelines.validate import ValidateConfig, validate
+from market.lake.lake import Lake
+from pipelines.features.featurize import FeaturizeConfig, featurize
+from pipelines.ingestion.ingest import IngestConfig, IngestResult, ingest
+from pipelines.quality.validate import ValidateConfig, validate
 from pipelines.workspace import Workspace
 
 HOUR_NS = 3600 * NS_PER_S

@@ -13,10 +13,10 @@ import pytest
 from small_lake import INSTRUMENT, Market, later, workspace_with
 
 from market.features import meaning
-from market.lake import Lake
-from pipelines.featurize import FeaturizeConfig, featurize
+from market.lake.lake import Lake
+from pipelines.features.featurize import FeaturizeConfig, featurize
 from pipelines.workspace import Workspace
-from training import datasets
+from training.data import datasets
 
 MARKET = Market(seconds=100, frames=10)
 MARKETS = (MARKET, later(MARKET, 240, source="file-two", seed=2))
@@ -26,8 +26,8 @@ MARKETS = (MARKET, later(MARKET, 240, source="file-two", seed=2))
 _DOOMED = """
 import os, signal, sys
 from pathlib import Path
-from market.lake import Lake
-from pipelines.featurize import FeaturizeConfig, featurize
+from market.lake.lake import Lake
+from pipelines.features.featurize import FeaturizeConfig, featurize
 from pipelines.workspace import Workspace
 
 home, event, text = sys.argv[1:]

@@ -16,8 +16,8 @@ from wire_frames import USDM, ToyExchange, bytes_of, stamped, write_lines
 
 from market.feeds import landing
 from market.feeds.landing import Lander
-from market.lake import Lake
-from pipelines.ingest import IngestConfig, ingest
+from market.lake.lake import Lake
+from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
 
 KILLS = 10
@@ -25,7 +25,7 @@ KILLS = 10
 _CHILD = """
 import sys
 from pathlib import Path
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
 
 home, kind, given = sys.argv[1:]

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from kafka_broker import needs_kafka
 
 from market.errors import PortInUseError, ServiceError
-from pipelines.kafka_node import KafkaConfig, KafkaNode, answers, default_install, running_kafka
+from pipelines.stack.kafka_node import KafkaConfig, KafkaNode, answers, default_install, running_kafka
 from pipelines.workspace import Address
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def test_what_was_acknowledged_is_there_after_kill_and_after_stop(tmp_path: Path
 @needs_kafka
 def test_it_ends_with_its_owner_and_the_folder_can_be_used_again(tmp_path: Path) -> None:
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom pipelines.kafka_node import running_kafka\n"
+        "import sys, time\nfrom pathlib import Path\nfrom pipelines.stack.kafka_node import running_kafka\n"
         "with running_kafka(Path(sys.argv[1])) as address:\n    print(address.port, flush=True)\n    time.sleep(600)\n"
     )
     owner = subprocess.Popen(

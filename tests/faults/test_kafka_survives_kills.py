@@ -18,9 +18,9 @@ from landed_lake import contents
 from stamped_server import StampedServer
 from wire_frames import ToyExchange, stamped, write_lines
 
-from market.lake import Lake
-from pipelines.forward import ForwardConfig, forward
-from pipelines.ingest import IngestConfig, ingest
+from market.lake.lake import Lake
+from pipelines.ingestion.forward import ForwardConfig, forward
+from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
 
 __all__ = ["broker", "cluster", "new_topic"]
@@ -36,7 +36,7 @@ import sys
 from pathlib import Path
 from pipelines import stages
 from pipelines.workspace import Workspace
-import pipelines.forward, pipelines.ingest, pipelines.topics
+import pipelines.ingestion.forward, pipelines.ingestion.ingest, pipelines.ingestion.kafka
 
 home, verb, *given = sys.argv[1:]
 overrides = dict(each.split("=", 1) for each in given)

@@ -12,7 +12,7 @@ from doomed import keel
 from small_lake import INSTRUMENT, Market, events_of_market, with_checkpoints
 
 from market.events import TRADE
-from market.lake import Lake, ticks_of
+from market.lake.lake import Lake, ticks_of
 
 TABLES = ("ticks", "batches", "quarantine", "quality")
 KILLS = 6

@@ -16,8 +16,8 @@ from wire_frames import ToyExchange, stamped, write_lines
 
 from market.errors import EmptyDataError, InputError, LakeError
 from market.feeds.landing import Lander, unfinished
-from market.lake import Lake
-from pipelines.ingest import IngestConfig, ingest
+from market.lake.lake import Lake
+from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
 
 
@@ -36,8 +36,8 @@ _CHILD = """
 import os, sys, tempfile
 from pathlib import Path
 from market.errors import KeelError
-from market.lake import Lake
-from pipelines.ingest import IngestConfig, ingest
+from market.lake.lake import Lake
+from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
 
 home, recording, verb = sys.argv[1:]

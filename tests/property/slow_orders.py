@@ -1,4 +1,4 @@
-"""A slow, obvious book of single orders, written from the words of market.book_l3: what the fast one must equal."""
+"""A slow, obvious book of single orders, from the words of market.books.order_book: what the fast one must equal."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from math import sqrt
 
 import numpy as np
 
-from market.book import CROSSED, EMPTY, LOCKED
+from market.books.price_book import CROSSED, EMPTY, LOCKED
 from market.events import ASK, BID, CLEAR, DEPTH, F_CHECKPOINT, F_LAST, F_RESYNC, TICKER, TRADE
 from market.features.catalog import FEATURES, N_TICK, WARM_NS
 

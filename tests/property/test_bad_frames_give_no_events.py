@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from slow_binance import events_of
 from wire_frames import SPOT, START_NS, USDM, ToyExchange, bytes_of, depth, mark_price, snapshot, ticker, trade
 
-from market.book import Book
+from market.books.price_book import Book
 from market.errors import FrameError
-from market.feeds.lines import read_line
 from market.feeds.normalise import Normaliser
 from market.venues.binance import Parser
+from market.venues.formats.lines import read_line
 
 PARSERS = {instrument.key: Parser(instrument) for instrument in (SPOT, USDM)}
 GOOD = [

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from market import tables
-from market.book import MAX_PRICE, MAX_SIZE
+from market.books.price_book import MAX_PRICE, MAX_SIZE
 from market.errors import FrameError
 from market.events import ADD, BID, EVENT, TRADE
 from market.instruments import find
 from market.venues import b3, bitstamp, cme_levels, deribit, deribit_marks, itch, lobster, nbbo, sgx, shfe_levels, sse
+from market.venues.formats import parquet
 
 AT = 1_700_000_000_000_000_000
 _LEVELS = {f"{side}_{what}_{i}": 7.0 for side in ("bid", "offer") for what in ("price", "quantity") for i in range(5)}
@@ -50,11 +50,11 @@ FORMS = {
         b"TimeStamp,2014-01-09D04:21:26.224430600\n667500.0,1.0,683000.0,2.0\n660000.0,1.0,684500.0,2.0\n640000.0,9.0,686000.0,2.0",
     ]),
     "cme_levels": (cme_levels, "cme.GCM3", [
-        tables.payload_of({"transact_time": AT, **_LEVELS}),
-        tables.payload_of({"transact_time": AT, "side": "O", "price": 1995.6, "quantity": 1.0}),
+        parquet.payload_of({"transact_time": AT, **_LEVELS}),
+        parquet.payload_of({"transact_time": AT, "side": "O", "price": 1995.6, "quantity": 1.0}),
     ]),
     "shfe_levels": (shfe_levels, "shfe.rb2510", [
-        tables.payload_of({"instrumentID": "rb2510", "epochTime": AT // 1000, "updateTime": "20:59:00.5", **_SESSION}),
+        parquet.payload_of({"instrumentID": "rb2510", "epochTime": AT // 1000, "updateTime": "20:59:00.5", **_SESSION}),
     ]),
     "deribit_marks": (deribit_marks, "deribit.BTC-PERPETUAL", [
         b",1767115875944,,,BTC-PERPETUAL,,,,,,,,,,,,,,,,,,,88539.0,,,",

@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_reference import SlowBook
 
-from market.book import Book, depth_near
+from market.books.levels import LAST_DELTA, LAST_NEAR, NEAR_LEVELS, window_base
+from market.books.price_book import Book, depth_near
 from market.errors import BookError
 from market.events import ASK, BID, CLEAR, DEPTH, EVENT, F_LAST
-from market.levels import LAST_DELTA, LAST_NEAR, NEAR_LEVELS, window_base
 
 
 @given(streams(max_frames=50))

@@ -4,7 +4,7 @@ from event_streams import random_stream, streams, wild_records
 from hypothesis import given, settings
 from slow_reference import SlowFeatures
 
-from market.book import MAX_SIZE, new_book
+from market.books.price_book import MAX_SIZE, new_book
 from market.events import ASK, BID, DEPTH, EVENT, F_LAST
 from market.features.catalog import FEATURES, N_TICK, tick_names
 from market.features.kernels import RING, ROW, compute, new_state, step

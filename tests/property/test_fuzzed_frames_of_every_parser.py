@@ -18,14 +18,14 @@ from bench.fuzz import files, frames, seeds
 from bench.fuzz.oracle import Judge
 from market.clock import NS_PER_S
 from market.errors import FrameError
-from market.feeds.lines import read_line
 from market.feeds.normalise import Normaliser
 from market.feeds.recordings import opened
 from market.instruments import find
 from market.venues import b3, binance, cryptofeed_binance, deribit, registry, sgx
 from market.venues.dbn import Parser as DbnParser
+from market.venues.formats.json_frames import ns_of_iso, ns_of_ms, ns_of_seconds, ns_of_us
+from market.venues.formats.lines import read_line
 from market.venues.protocol import NO_STAMP
-from market.wire import ns_of_iso, ns_of_ms, ns_of_seconds, ns_of_us
 
 SEEDS = seeds.hand_made()
 POOL = [frame for each in SEEDS for frame in each.frames]

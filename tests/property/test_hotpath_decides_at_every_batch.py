@@ -11,8 +11,8 @@ from market.errors import InputError, ModelError
 from market.events import BID, CLEAR, DEPTH, EVENT, F_LAST, F_SNAPSHOT, TRADE
 from serving.hotpath import network
 from serving.hotpath.loop import HotPath
-from serving.hotpath.records import DECISION, R_BASE, R_NO_BOOK, R_SAFE, R_WARM_UP
 from serving.quoting.policy import PolicyConfig
+from serving.records import DECISION, R_BASE, R_NO_BOOK, R_SAFE, R_WARM_UP
 
 INSTRUMENT = instruments.find("sim-usdm.BTCUSDT")
 SECOND = 1_000_000_000

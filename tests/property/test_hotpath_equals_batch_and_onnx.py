@@ -9,9 +9,9 @@ from market.features.catalog import N_TICK
 from serving.bundle import onnx_step
 from serving.hotpath import network
 from serving.hotpath.loop import HotPath
-from serving.hotpath.records import R_NO_BOOK, R_WARM_UP
 from serving.manifest import MODEL_FILE
 from serving.quoting.policy import PolicyConfig
+from serving.records import R_NO_BOOK, R_WARM_UP
 
 INSTRUMENT = instruments.find("sim-usdm.BTCUSDT")
 TOLERANCE = 1e-5

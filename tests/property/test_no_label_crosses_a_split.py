@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.errors import EmptyDataError
-from training.splits import SplitConfig, split_by_time
+from training.data.splits import SplitConfig, split_by_time
 
 HORIZON = 1_000_000_000
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_orders import RefusedError, SlowOrders, said_to_levels
 
-from market.book import Book
-from market.book_l3 import REASONS, Order, OrderBook
+from market.books.order_book import REASONS, Order, OrderBook
+from market.books.price_book import Book
 from market.errors import BookError
 from market.events import (
     ADD,

@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market.lake_rows import in_order
+from market.lake.rows import in_order
 
 KEYS = st.integers(-3, 3) | st.sampled_from([-(2**63), 2**62, 2**63 - 1])
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.events import F_CHECKPOINT
-from market.features.history import Stretch, replay, runs
+from market.history import Stretch, replay, runs
 
 BATCHES = st.sets(st.integers(0, 60))
 

@@ -8,10 +8,10 @@ from simulated_market import bytes_of_world, sides_of_world
 
 from market.clock import NS_PER_MS
 from market.events import ASK, BID
-from market.feeds.simulator import matching
-from market.feeds.simulator.config import REGIMES, ExchangeConfig
-from market.feeds.simulator.state import ASKS, BIDS, EXPIRED, FILL, TRADE
-from market.feeds.simulator.world import Record, World
+from market.simulator import matching
+from market.simulator.config import REGIMES, ExchangeConfig
+from market.simulator.state import ASKS, BIDS, EXPIRED, FILL, TRADE
+from market.simulator.world import Record, World
 
 SIDES = st.sampled_from([BID, ASK])
 SIZES = st.one_of(st.integers(1, 60), st.integers(1, 6000))

@@ -15,14 +15,15 @@ from planted import INSTRUMENT, START_NS, Planted, write_dataset
 
 from market.clock import NS_PER_S
 from market.instruments import find
-from market.lake import Lake, rows_of
-from pipelines import audit
-from pipelines.compare import CompareConfig, compare
-from pipelines.monitor import MonitorConfig, monitor
-from pipelines.notify import NotifyConfig, notify
+from market.lake.lake import Lake, rows_of
+from pipelines.alerting.notify import NotifyConfig, notify
+from pipelines.experiments.compare import CompareConfig, compare
+from pipelines.governance import audit
+from pipelines.monitoring.monitor import MonitorConfig, monitor
 from pipelines.workspace import Workspace
-from serving.hotpath.records import R_BASE, R_WIDEN
-from training import datasets, evaluate, scores
+from serving.records import R_BASE, R_WIDEN
+from training.data import datasets
+from training.evaluation import evaluate, scores
 
 CALM, LOUD = "live-20231115T220000Z-0001", "live-20231115T221000Z-0002"
 TEST = Session(name="live-20231115T223000Z-0003", rows=18_000, skill=(0.25, 0.55), start_ns=LATER_NS + 900 * NS_PER_S)

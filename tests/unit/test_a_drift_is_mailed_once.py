@@ -17,12 +17,12 @@ from drift_found import found_drift
 
 from market.clock import ManualClock
 from market.errors import ApprovalError, InputError, PortInUseError, ServiceError, SettingsError
-from pipelines import audit
-from pipelines.acknowledge import AcknowledgeConfig, acknowledge
-from pipelines.admission import admit
-from pipelines.checks import Check
-from pipelines.mailsink import running_mail_sink
-from pipelines.notify import NotifyConfig, notify, retraining
+from pipelines.alerting.acknowledge import AcknowledgeConfig, acknowledge
+from pipelines.alerting.notify import NotifyConfig, notify, retraining
+from pipelines.governance import audit
+from pipelines.models.cooldown import admit
+from pipelines.monitoring.checks import Check
+from pipelines.stack.mail_sink import running_mail_sink
 from pipelines.workspace import Address, Workspace
 
 ASKED = NotifyConfig(recipients=("ada@desk.example", "grace@desk.example"), attempts=2, wait_seconds=0.05)

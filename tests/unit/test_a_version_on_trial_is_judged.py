@@ -9,12 +9,12 @@ import pytest
 
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import ServiceError, SettingsError
-from pipelines.follow import words_test
-from serving.guardrails import Breach, GuardrailConfig, Judge, Position, judge_of, read_breach, write_breach
-from serving.hotpath.records import DECISION
-from serving.lineup import Lineup
+from pipelines.quoting.follow import words_test
 from serving.outcomes import direction_log_loss
-from serving.router import Canary
+from serving.records import DECISION
+from serving.rollout.guardrails import Breach, GuardrailConfig, Judge, Position, judge_of, read_breach, write_breach
+from serving.rollout.lineup import Lineup
+from serving.rollout.roles import Canary
 
 START_NS = 1_800_000_000 * NS_PER_S
 FLAT = Position(inventory=0, limit=100, worth2=0)

@@ -16,16 +16,16 @@ from in_service import approved
 
 from market.clock import NS_PER_S, ManualClock
 from market.errors import ApprovalError, GateError, InputError, ServiceError, SettingsError
-from pipelines import audit
-from pipelines.acknowledge import AcknowledgeConfig, acknowledge
-from pipelines.escalate import EscalateConfig, EscalateResult, escalate
-from pipelines.inference_server import state_path
-from pipelines.mailsink import running_mail_sink
-from pipelines.notify import NotifyConfig, notify
-from pipelines.safety import ResumeConfig, SafeConfig, resume, safe, stance_path
+from pipelines.alerting.acknowledge import AcknowledgeConfig, acknowledge
+from pipelines.alerting.escalate import EscalateConfig, EscalateResult, escalate
+from pipelines.alerting.notify import NotifyConfig, notify
+from pipelines.deployment.inference_server import state_path
+from pipelines.governance import audit
+from pipelines.quoting.safe_state import ResumeConfig, SafeConfig, resume, safe, stance_path
+from pipelines.stack.mail_sink import running_mail_sink
 from pipelines.workspace import Address, Workspace
-from serving.router import Roles, write_roles
-from serving.stance import read_stances
+from serving.risk.safe_state import read_stances
+from serving.rollout.roles import Roles, write_roles
 
 KEY = "sim-usdm.BTCUSDT"
 TOLD = NotifyConfig(recipients=("ada@desk.example",), attempts=1)

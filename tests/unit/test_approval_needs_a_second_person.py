@@ -10,11 +10,11 @@ import pytest
 
 from market.clock import ManualClock
 from market.errors import ApprovalError, GateError, ModelError
-from pipelines import audit
-from pipelines.approve import ApproveConfig, approve, require_approval
+from pipelines.governance import audit
+from pipelines.governance.approve import ApproveConfig, approve, require_approval
 from pipelines.workspace import Workspace
-from training import tracking
-from training.registry import Registry
+from training.registry import tracking
+from training.registry.registry import Registry
 
 KEY = "sim-usdm.BTCUSDT"
 MODEL = f"keel-{KEY}"

@@ -12,8 +12,8 @@ import zipfile
 
 import pytest
 
-from market.archives import lines, members
 from market.errors import CaptureError, InputError
+from market.venues.formats.archives import lines, members
 
 TEXT = b"first\r\n\nsecond\nthird"
 LINES = [b"first", b"second", b"third"]

@@ -10,7 +10,7 @@ import pytest
 
 from market.clock import ManualClock
 from market.errors import GateError
-from pipelines import audit
+from pipelines.governance import audit
 
 CLOCK = ManualClock()
 

@@ -11,11 +11,11 @@ from bench.simulated import LEVERS, Market, Mix, Shift
 from market.clock import NS_PER_S
 from market.features import kernels
 from market.feeds.normalise import Normaliser
-from market.feeds.simulator.config import ExchangeConfig
-from market.feeds.simulator.desk import Desk
-from market.feeds.simulator.exchange import Exchange, Subscription
-from pipelines.drift import verdict
-from pipelines.monitor import MonitorConfig
+from market.simulator.config import ExchangeConfig
+from market.simulator.desk import Desk
+from market.simulator.exchange import Exchange, Subscription
+from pipelines.monitoring.drift import verdict
+from pipelines.monitoring.monitor import MonitorConfig
 
 SECONDS = 15
 VOLATILE = Mix(shares={"volatile": 1.0}, dwell_s=1e9)

@@ -10,12 +10,12 @@ from collections import Counter
 import pytest
 from captured import capture, manifest_rows, read
 
-from market.archives import lines
-from market.book import CROSSED, EMPTY, LOCKED, Book
+from market.books.price_book import CROSSED, EMPTY, LOCKED, Book
 from market.errors import FrameError
 from market.events import ASK, BID, CLEAR, DEPTH, F_LAST, F_NO_EXCH_TIME, F_NO_SIZE, F_SNAPSHOT, TRADE
 from market.instruments import find
 from market.venues import b3, nbbo, sgx
+from market.venues.formats.archives import lines
 
 IBM, PETR4, CN = find("us-nbbo.IBM"), find("b3.PETR4"), find("sgx.CN")
 NO_TIME = F_NO_EXCH_TIME | F_NO_SIZE

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from market.clock import NS_PER_S, ManualClock
-from pipelines import audit
-from pipelines.inference_server import state_path
-from pipelines.retire import retire
+from pipelines.deployment.inference_server import state_path
+from pipelines.governance import audit
+from pipelines.promotion.retire import retire
 from pipelines.workspace import Workspace
-from serving.router import Roles, write_roles
+from serving.rollout.roles import Roles, write_roles
 
 KEY = "sim-usdm.BTCUSDT"
 NOW_NS = 1_800_000_000 * NS_PER_S

@@ -14,9 +14,9 @@ from market.errors import SettingsError
 from market.events import F_CLOCK_BACK, F_LAST, F_RESYNC
 from market.features import catalog
 from market.labels import N_OUTPUTS
-from market.lake import Lake, rows_of
-from pipelines.checks import Check, CheckLimits, Landed, check, landed
-from pipelines.signals import Served
+from market.lake.lake import Lake, rows_of
+from pipelines.monitoring.checks import Check, CheckLimits, Landed, check, landed
+from pipelines.monitoring.signals import Served
 
 START_NS = 1_700_000_000_000_000_000 // (60 * NS_PER_S) * (60 * NS_PER_S)
 WELL = Landed(frames=10_000, gaps=0, clock_back=0, unreadable=0, refused_minutes=0, seconds=3600.0)

@@ -7,8 +7,8 @@ import random
 from wire_frames import START_NS, USDM, bytes_of, trade
 
 from market.clock import NS_PER_MS, NS_PER_S
+from market.feeds.clock_offset import WINDOW_S, MinFilter
 from market.feeds.normalise import Normaliser
-from market.feeds.offset import WINDOW_S, MinFilter
 
 
 def test_before_the_first_frame_there_is_none():

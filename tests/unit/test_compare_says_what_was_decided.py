@@ -12,7 +12,7 @@ from in_service import Session, fill, open_workspace, serve
 from planted import INSTRUMENT
 
 from market.errors import EmptyDataError, InputError, SettingsError
-from pipelines.compare import CompareConfig, CompareResult, Metric, compare, decide
+from pipelines.experiments.compare import CompareConfig, CompareResult, Metric, compare, decide
 from pipelines.workspace import Workspace
 from serving.quoting.policy import PolicyConfig
 

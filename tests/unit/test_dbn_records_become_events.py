@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from captured import capture, manifest_rows, read, refused, statuses
 
-from market.book import CROSSED
-from market.book_l3 import OrderBook
+from market.books.order_book import OrderBook
+from market.books.price_book import CROSSED
 from market.errors import CaptureError, FrameError
 from market.events import (
     ADD,

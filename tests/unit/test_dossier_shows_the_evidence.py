@@ -14,16 +14,17 @@ from planted import INSTRUMENT
 from small_story import write_evaluation
 
 from market.errors import ApprovalError, ModelError
-from pipelines import audit
-from pipelines.approve import ApproveConfig, approve, undecided
-from pipelines.dossier import DossierConfig, DossierResult, dossier, said
-from pipelines.inference_server import state_path
+from pipelines.deployment.inference_server import state_path
+from pipelines.governance import audit
+from pipelines.governance.approve import ApproveConfig, approve, undecided
+from pipelines.governance.people import NOBODY
 from pipelines.links import run_page, version_page
-from pipelines.people import NOBODY
+from pipelines.promotion.dossier import DossierConfig, DossierResult, dossier, said
 from pipelines.workspace import Workspace
-from serving.router import Roles, write_roles
-from training import runs, tracking
-from training.registry import model_name
+from serving.rollout.roles import Roles, write_roles
+from training import runs
+from training.registry import tracking
+from training.registry.registry import model_name
 
 MODEL = model_name(INSTRUMENT)
 TEST = Session(name="live-ab", rows=18_000, skill=(0.2, 0.5))

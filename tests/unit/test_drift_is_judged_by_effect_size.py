@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError, SettingsError
-from pipelines.drift import DriftRule, Judgement, Reference, Sample, verdict
+from pipelines.monitoring.drift import DriftRule, Judgement, Reference, Sample, verdict
 
 RULE = DriftRule(window_ns=10 * NS_PER_S, bootstrap=200)
 SIGNALS = 24

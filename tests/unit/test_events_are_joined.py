@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from market.events import EVENT, empty, joined
-from serving.hotpath.records import DECISION
+from serving.records import DECISION
 
 
 @pytest.mark.parametrize("dtype", [EVENT, DECISION], ids=["events", "decisions"])

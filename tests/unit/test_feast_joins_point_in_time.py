@@ -12,9 +12,9 @@ from small_lake import INSTRUMENT, START_NS, Market, later, workspace_with
 from market.errors import LakeError, MarketDataError
 from market.features import catalog, meaning
 from market.features.slow import last_known
-from market.lake import Lake
-from pipelines.feature_store import FeatureStore, SlowRecords, push_slow, read_slow
-from pipelines.featurize import slow_records
+from market.lake.lake import Lake
+from pipelines.features.featurize import slow_records
+from pipelines.features.store import FeatureStore, SlowRecords, push_slow, read_slow
 from pipelines.workspace import Workspace
 
 KEY = INSTRUMENT.key
@@ -81,7 +81,7 @@ def test_the_join_is_the_same_in_many_small_portions(tmp_path: Path, monkeypatch
     store = published(tmp_path, records(known, known))
     at = START_NS + np.arange(-3, 20) * 10**9 + 7
     whole = store.join_slow_at(KEY, at, records=21)
-    monkeypatch.setattr("pipelines.feature_store._PAIRS_AT_ONCE", 100)
+    monkeypatch.setattr("pipelines.features.store._PAIRS_AT_ONCE", 100)
     assert np.array_equal(store.join_slow_at(KEY, at, records=21), whole)
 
 

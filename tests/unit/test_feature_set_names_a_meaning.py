@@ -15,7 +15,7 @@ KERNEL = '''
 """A kernel with a constant of its own and one function that another calls."""
 from math import sqrt
 from market.compiled import compiled, compiled_fast
-from market.levels import NEAR_LEVELS
+from market.books.levels import NEAR_LEVELS
 
 TAU = 10.0
 
@@ -75,7 +75,7 @@ def test_a_move_to_another_file_leaves_it_alone(tmp_path: Path) -> None:
         ("TAU = 10.0", "TAU = 11.0"),
         ("return x * TAU / (TAU + dt)", "return x * TAU / (dt + TAU)"),
         ("@compiled\ndef decay", "@compiled_fast\ndef decay"),
-        ("from market.levels import NEAR_LEVELS", "NEAR_LEVELS = 6"),
+        ("from market.books.levels import NEAR_LEVELS", "NEAR_LEVELS = 6"),
         ("sqrt(decay(x, dt))", "decay(x, dt)"),
     ],
 )

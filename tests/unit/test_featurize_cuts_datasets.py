@@ -15,11 +15,11 @@ from market.errors import EmptyDataError, SettingsError
 from market.features import catalog, meaning
 from market.features.slow import last_known, slow_vectors
 from market.labels import HORIZON_NAMES, HORIZONS_NS
-from market.lake import LABEL_COLUMNS, Lake
-from pipelines import versions
-from pipelines.featurize import FeaturizeConfig, FeaturizeResult, featurize
+from market.lake.lake import LABEL_COLUMNS, Lake
+from pipelines.features import dataset_versions
+from pipelines.features.featurize import FeaturizeConfig, FeaturizeResult, featurize
 from pipelines.workspace import Workspace
-from training import datasets
+from training.data import datasets
 
 MARKET = Market(seconds=130, frames=10)
 
@@ -67,7 +67,7 @@ def test_the_card_says_what_the_dataset_is_and_training_reads_it(made: tuple[Wor
     assert (len(data), data.card.dataset_id) == (result.rows, result.dataset_id)
     assert data.card.feature_set == meaning.feature_set()
     assert data.card.horizons_ns == HORIZONS_NS
-    assert data.card.dataset_revision == versions.revision(Path(result.path) / "dataset.parquet")
+    assert data.card.dataset_revision == dataset_versions.revision(Path(result.path) / "dataset.parquet")
     assert set(data.card.lake_versions) == {"ticks", "slow", "features", "labels"}
     assert len(data.starts) == result.segments == 1
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from market.book import Book
+from market.books.price_book import Book
 from market.errors import CaptureError, FrameError, InputError
 from market.instruments import Instrument
 from market.venues import fi2010

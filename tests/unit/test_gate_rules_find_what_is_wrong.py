@@ -17,7 +17,7 @@ from market.quality.figures import Measured, measure
 from market.quality.limits import Limits, learned
 from market.quality.rules import BY_NAME, PASS, QUARANTINE, RULES, WARN, Limit, Verdict
 from market.quality.usual import compared
-from pipelines import sessions
+from pipelines.quality import trading_hours
 
 MINUTES = with_checkpoints(events_of_market(Market(seconds=600.0, frames=10)))
 AT = 5
@@ -288,7 +288,7 @@ def minute_of(text: str) -> int:
     ],
 )
 def test_a_venue_is_expected_to_trade_in_its_sessions(venue: str, first: str, last: str, wanted: int) -> None:
-    found = sessions.minutes(venue, minute_of(first), minute_of(last))
+    found = trading_hours.minutes(venue, minute_of(first), minute_of(last))
     assert found is not None
     assert len(found) == wanted
     assert (np.diff(found) > 0).all()
@@ -296,11 +296,11 @@ def test_a_venue_is_expected_to_trade_in_its_sessions(venue: str, first: str, la
 
 def test_no_evening_session_leads_into_a_holiday() -> None:
     evening = (minute_of("2025-09-30T13:00"), minute_of("2025-09-30T15:00"))  # the week of the first of October is off
-    found = sessions.minutes("shfe", *evening)
+    found = trading_hours.minutes("shfe", *evening)
     assert found is not None
     assert len(found) == 0
 
 
 def test_of_days_that_no_calendar_knows_nothing_is_expected() -> None:
-    assert sessions.minutes("nasdaq", 0, 600) is None
-    assert sessions.minutes("fi2010", 0, 600) is None
+    assert trading_hours.minutes("nasdaq", 0, 600) is None
+    assert trading_hours.minutes("fi2010", 0, 600) is None

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from small_lake import INSTRUMENT, Market, events_of_market, land, later, with_checkpoints
 
+from market import history
 from market.events import F_CHECKPOINT, F_RESYNC
-from market.features import history
-from market.features.history import History, Stretch
-from market.lake import BATCH_NS, Lake, ticks_of
+from market.history import History, Stretch
+from market.lake.lake import BATCH_NS, Lake, ticks_of
 
 KEY = INSTRUMENT.key
 MARKET = Market(seconds=290, frames=10)

@@ -12,8 +12,8 @@ from market.features import catalog, meaning
 from market.labels import N_OUTPUTS
 from serving.bundle import load_bundle
 from serving.manifest import MODEL_FILE
-from training.compress import AccuracyGate, Candidate, int8_candidate
-from training.export import replace_model
+from training.export.bundle import replace_model
+from training.export.int8 import AccuracyGate, Candidate, int8_candidate
 
 NOW_NS = 1_800_000_000_000_000_000
 ALL = AccuracyGate(max_loss=9.0, max_gap=1.0, max_state_gap=2.0, least_saving=-99.0)

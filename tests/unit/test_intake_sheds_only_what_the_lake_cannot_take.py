@@ -16,7 +16,7 @@ from market.feeds.intake import Intake, IntakeConfig
 from market.feeds.landing import Lander, recover
 from market.feeds.notices import PREFIX, notice, read
 from market.feeds.websocket import ConnectionConfig, ConnectionLostError, _Backoff
-from market.lake import Lake
+from market.lake.lake import Lake
 
 
 class Gated(Lander):

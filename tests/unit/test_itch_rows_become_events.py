@@ -8,7 +8,7 @@ import lzma
 import pytest
 from captured import capture, manifest_rows, read, refused
 
-from market.book_l3 import OrderBook
+from market.books.order_book import OrderBook
 from market.errors import FrameError
 from market.events import ADD, ASK, BID, CLEAR, DEPTH, EXECUTE, F_LAST, F_SNAPSHOT, REDUCE, REMOVE
 from market.instruments import find

@@ -12,12 +12,12 @@ import pytest
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
-from market import schemas
 from market.errors import KeelError, LakeError, SettingsError
 from market.instruments import find
-from market.lake import SCHEMAS, Lake, rows_of
-from market.schemas import PROPERTY, SchemaVersion
-from pipelines.cli import app
+from market.lake import schemas
+from market.lake.lake import SCHEMAS, Lake, rows_of
+from market.lake.schemas import PROPERTY, SchemaVersion
+from pipelines.cli.main import app
 
 SIM = find("sim-usdm.BTCUSDT")
 START = 1_723_161_240 * 10**9

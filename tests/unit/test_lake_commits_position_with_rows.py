@@ -18,7 +18,7 @@ import market.lake
 from market.errors import LakeError
 from market.events import EVENT
 from market.instruments import find
-from market.lake import BATCH_NS, SCHEMAS, Lake, dates, events_of, rows_of, ticks_of
+from market.lake.lake import BATCH_NS, SCHEMAS, Lake, dates, events_of, rows_of, ticks_of
 
 SPOT, SIM = find("binance-spot.BTCUSDT"), find("sim-usdm.BTCUSDT")
 DAY = 86_400 * 10**9
@@ -257,7 +257,7 @@ def test_a_compaction_that_another_one_overtook_merges_nothing(lake, monkeypatch
             Lake(lake.uri).compact("raw")
         return properties(table)
 
-    monkeypatch.setattr("market.lake._properties", meanwhile)
+    monkeypatch.setattr("market.lake.lake._properties", meanwhile)
     lake.compact("raw")
     assert overtaken
     assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == [1, 2, 3, 4, 5]
@@ -274,7 +274,7 @@ def test_an_append_that_a_delete_came_before_is_done_again(lake, monkeypatch):
             Lake(lake.uri).delete("raw", {"frame": 1})
         return properties(table)
 
-    monkeypatch.setattr("market.lake._properties", meanwhile)
+    monkeypatch.setattr("market.lake.lake._properties", meanwhile)
     lake.append("raw", raw(6, 7), source="s", position=7, after=0)
     assert overtaken
     assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == [2, 3, 4, 5, 6, 7]

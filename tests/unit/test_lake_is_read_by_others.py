@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from small_lake import Market, workspace_with
 
-from market.lake import Lake
-from market.lake_rows import arrays_of
+from market.lake.lake import Lake
+from market.lake.rows import arrays_of
 
 KEY = "sim-usdm.BTCUSDT"
 PAGE = Path(__file__).parents[2] / "docs" / "lake.md"

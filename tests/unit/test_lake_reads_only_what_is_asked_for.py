@@ -13,8 +13,8 @@ import pytest
 from market.clock import NS_PER_S
 from market.events import EVENT
 from market.instruments import find
-from market.lake import BATCH_NS, Lake, rows_of, ticks_of
-from market.schemas import rows_a_group
+from market.lake.lake import BATCH_NS, Lake, rows_of, ticks_of
+from market.lake.schemas import rows_a_group
 
 SPOT, SIM = find("binance-spot.BTCUSDT"), find("sim-usdm.BTCUSDT")
 START = 1_723_161_600 * NS_PER_S  # midnight
@@ -151,7 +151,7 @@ def test_compaction_keeps_every_row_and_its_place(tmp_path: Path) -> None:
 
 
 def test_rows_that_come_late_are_sorted_in_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("market.lake.FILE_BYTES", 2_000)  # every file is large enough as it is
+    monkeypatch.setattr("market.lake.lake.FILE_BYTES", 2_000)  # every file is large enough as it is
     lake = Lake(tmp_path / "lake")
     for number in (0, 1):
         lake.append("ticks", minute(number, rows=400))

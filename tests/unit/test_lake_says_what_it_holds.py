@@ -16,13 +16,13 @@ from planted import Planted, write_dataset
 from small_lake import Market, workspace_with
 from typer.testing import CliRunner
 
-from market import inventory
 from market.errors import LakeError
 from market.feeds.splitting import source_of_symbol
 from market.instruments import Instrument, find
-from market.lake import Lake, rows_of
-from pipelines.cli import app
-from training.datasets import CARD_FILE
+from market.lake import inventory
+from market.lake.lake import Lake, rows_of
+from pipelines.cli.main import app
+from training.data.datasets import CARD_FILE
 
 KEY, START_NS = "sim-usdm.BTCUSDT", 1_723_161_240_000_000_000
 

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from captured import capture, manifest_rows, read
 
-from market import tables
-from market.book import EMPTY, LOCKED, Book
+from market.books.price_book import EMPTY, LOCKED, Book
 from market.errors import CaptureError, FrameError
 from market.events import ASK, BID, CLEAR, DEPTH, F_LAST, F_SNAPSHOT, TRADE
 from market.instruments import find
 from market.venues import cme_levels, shfe_levels
+from market.venues.formats import parquet
 
 GC, RB = find("cme.GCM3"), find("shfe.rb2510")
 AT = 1_682_899_200_132_000_000
@@ -45,7 +45,7 @@ def session(bid, ask, updated="20:59:00.500"):
 def parts_of(parser, *rows, at=None):
     times = at or [AT] * len(rows)
     return [
-        parser.parse(tables.payload_of(row), recv_ns, frame).events[NAMES].tolist()
+        parser.parse(parquet.payload_of(row), recv_ns, frame).events[NAMES].tolist()
         for frame, (row, recv_ns) in enumerate(zip(rows, times, strict=True), 1)
     ]
 
@@ -88,18 +88,18 @@ def test_a_session_begins_anew_after_a_break():
     ("text", "offset_ms"), [("20:59:00.500", 18.402), ("20:59:01.0", -481.598), ("20:58:59.100", 1418.402)]
 )
 def test_the_exchanges_time_of_day_is_on_the_nearest_day(text, offset_ms):
-    parsed = shfe_levels.Parser(RB).parse(tables.payload_of(session(2974.0, 2975.0, text)), EVENING, 1)
+    parsed = shfe_levels.Parser(RB).parse(parquet.payload_of(session(2974.0, 2975.0, text)), EVENING, 1)
     assert parsed.exch_ns == EVENING - round(offset_ms * 1e6)
 
 
 @pytest.mark.parametrize("midnight", [1_749_052_800 * 10**9])
 def test_a_minute_around_midnight_is_on_the_right_side_of_it(midnight):
-    row = tables.payload_of(session(2974.0, 2975.0, "23:59:59.900"))
+    row = parquet.payload_of(session(2974.0, 2975.0, "23:59:59.900"))
     assert shfe_levels.Parser(RB).parse(row, midnight + 10**8, 1).exch_ns == midnight - 10**8
 
 
 def changed(row, **fields):
-    return tables.payload_of({**row, **fields})
+    return parquet.payload_of({**row, **fields})
 
 
 GOOD = quotes([(1995.7, 2.0)], [(1995.8, 6.0)])
@@ -120,8 +120,8 @@ GOOD = quotes([(1995.7, 2.0)], [(1995.8, 6.0)])
         (cme_levels, GC, changed(GOOD, bid_quantity_0=0.0), "zero_size"),
         (cme_levels, GC, changed(GOOD, bid_price_0=-1.0), "negative"),
         (cme_levels, GC, changed(GOOD, bid_price_0=1e15), "out_of_range"),
-        (cme_levels, GC, tables.payload_of(trade("X")), "bad_side"),
-        (cme_levels, GC, tables.payload_of(trade(price=None)), "missing_field"),
+        (cme_levels, GC, parquet.payload_of(trade("X")), "bad_side"),
+        (cme_levels, GC, parquet.payload_of(trade(price=None)), "missing_field"),
         (shfe_levels, RB, changed(session(2974.0, 2975.0), instrumentID="rb2511"), "wrong_symbol"),
         (shfe_levels, RB, changed(session(2974.0, 2975.0), updateTime="25:00:00.0"), "bad_time"),
         (shfe_levels, RB, changed(session(2974.0, 2975.0), updateTime="20:59:00"), "bad_time"),
@@ -142,7 +142,7 @@ def test_a_table_is_recognised_by_its_columns_and_its_rows_come_back_exactly(tmp
     pq.write_table(table.set_column(0, "transact_time", times), path)
     assert cme_levels.recognise(path) == GC.key
     assert shfe_levels.recognise(path) is None
-    assert [(f, t, tables.row_of(p)) for f, t, p in cme_levels.frames(path)] == [(1, AT, row)]
+    assert [(f, t, parquet.row_of(p)) for f, t, p in cme_levels.frames(path)] == [(1, AT, row)]
     path.write_bytes(b"something else")
     assert cme_levels.recognise(path) is None
     path.write_bytes(b"PAR1" + bytes(100))

@@ -11,12 +11,12 @@ from small_lake import INSTRUMENT, Market, events_of_market, with_checkpoints
 from market.clock import ManualClock
 from market.errors import ApprovalError, EmptyDataError, GateError, InputError
 from market.events import TRADE
-from market.lake import Lake, ticks_of
-from pipelines import audit
-from pipelines.featurize import FeaturizeConfig, featurize
-from pipelines.quarantine import HeldConfig, ReleaseConfig, held, release
-from pipelines.thresholds import LearnConfig, ReviewConfig, ShowConfig, in_force, learn, review, show
-from pipelines.validate import ValidateConfig, validate
+from market.lake.lake import Lake, ticks_of
+from pipelines.features.featurize import FeaturizeConfig, featurize
+from pipelines.governance import audit
+from pipelines.quality.quarantine import HeldConfig, ReleaseConfig, held, release
+from pipelines.quality.thresholds import LearnConfig, ReviewConfig, ShowConfig, in_force, learn, review, show
+from pipelines.quality.validate import ValidateConfig, validate
 from pipelines.workspace import Workspace
 
 KEY = INSTRUMENT.key

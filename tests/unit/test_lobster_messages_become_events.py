@@ -7,8 +7,8 @@ import lzma
 import pytest
 from captured import capture, manifest_rows, read, refused, statuses
 
-from market.book import Book
-from market.book_l3 import OrderBook
+from market.books.order_book import OrderBook
+from market.books.price_book import Book
 from market.errors import CaptureError, FrameError
 from market.events import ADD, ASK, BID, CLEAR, DEPTH, EVENT, EXECUTE, F_LAST, F_SNAPSHOT, REDUCE, REMOVE, TRADE
 from market.instruments import find

@@ -15,10 +15,10 @@ from planted import INSTRUMENT
 
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError, InputError
-from market.lake import Lake
-from pipelines import signals
-from pipelines.checks import CheckLimits
-from pipelines.monitor import MonitorConfig, monitor, read_result
+from market.lake.lake import Lake
+from pipelines.monitoring import signals
+from pipelines.monitoring.checks import CheckLimits
+from pipelines.monitoring.monitor import MonitorConfig, monitor, read_result
 from pipelines.workspace import Workspace
 
 ASKED = MonitorConfig(

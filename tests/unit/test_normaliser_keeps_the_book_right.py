@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from wire_frames import MS, SPOT, START_NS, USDM, ToyExchange, bytes_of, depth, mark_price, snapshot, ticker, trade
 
-from market.book import Book
+from market.books.price_book import Book
 from market.events import (
     CLEAR,
     F_CHECKPOINT,

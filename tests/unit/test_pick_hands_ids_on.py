@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from market.errors import InputError
-from pipelines.pick import main, pick
+from pipelines.orchestration.dvc_pick import main, pick
 
 
 @pytest.fixture

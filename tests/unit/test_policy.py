@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from market.errors import SettingsError
 from market.labels import HORIZONS_NS, N_OUTPUTS
-from serving.hotpath.records import R_BASE, R_INVENTORY, R_PULL_ASK, R_PULL_BID, R_SAFE, R_SHRINK, R_WIDEN
 from serving.quoting.policy import SAFE, PolicyConfig, decide, parameters
+from serving.records import R_BASE, R_INVENTORY, R_PULL_ASK, R_PULL_BID, R_SAFE, R_SHRINK, R_WIDEN
 
 CONFIG = PolicyConfig(size_lots=10, max_inventory_lots=50, skew_ticks=2.0)
 TOP = (99_999, 7, 100_000, 9)

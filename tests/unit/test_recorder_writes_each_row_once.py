@@ -10,10 +10,10 @@ import pytest
 from market import instruments
 from market.clock import NS_PER_MS, NS_PER_S
 from market.events import ASK, BID
-from market.lake import Lake
-from serving.hotpath.records import DECISION
+from market.lake.lake import Lake
 from serving.quoting.engine import Fill
-from serving.recorder import Acted, Recorder
+from serving.records import DECISION
+from serving.session.recorder import Acted, Recorder
 
 INSTRUMENT = instruments.find("sim-usdm.BTCUSDT")
 START_NS = 1_790_000_000 * NS_PER_S

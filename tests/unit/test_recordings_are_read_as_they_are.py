@@ -22,8 +22,8 @@ from wire_frames import (
 )
 
 from market.errors import CaptureError, EmptyDataError, FrameError, InputError
-from market.feeds.lines import read_line
-from market.feeds.replay import NO_STAMP, frames, recognise, recognise_key, source_of
+from market.venues.formats.line_files import NO_STAMP, frames, recognise, recognise_key, source_of
+from market.venues.formats.lines import read_line
 
 
 def test_times_are_nanoseconds_with_19_digits_and_microseconds_with_16():

@@ -9,10 +9,10 @@ import pytest
 from small_lake import INSTRUMENT, Market, judged, land, later, workspace_with
 
 from market.errors import EmptyDataError
-from market.lake import Lake
-from pipelines.feature_store import FeatureStore, read_slow
-from pipelines.featurize import FeaturizeConfig, featurize
-from pipelines.refresh import RefreshConfig, RefreshResult, refresh
+from market.lake.lake import Lake
+from pipelines.features.featurize import FeaturizeConfig, featurize
+from pipelines.features.refresh import RefreshConfig, RefreshResult, refresh
+from pipelines.features.store import FeatureStore, read_slow
 from pipelines.workspace import Workspace
 
 FIRST = Market(seconds=100, frames=10)

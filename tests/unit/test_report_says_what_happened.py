@@ -13,7 +13,7 @@ import pytest
 from small_story import TEST, live_through
 
 from market.errors import InputError
-from pipelines.report import ReportConfig, ReportResult, report
+from pipelines.reports.report import ReportConfig, ReportResult, report
 from pipelines.workspace import Workspace
 
 

@@ -11,9 +11,9 @@ import orjson
 import pytest
 
 from market.clock import ManualClock
-from pipelines.linking import REPORT_FILE, WAITING_FILE, Links, forget_pages, keep
+from pipelines.monitoring.report_archive import REPORT_FILE, WAITING_FILE, Links, forget_pages, keep
 from pipelines.workspace import Workspace
-from training import tracking
+from training.registry import tracking
 
 
 @pytest.fixture

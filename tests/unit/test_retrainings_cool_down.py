@@ -8,7 +8,7 @@ import pytest
 
 from market.clock import NS_PER_S, ManualClock
 from market.errors import ServiceError
-from pipelines.admission import Admission, admission, admit
+from pipelines.models.cooldown import Admission, admission, admit
 from pipelines.workspace import Workspace
 
 KEY = "sim-usdm.BTCUSDT"

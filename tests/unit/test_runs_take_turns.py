@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from market.errors import ServiceError
-from pipelines.turns import take_turn
+from pipelines.orchestration.approval_queue import take_turn
 from pipelines.workspace import Workspace
 
 KEY, OTHER = "sim-usdm.BTCUSDT", "sim-usdm.ETHUSDT"

@@ -7,9 +7,9 @@ import pytest
 
 from market.features import catalog
 from market.labels import HORIZON_NAMES
-from training import baselines, scores
-from training.baselines import Rows
-from training.calibration import fit_temperature
+from training.evaluation import baselines, scores
+from training.evaluation.baselines import Rows
+from training.evaluation.calibration import fit_temperature
 
 K = len(HORIZON_NAMES)
 

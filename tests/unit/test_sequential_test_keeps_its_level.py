@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from pipelines.sequential import MIN_EFFECTIVE, sequence
+from training.evaluation.sequential import MIN_EFFECTIVE, sequence
 
 ALPHA = 0.05
 RUNS = 2000

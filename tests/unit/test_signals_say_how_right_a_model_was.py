@@ -13,9 +13,9 @@ from small_session import HIDDEN, Session, serve_by_hand
 
 from market.clock import NS_PER_S
 from market.labels import HORIZON_NAMES, N_OUTPUTS, UNKNOWN, LabelConfig, labels
-from market.lake import BATCH_NS, Lake
-from pipelines import depth, realised, signals
-from pipelines.signals import WATCHED, Served
+from market.lake.lake import BATCH_NS, Lake
+from pipelines.monitoring import depth, model_quality, signals
+from pipelines.monitoring.signals import WATCHED, Served
 from pipelines.workspace import Workspace
 
 MARKET = Market(source="live-20231114T221300-0a1b", seconds=200, frames=8)
@@ -57,7 +57,7 @@ def test_figures_of_a_liquidity_head_count_hits_and_what_came_true() -> None:
     truth = np.full((10, len(HORIZON_NAMES), 3), UNKNOWN, np.int8)
     truth[:, WATCHED, 1] = [1, 1, 1, 0, 1, 0, 0, 0, 0, 0]
     sample = signals.watched(np.zeros((10, 32)), probs, truth, np.arange(10), np.zeros(10, np.int64))
-    (bid,) = realised.quality(signals.Watched(sample=sample, probs=probs, truth=truth))
+    (bid,) = model_quality.quality(signals.Watched(sample=sample, probs=probs, truth=truth))
     assert (bid.head, bid.rows) == ("bid_falls", 10)
     assert (bid.hits, bid.came_true) == (pytest.approx(0.75), pytest.approx(0.75))
     assert bid.log_loss == pytest.approx(-(8 * np.log(0.8) + 2 * np.log(0.2)) / 10)
@@ -122,9 +122,9 @@ def test_without_fills_nothing_was_earned_and_with_one_it_is_in_half_ticks(live:
     workspace, session = live
     lake = Lake(workspace.lake)
     end = MARKET.start_ns + 300 * NS_PER_S
-    none = realised.fills(lake, KEY, ["live-other"], start_ns=0, end_ns=end)
+    none = model_quality.fills(lake, KEY, ["live-other"], start_ns=0, end_ns=end)
     assert (none.fills, none.lots, none.realised) == (0, 0, None)
-    one = realised.fills(lake, KEY, [session.name], start_ns=MARKET.start_ns, end_ns=end)
+    one = model_quality.fills(lake, KEY, [session.name], start_ns=MARKET.start_ns, end_ns=end)
     row = lake.read("outcomes").to_pylist()[0]
     assert (one.fills, one.lots) == (1, 3)
     assert one.effective == pytest.approx(row["mid2_fill"] - 2 * row["price"])

@@ -9,9 +9,9 @@ from simulated_market import INSTRUMENT
 from market.clock import NS_PER_MS
 from market.events import ASK, BID
 from market.feeds import orders
-from market.feeds.simulator.config import ExchangeConfig
-from market.feeds.simulator.desk import Desk
-from market.feeds.simulator.world import World
+from market.simulator.config import ExchangeConfig
+from market.simulator.desk import Desk
+from market.simulator.world import World
 
 LATENCY_NS = 2 * NS_PER_MS
 

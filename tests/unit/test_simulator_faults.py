@@ -8,10 +8,10 @@ import pytest
 
 from market.clock import NS_PER_S
 from market.errors import InputError
-from market.feeds.simulator import faults
-from market.feeds.simulator.faults import DEFAULT_SECONDS, Faults
-from market.feeds.simulator.state import DIFF, TICKER, TRADE
-from market.feeds.simulator.world import Record
+from market.simulator import faults
+from market.simulator.faults import DEFAULT_SECONDS, Faults
+from market.simulator.state import DIFF, TICKER, TRADE
+from market.simulator.world import Record
 
 
 def record(kind: int, t_ns: int = 0) -> Record:

@@ -6,10 +6,10 @@ import pytest
 
 from market.clock import NS_PER_MS
 from market.events import ASK, BID
-from market.feeds.simulator import matching
-from market.feeds.simulator.config import REGIMES, ExchangeConfig
-from market.feeds.simulator.state import ASKS, BIDS, DIFF, EXPIRED, FILL, MAX_OWN, OWN_KEEP, TRADE
-from market.feeds.simulator.world import Record, World
+from market.simulator import matching
+from market.simulator.config import REGIMES, ExchangeConfig
+from market.simulator.state import ASKS, BIDS, DIFF, EXPIRED, FILL, MAX_OWN, OWN_KEEP, TRADE
+from market.simulator.world import Record, World
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from simulated_market import Reader, bytes_of_world, sides_of_world
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import SettingsError
 from market.events import ASK, BID
-from market.feeds.simulator import chance, flow, frames, matching
-from market.feeds.simulator.config import REGIMES, ExchangeConfig
-from market.feeds.simulator.state import BIDS, DIFF, TICKER, TRADE
-from market.feeds.simulator.world import Record, World
+from market.simulator import chance, flow, frames, matching
+from market.simulator.config import REGIMES, ExchangeConfig
+from market.simulator.state import BIDS, DIFF, TICKER, TRADE
+from market.simulator.world import Record, World
 
 STREAM_NAMES = {kind: f"btcusdt@{kind}" for kind in ("depth", "bookTicker", "trade", "markPrice")}
 START_NS = ExchangeConfig().start_ms * NS_PER_MS

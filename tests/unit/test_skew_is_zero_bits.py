@@ -15,8 +15,8 @@ from small_session import HIDDEN, Session, serve_by_hand
 
 from market.errors import FeatureSetError, InputError
 from market.features import catalog
-from market.lake import Lake
-from pipelines.skew import SkewConfig, SkewResult, skew
+from market.lake.lake import Lake
+from pipelines.monitoring.skew import SkewConfig, SkewResult, skew
 from pipelines.workspace import Workspace
 
 MARKET = Market(source="live-20231114T221300-0a1b", seconds=130, frames=8)

@@ -7,7 +7,7 @@ from bisect import bisect_left
 import pytest
 from captured import capture, manifest_rows, read, refused
 
-from market.book_l3 import OrderBook
+from market.books.order_book import OrderBook
 from market.clock import NS_PER_S
 from market.errors import FrameError
 from market.events import ADD, ASK, BID, EXECUTE, F_LAST, REMOVE

@@ -9,7 +9,7 @@ from pathlib import Path
 from market.clock import NS_PER_S, ManualClock
 from pipelines.stack.status import StatusConfig, status
 from pipelines.workspace import Workspace
-from serving.alive import Alive, alive_path, write_alive
+from serving.session.heartbeat import Alive, alive_path, write_alive
 
 KEY = "sim-usdm.BTCUSDT"
 NOW_NS = 1_800_000_000 * NS_PER_S

@@ -9,13 +9,13 @@ from in_service import approved
 
 from market.clock import ManualClock
 from market.errors import GateError
-from pipelines import audit
-from pipelines.inference_server import state_path
-from pipelines.safety import SafeConfig, safe
+from pipelines.deployment.inference_server import state_path
+from pipelines.governance import audit
+from pipelines.quoting.safe_state import SafeConfig, safe
 from pipelines.stack.status import StatusConfig, StatusResult, status
 from pipelines.workspace import Workspace
-from serving.router import Move, Roles, write_roles
-from training import tracking
+from serving.rollout.roles import Move, Roles, write_roles
+from training.registry import tracking
 
 KEY = "sim-usdm.BTCUSDT"
 MODEL = f"keel-{KEY}"

@@ -15,14 +15,14 @@ from small_session import HIDDEN, Session, serve_by_hand
 
 from market.errors import InputError, LakeError
 from market.features import catalog
-from market.lake import BATCH_NS, Lake
-from pipelines.featurize import FeaturizeConfig, FeaturizeResult, featurize
-from pipelines.recompute import places, rows_again, served
-from pipelines.trace import TraceConfig, TraceResult, _event, reasons, trace
+from market.lake.lake import BATCH_NS, Lake
+from pipelines.features.featurize import FeaturizeConfig, FeaturizeResult, featurize
+from pipelines.monitoring.recompute import places, rows_again, served
+from pipelines.reports.trace import TraceConfig, TraceResult, _event, reasons, trace
 from pipelines.workspace import Workspace
-from serving.hotpath.records import R_BASE, R_INVENTORY, R_PULL_BID
-from training import tracking
-from training.registry import Registry
+from serving.records import R_BASE, R_INVENTORY, R_PULL_BID
+from training.registry import tracking
+from training.registry.registry import Registry
 
 LEARNT = Market(source="file-0123456789abcdef", seconds=130, frames=8, seed=3)
 MARKET = later(LEARNT, 600, source="live-20231114T222300-0a1b", seed=4)

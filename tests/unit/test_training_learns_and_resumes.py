@@ -9,13 +9,15 @@ import planted
 import pytest
 import torch
 
-from training import checkpoint, datasets, evaluate, fit
-from training.evaluate import Comparison
+from training.data import datasets
+from training.data.sequences import Layout
+from training.data.splits import SplitConfig, split_by_time
+from training.evaluation import evaluate
+from training.evaluation.evaluate import Comparison
+from training.fitting import checkpoint, loop
+from training.fitting.optimizer import AdamW
+from training.fitting.plan import Plan, Recipe, draw_up, write_plan
 from training.models import gru
-from training.optimizer import AdamW
-from training.plan import Plan, Recipe, draw_up, write_plan
-from training.sequences import Layout
-from training.splits import SplitConfig, split_by_time
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ class CutError(Exception):
     """Stands for the kill."""
 
 
-class CutAfter(fit.Alone):
+class CutAfter(loop.Alone):
     """A worker that dies when it has reported ``epochs`` epochs."""
 
     def __init__(self, folder: Path, epochs: int) -> None:
@@ -52,15 +54,15 @@ def test_a_fit_that_was_cut_off_ends_as_the_undisturbed_one_to_the_bit(tmp_path:
     plan, data = plan_of(dataset)
     for name in ("straight", "cut"):
         write_plan(tmp_path / name, plan)
-    straight = fit.Alone(tmp_path / "straight" / "checkpoints")
-    fit.fit(tmp_path / "straight", straight)
+    straight = loop.Alone(tmp_path / "straight" / "checkpoints")
+    loop.fit(tmp_path / "straight", straight)
     with pytest.raises(CutError):
-        fit.fit(tmp_path / "cut", CutAfter(tmp_path / "cut" / "checkpoints", 2))
-    resumed = fit.Alone(tmp_path / "cut" / "checkpoints")
-    fit.fit(tmp_path / "cut", resumed)
+        loop.fit(tmp_path / "cut", CutAfter(tmp_path / "cut" / "checkpoints", 2))
+    resumed = loop.Alone(tmp_path / "cut" / "checkpoints")
+    loop.fit(tmp_path / "cut", resumed)
 
-    one, history = fit.trained(plan, data, straight.latest())
-    two, again = fit.trained(plan, data, resumed.latest())
+    one, history = loop.trained(plan, data, straight.latest())
+    two, again = loop.trained(plan, data, resumed.latest())
     assert [e.valid_loss for e in history.history] == [e.valid_loss for e in again.history]
     assert [e.train_loss for e in history.history] == [e.train_loss for e in again.history]
     for name, values in one.tensors.items():
@@ -70,21 +72,21 @@ def test_a_fit_that_was_cut_off_ends_as_the_undisturbed_one_to_the_bit(tmp_path:
 def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path, dataset: Path) -> None:
     plan, _ = plan_of(dataset, epochs=1)
     write_plan(tmp_path, plan)
-    worker = fit.Alone(tmp_path / "checkpoints")
-    fit.fit(tmp_path, worker)
+    worker = loop.Alone(tmp_path / "checkpoints")
+    loop.fit(tmp_path, worker)
     other, _ = plan_of(dataset, epochs=2)
     write_plan(tmp_path, other)
     with pytest.raises(Exception, match="follows plan"):
-        fit.fit(tmp_path, worker)
+        loop.fit(tmp_path, worker)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_planted_signal_is_found_and_memory_beats_the_rules(tmp_path: Path, dataset: Path, precision: str) -> None:
     plan, data = plan_of(dataset, precision=precision, epochs=8)
     write_plan(tmp_path, plan)
-    worker = fit.Alone(tmp_path / "checkpoints")
-    fit.fit(tmp_path, worker)
-    network, _ = fit.trained(plan, data, worker.latest())
+    worker = loop.Alone(tmp_path / "checkpoints")
+    loop.fit(tmp_path, worker)
+    network, _ = loop.trained(plan, data, worker.latest())
     found, _ = evaluate.evaluate(data, plan.split, network, Comparison(most_rows=3000))
     losses = {judged.model: judged.log_loss for judged in found.models}
     assert losses["gru"] < min(losses["prior"], losses["imbalance rule"], losses["last move rule"])
@@ -140,8 +142,8 @@ def test_our_adamw_gives_the_numbers_of_torch() -> None:
 def test_checkpoints_hold_tensors_and_json_only(tmp_path: Path, dataset: Path) -> None:
     plan, _ = plan_of(dataset, epochs=1)
     write_plan(tmp_path, plan)
-    worker = fit.Alone(tmp_path / "checkpoints")
-    fit.fit(tmp_path, worker)
+    worker = loop.Alone(tmp_path / "checkpoints")
+    loop.fit(tmp_path, worker)
     latest = worker.latest()
     assert latest is not None
     assert {path.suffix for path in latest.iterdir()} == {".safetensors", ".json"}

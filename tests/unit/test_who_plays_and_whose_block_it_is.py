@@ -10,9 +10,9 @@ import pytest
 from following import KEY, canary
 
 from market.errors import SettingsError
-from pipelines.promote import PromoteConfig
-from serving.lineup import Lineup, wanted
-from serving.router import Roles, assign, canary_acts, read_roles, write_roles
+from pipelines.promotion.promote import PromoteConfig
+from serving.rollout.lineup import Lineup, wanted
+from serving.rollout.roles import Roles, assign, canary_acts, read_roles, write_roles
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 1.0])

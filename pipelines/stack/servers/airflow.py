@@ -24,7 +24,7 @@ _ROLES = {"admin": "admin", "engineer": "op", "quant": "viewer"}
 _SMTP = "smtp://{address}/?disable_ssl=true&disable_tls=true&from_email=airflow%40desk.example"
 _PARTS = ("api", "scheduler", "dags", "triggerer")
 _MIGRATE_SECONDS = 180.0
-_ANEW = (sys.executable, "-m", "pipelines.stack.anew")
+_ANEW = (sys.executable, "-m", "pipelines.stack.restart")
 
 
 def airflow(site: Site) -> tuple[Server, ...]:

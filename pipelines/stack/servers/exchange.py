@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 
-from pipelines.simulate import stream_url
+from pipelines.stack.exchange import stream_url
 from pipelines.stack.server import Server, get
 from pipelines.stack.site import CHECKOUT, Site
 
 
 def exchange(site: Site) -> Server:
     """One market on the exchange's port."""
-    words = ["-m", "market.feeds.simulator", "--port", str(site.port("exchange"))]
+    words = ["-m", "market.simulator", "--port", str(site.port("exchange"))]
     return Server(
         name="exchange",
         what="the simulated exchange",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from market.errors import ServiceError
-from pipelines.kafka_node import KafkaConfig, KafkaNode, answers, default_install
+from pipelines.stack.kafka_node import KafkaConfig, KafkaNode, answers, default_install
 from pipelines.stack.server import Server
 from pipelines.stack.site import Site
 

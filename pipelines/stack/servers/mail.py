@@ -31,7 +31,7 @@ def mail_page(site: Site) -> Server:
         command=(
             sys.executable,
             "-m",
-            "pipelines.stack.mailpage",
+            "pipelines.stack.mail_page",
             str(site.data("mail") / "box"),
             str(site.port("mail-page")),
         ),

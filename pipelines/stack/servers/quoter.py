@@ -7,11 +7,11 @@ import sys
 
 from market.clock import SystemClock
 from market.errors import ServiceError
-from pipelines.simulate import Exchange, stream_url
 from pipelines.stack.environment import variables
+from pipelines.stack.exchange import Exchange, stream_url
 from pipelines.stack.server import Server
 from pipelines.stack.site import CHECKOUT, Site
-from serving.alive import alive_path, read_alive
+from serving.session.heartbeat import alive_path, read_alive
 
 
 def quoter(site: Site) -> Server:
@@ -20,7 +20,7 @@ def quoter(site: Site) -> Server:
     return Server(
         name="quoter",
         what="quotes with what is in service",
-        command=(sys.executable, "-m", "pipelines.cli", *words, "--set", f"pace={site.chosen.pace:g}"),
+        command=(sys.executable, "-m", "pipelines.cli.main", *words, "--set", f"pace={site.chosen.pace:g}"),
         environment={**variables(site), "PYTHONPATH": str(CHECKOUT)},
         needs=("exchange",),
         probe=functools.partial(_probe, site),

@@ -12,7 +12,7 @@ from live_ring import KEY, LEARNED_S, LONG, LiveRing
 from local_stack import running_stack, until
 
 from market.clock import NS_PER_S
-from market.lake import Lake
+from market.lake.lake import Lake
 from pipelines import settings
 from pipelines.stack.environment import variables
 from serving.triton.server import default_install

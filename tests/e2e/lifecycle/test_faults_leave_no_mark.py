@@ -22,16 +22,16 @@ from wire_frames import START_NS, USDM, ToyExchange, stamped, write_lines
 
 from market.clock import NS_PER_S
 from market.features import meaning
-from market.lake import Lake
+from market.lake.lake import Lake
 from pipelines import stages
-from pipelines.feature_store import read_slow
-from pipelines.inference_server import roles_of
+from pipelines.deployment.inference_server import roles_of
+from pipelines.features.store import read_slow
 from pipelines.stack.processes import environment_of, left_behind
 from pipelines.stack.supervisor import Supervisor
 from pipelines.workspace import Workspace
 from serving.bundle import golden_gap, load_bundle
 from serving.triton.client import TritonClient
-from training.registry import model_name
+from training.registry.registry import model_name
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1200)]
 

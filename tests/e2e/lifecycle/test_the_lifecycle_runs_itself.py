@@ -22,11 +22,11 @@ from live_ring import KEY, LEARNED_S, LiveRing
 from local_stack import until
 
 from market.clock import NS_PER_S
-from market.lake import Lake
-from pipelines.inference_server import roles_of
+from market.lake.lake import Lake
+from pipelines.deployment.inference_server import roles_of
 from pipelines.workspace import Workspace
-from training.datasets import read_card
-from training.registry import Registry, model_name
+from training.data.datasets import read_card
+from training.registry.registry import Registry, model_name
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 

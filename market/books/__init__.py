@@ -1,0 +1,1 @@
+"""Order books: price levels (L2) and single orders (L3), and the arrays they live in."""

@@ -1,0 +1,1 @@
+"""The lake: Delta tables of raw frames, ticks, features and records; schemas, conditions, versions, inventory."""

@@ -1,0 +1,1 @@
+"""What venues' files and frames have in common: JSON frames, rows, Parquet, archives, checksums."""

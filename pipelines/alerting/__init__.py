@@ -1,0 +1,1 @@
+"""Station 8: mails, acknowledgement, escalation."""

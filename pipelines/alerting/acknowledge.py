@@ -1,0 +1,64 @@
+"""A person has seen an alert and takes it on: who, and what they make of it, in the audit record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from market.errors import InputError
+from pipelines.governance import audit, people
+from pipelines.monitoring.monitor import MONITOR_FILE
+from pipelines.workspace import Workspace
+
+KIND = "acknowledgement"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcknowledgeConfig:
+    """Which drift event, by whom, with what note."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    event_id: str
+    name: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcknowledgeResult:
+    """The entry in the audit record."""
+
+    event_id: str
+    name: str
+    note: str
+    acknowledged_ns: int
+    audit_number: int
+
+    def line(self) -> str:
+        return f"{self.event_id} acknowledged by {self.name} (decision {self.audit_number})"
+
+
+def acknowledge(config: AcknowledgeConfig, *, workspace: Workspace) -> AcknowledgeResult:
+    """Record that a person has seen a drift; the same person a second time changes nothing.
+
+    Raises:
+        ApprovalError: no name, or a program's.
+        InputError: no monitor run has found this event.
+        GateError: the audit record is broken.
+    """
+    name = config.name.strip()
+    people.require_person(name, "an acknowledgement")
+    known = workspace.reports.glob(f"monitor-*/{MONITOR_FILE}")
+    if not config.event_id or not any(f'"{config.event_id}"'.encode() in path.read_bytes() for path in known):
+        raise InputError(f"no drift event {config.event_id!r}; its id is in the mail and in what keel monitor printed")
+    path = audit.path_of(workspace)
+    what = {"event_id": config.event_id, "name": name, "note": config.note.strip()}
+    before = [e for e in audit.read(path) if e.kind == KIND and dict(e.what) == what]
+    entry = before[-1] if before else audit.append(path, clock=workspace.clock, kind=KIND, what=what)
+    return AcknowledgeResult(
+        event_id=config.event_id,
+        name=name,
+        note=config.note.strip(),
+        acknowledged_ns=entry.time_ns,
+        audit_number=entry.number,
+    )

@@ -1,0 +1,98 @@
+"""A mail about a drift, once an event: what moved, by how much, since when, what happens now, how to acknowledge it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from market.errors import ServiceError
+from pipelines.alerting import letters, mail
+from pipelines.alerting.mail import Postage, Posted
+from pipelines.models.cooldown import admission
+from pipelines.models.retrain import RetrainConfig
+from pipelines.monitoring.monitor import read_result
+from pipelines.settings import stage_config
+from pipelines.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotifyConfig:
+    """Which monitor run (empty: the newest), to whom, and how often a server that is away is tried."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    monitor_id: str = ""
+    recipients: tuple[str, ...] = ("quants@desk.example",)
+    sender: str = "keel@desk.example"
+    attempts: int = 4
+    wait_seconds: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotifyResult:
+    """``sent`` now; ``before``: it had been sent by an earlier run. ``eml`` is the kept mail, empty without a drift."""
+
+    monitor_id: str
+    event_id: str
+    sent: bool
+    before: bool
+    subject: str
+    recipients: tuple[str, ...]
+    server: str
+    eml: str
+
+    def line(self) -> str:
+        if not self.event_id:
+            return f"{self.monitor_id} found no drift; no mail"
+        if self.before:
+            return f"the mail about {self.event_id} was sent before; kept in {self.eml}"
+        to = ", ".join(self.recipients)
+        if self.sent:
+            return f"mail about {self.event_id} sent to {to} through {self.server}; kept in {self.eml}"
+        return (
+            f"mail about {self.event_id} written to {self.eml}, not sent: no mail server is set (KEEL_MAIL=host:port)"
+        )
+
+
+def notify(config: NotifyConfig, *, workspace: Workspace) -> NotifyResult:
+    """Send the mail about a drift once.
+
+    Raises:
+        InputError: no such monitor run.
+        SettingsError: no recipient, or one that is not an address, or the server refuses one for good.
+        ServiceError: the mail server stayed away; the mail waits in the outbox and goes with the next run.
+    """
+    postage = Postage(
+        sender=config.sender,
+        recipients=config.recipients,
+        attempts=config.attempts,
+        wait_seconds=config.wait_seconds,
+    )
+    mail.require_addresses(postage)
+    found = read_result(workspace, config.monitor_id)
+    event = str(found["event_id"])
+    posted, subject = Posted(sent=False, before=False, eml=""), ""
+    if event:
+        letter = letters.letter(workspace, found, doing=retraining(workspace, found["instrument"]))
+        posted, subject = mail.post(letter, postage, workspace=workspace), letter.subject
+    return NotifyResult(
+        monitor_id=str(found["monitor_id"]),
+        event_id=event,
+        sent=posted.sent,
+        before=posted.before,
+        subject=subject,
+        recipients=config.recipients,
+        server=str(workspace.mail or ""),
+        eml=posted.eml,
+    )
+
+
+def retraining(workspace: Workspace, instrument: str) -> str:
+    """What is done about a drift, in a sentence: a retraining begins, waits for its cool-down, or nobody starts one."""
+    if not workspace.airflow_run:
+        return f"Nothing is retrained by itself here; start it with keel retrain --instrument {instrument}."
+    try:
+        answer = admission(workspace, instrument, stage_config("retrain", RetrainConfig).cool_down_seconds)
+    except ServiceError as error:  # the mail goes out all the same
+        return f"Whether a challenger is being trained is not known: {error}."
+    return f"No new retraining yet: {answer.why}." if answer.why else "A challenger is being trained (train_model)."

@@ -1,0 +1,72 @@
+"""``keel up``, ``keel down``, ``keel status``: the local stack."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from market.errors import ServiceError
+from pipelines import settings
+from pipelines.cli.output import Json, print_result
+
+stack_app = typer.Typer()
+
+
+@stack_app.command()
+def up(
+    first_port: Annotated[int | None, typer.Option(help="The servers take the ports from here on.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="A server to leave out; may be given again.")] = None,
+    pace: Annotated[float | None, typer.Option(help="Of the exchange for the quoter: a multiple of real time.")] = None,
+    env: Annotated[
+        bool, typer.Option("--env", help="Print only the shell lines that point the pipeline at it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring up the local stack: real servers on loopback, each in its order and asked whether it is well.
+
+    Example: `keel up` and then `eval "$(keel up --env)"`
+    """
+    from pipelines.stack import environment, site
+    from pipelines.stack.up import UpConfig
+    from pipelines.stack.up import up as bring_up
+
+    given = {"first_port": first_port, "without": tuple(without) if without else None, "pace": pace}
+    config = settings.stage_config("up", UpConfig, {k: v for k, v in given.items() if v is not None})
+    workspace = settings.workspace()
+    result = bring_up(config, workspace=workspace, tell=lambda line: typer.echo(line, err=True))
+    if env:
+        there = site.find(workspace.stack)
+        typer.echo(environment.export_lines(there) if there else "", nl=False)
+    else:
+        print_result(result, as_json)
+
+
+@stack_app.command()
+def down(as_json: Json = False) -> None:
+    """Stop the local stack; its data stays.
+
+    Example: `keel down`
+    """
+    from pipelines.stack.down import DownConfig
+    from pipelines.stack.down import down as bring_down
+
+    config = settings.stage_config("down", DownConfig)
+    print_result(
+        bring_down(config, workspace=settings.workspace(), tell=lambda line: typer.echo(line, err=True)), as_json
+    )
+
+
+@stack_app.command()
+def status(as_json: Json = False) -> None:
+    """What is up, which model serves which instrument, the last data, the last drift, open approvals: one screen.
+
+    Exits with 6 when a server of a stack that was started does not answer. Example: `keel status --json`
+    """
+    from pipelines.stack.status import StatusConfig
+    from pipelines.stack.status import status as look
+
+    result = look(settings.stage_config("status", StatusConfig), workspace=settings.workspace())
+    print_result(result, as_json)
+    if not result.well:
+        raise typer.Exit(ServiceError.exit_code)

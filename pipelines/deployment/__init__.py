@@ -1,0 +1,1 @@
+"""Station 5: a version reaches the inference server and its role."""

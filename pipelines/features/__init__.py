@@ -1,0 +1,1 @@
+"""Station 3: features, labels, Feast, versioned datasets."""

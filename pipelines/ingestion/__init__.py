@@ -1,0 +1,1 @@
+"""Station 1: frames of exchanges and recordings into the lake."""

@@ -1,0 +1,1 @@
+"""Station 7: drift, checks, skew, realised model quality."""

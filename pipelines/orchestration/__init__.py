@@ -1,0 +1,1 @@
+"""What only schedulers use: assets, questions, queues of approvals."""

@@ -1,0 +1,1 @@
+"""Station 10: evidence, trial, champion change, rollback."""

@@ -1,0 +1,1 @@
+"""Station 2: the quality gate, its limits, quarantine."""

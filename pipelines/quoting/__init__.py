@@ -1,0 +1,1 @@
+"""Station 6: sessions that quote, and their safe state."""

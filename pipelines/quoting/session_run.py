@@ -1,0 +1,277 @@
+"""One quoting session of the pipeline: what it is given, what it runs with, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import orjson
+
+from market.clock import NS_PER_S
+from market.errors import ApprovalError, CaptureError, GateError, ModelError, ServiceError
+from market.features import meaning
+from market.feeds import websocket
+from market.feeds.landing import Lander
+from market.instruments import Instrument
+from market.lake.lake import Lake
+from market.venues.binance import snapshot_url
+from market.venues.formats import line_files
+from pipelines.deployment.deploy import prove_hotpath
+from pipelines.governance.approve import require_recorded
+from pipelines.ingestion.ingest import TRUNCATED
+from pipelines.workspace import Workspace, replacing, tracked
+from serving.bundle import Bundle, load_bundle
+from serving.hotpath.loop import HotPath
+from serving.quoting.policy import PolicyConfig
+from serving.rollout.guardrails import GuardrailConfig
+from serving.rollout.lineup import Lineup
+from serving.rollout.roles import Roles
+from serving.session import drivers
+from serving.session.recorder import Recorder
+from serving.session.session import Parts, Plan, QuotingSession
+from training.registry.registry import model_name
+
+Arm = Literal["champion", "challenger"]
+
+_SIMULATED = "sim-"
+_SPARE_S = 30  # asked for beyond ``seconds``: for cancels to be confirmed and for the last fills' later mids
+_SECOND_ARM = {"canary": "canary", "window": "previous"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Where and how: ``url`` (an exchange's stream; of the simulated one its address will do) or ``capture`` (a
+    recording), for ``seconds`` of market time (None: to the end, or until Ctrl-C).
+
+    Along a recording, ``start_ns`` and ``end_ns`` cut a stretch out of it: what lies before only builds up the book and
+    the windows.
+
+    ``arms``: with two, the challenger acts in half of the blocks of ``block_seconds``, drawn by ``seed``; with
+    ``shadow`` it is only stepped. Orders are sent to simulated exchanges only; elsewhere quotes are recorded. A
+    simulated exchange runs at ``pace`` times real time (None: in lockstep, as fast as it is taken).
+
+    With ``follow`` the session goes on, in sessions of ``roll_seconds`` of market time, and plays whatever is in
+    service as that changes: ``arms`` and ``shadow`` are not looked at. A challenger that comes in is a shadow for
+    ``shadow_blocks``, then acts in half of them; it and a canary are held to ``guardrails``.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    instrument: str = "sim-usdm.BTCUSDT"
+    url: str | None = None
+    capture: str | None = None
+    seconds: float | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+    arms: tuple[Arm, ...] = ("champion",)
+    shadow: bool = False
+    block_seconds: float = 10.0
+    seed: int = 7
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    follow: bool = False
+    pace: float | None = None
+    roll_seconds: float = 1800.0
+    shadow_blocks: int = 30
+    guardrails: GuardrailConfig = field(default_factory=GuardrailConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeResult:
+    """A session. ``worth_half_ticks``: twice cash and inventory at the last mid, in ticks times lots. Step times are
+    the hot path's own, from event taken to decision written. ``orders_sent`` is false where quotes were only recorded.
+    Of a session that followed, ``versions`` are the last ones, and ``sessions`` all that it consisted of.
+    """
+
+    session: str
+    instrument: str
+    arms: tuple[str, ...]
+    versions: tuple[int, ...]
+    shadow: bool
+    block_seconds: float
+    orders_sent: bool
+    first_ns: int
+    last_ns: int
+    frames: int
+    decisions: int
+    quotes: int
+    fills: int
+    inventory: int
+    worth_half_ticks: int
+    step_p50_ns: int
+    step_p99_ns: int
+    truncated: bool = False
+    recovered: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        versions = " and ".join(f"{arm} {version}" for arm, version in zip(self.arms, self.versions, strict=True))
+        fills = f"{self.fills} fills" if self.orders_sent else "no orders sent, so no fills claimed"
+        return (
+            f"{self.session}: {versions}, {(self.last_ns - self.first_ns) / NS_PER_S:,.0f} s of market, "
+            f"{self.frames:,} frames -> {self.decisions:,} decisions, {self.quotes:,} quotes, {fills}; "
+            f"step p50 {self.step_p50_ns / 1000:.1f} us, p99 {self.step_p99_ns / 1000:.1f} us"
+            + ("; the recording is TRUNCATED" if self.truncated else "")
+            + (f"; the last of {len(self.sessions)} sessions" if len(self.sessions) > 1 else "")
+        )
+
+
+def proven_bundle(workspace: Workspace, instrument: str, version: int) -> Bundle:
+    """A version's bundle as it lies on this machine, verified, and proven in the hot path.
+
+    Raises:
+        ModelError: it is not there, or does not pass.
+    """
+    folder = workspace.models / instrument / str(version)
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is not there; deploy the version on this machine (keel deploy --version {version})")
+    bundle = load_bundle(folder, now_ns=workspace.clock.now_ns(), feature_set=meaning.feature_set())
+    prove_hotpath(bundle)
+    return bundle
+
+
+def unapproved(workspace: Workspace, instrument: str, roles: Roles) -> dict[int, str]:
+    """Versions that act, or are about to, without an approval in the audit record, and what is wrong about each."""
+    found: dict[int, str] = {}
+    for version in {roles.champion, roles.canary.version if roles.canary else 0} - {0}:
+        try:
+            require_recorded(workspace, model_name(instrument), version)
+        except (ApprovalError, GateError) as error:
+            found[version] = str(error)
+    return found
+
+
+def run_session(
+    config: ServeConfig,
+    workspace: Workspace,
+    plan: Plan,
+    bundles: tuple[Bundle, ...],
+    until: drivers.Until,
+    *,
+    begin: Callable[[QuotingSession], None] = lambda _session: None,
+) -> tuple[QuotingSession, bool]:
+    """The session when it is over and written down, and whether the recording was truncated. ``begin`` is told of the
+    session before its first frame.
+
+    Raises:
+        ServiceError: the exchange is away or broke off; what came before is in the lake.
+        LakeError: a table cannot be written.
+    """
+    lake = Lake(workspace.lake)
+    recorder = Recorder(
+        lake=lake, instrument=plan.instrument, session=plan.session, feature_set=bundles[0].manifest.feature_set
+    )
+    truncated = False
+    with (
+        HotPath(bundles, config.policy, plan.instrument, name=_ring_name(workspace, plan)) as hotpath,
+        Lander(plan.session, plan.instrument, lake, clock=workspace.clock) as lander,
+        tracked(workspace.progress, "quoting" if plan.trades else "deciding", until.seconds),
+    ):
+        session = QuotingSession(plan, bundles, Parts(lander=lander, hotpath=hotpath, recorder=recorder))
+        begin(session)
+        try:
+            if config.url is not None:
+                seconds = None if config.follow else config.seconds
+                asyncio.run(drivers.trade(session, exchange_of(config, plan.instrument, workspace, seconds), until))
+            else:
+                drivers.follow(session, line_files.frames(Path(str(config.capture))), until)
+        except CaptureError as error:
+            truncated = True
+            lander.note(TRUNCATED, str(error))
+        except ServiceError:
+            session.flush(final=True)
+            raise
+        session.flush(final=True)
+    return session, truncated
+
+
+def _ring_name(workspace: Workspace, plan: Plan) -> str:
+    """One a workspace and instrument: what a killed session left in shared memory, the next one replaces."""
+    return f"{plan.instrument.key}-{hashlib.sha256(str(workspace.home).encode()).hexdigest()[:8]}"
+
+
+def sends_orders(config: ServeConfig, instrument: Instrument) -> bool:
+    """Whether orders are sent there; everywhere else quotes are recorded only."""
+    return config.url is not None and instrument.venue.startswith(_SIMULATED)
+
+
+def exchange_of(
+    config: ServeConfig, instrument: Instrument, workspace: Workspace, seconds: float | None
+) -> websocket.Session:
+    """A connection to the exchange of a configuration; ``seconds`` are asked for, None for an endless stream."""
+    url = str(config.url)
+    if sends_orders(config, instrument):
+        url = simulated_stream(url, instrument, seconds, pace=config.pace)
+    connection = websocket.ConnectionConfig(snapshot_url=snapshot_url(instrument, url))
+    return websocket.Session(url, clock=workspace.clock, config=connection)
+
+
+def simulated_stream(url: str, instrument: Instrument, seconds: float | None, *, pace: float | None = None) -> str:
+    """The full stream address of a simulated exchange, in lockstep or at a pace; what ``url`` already says is kept."""
+    parts = urlsplit(url)
+    symbol = instrument.symbol.lower()
+    names = ("depth@100ms", "bookTicker", "trade", "markPrice@1s")
+    query = {
+        "streams": "/".join(f"{symbol}@{name}" for name in names),
+        "stamp": "1",
+        "snapshot": "1",
+        "pace": "lockstep" if pace is None else f"{pace:g}",
+        **({"seconds": f"{seconds + _SPARE_S:g}"} if seconds is not None else {}),
+        **dict(parse_qsl(parts.query)),
+    }
+    path = parts.path if parts.path not in ("", "/") else "/stream"
+    return urlunsplit(parts._replace(path=path, query=urlencode(query, safe="@/")))
+
+
+def result_of(
+    config: ServeConfig, session: QuotingSession, *, truncated: bool = False, recovered: tuple[str, ...] = ()
+) -> ServeResult:
+    """What became of a session."""
+    plan, totals, holdings, lineup = session.plan, session.totals, session.engine.holdings, session.lineup
+    p50, p99 = session.step_percentiles_ns()
+    second = _SECOND_ARM.get(lineup.phase, "challenger")
+    return ServeResult(
+        session=plan.session,
+        instrument=plan.instrument.key,
+        arms=("champion", second)[: len(lineup.versions)],
+        versions=lineup.versions,
+        shadow=lineup.phase == "shadow",
+        block_seconds=config.block_seconds,
+        orders_sent=plan.trades,
+        first_ns=totals.first_ns,
+        last_ns=totals.last_ns,
+        frames=totals.frames,
+        decisions=totals.decisions,
+        quotes=totals.quotes,
+        fills=totals.fills,
+        inventory=holdings.inventory,
+        worth_half_ticks=holdings.worth2(totals.last_mid2),
+        step_p50_ns=p50,
+        step_p99_ns=p99,
+        truncated=truncated,
+        recovered=recovered,
+    )
+
+
+def write_session(
+    workspace: Workspace, config: ServeConfig, session: QuotingSession, result: ServeResult | None
+) -> None:
+    """``sessions/<name>.json``: configuration, who played from which decision on, and the result once there is one."""
+    with replacing(workspace.home / "sessions" / f"{session.plan.session}.json") as draft:
+        what = {
+            "config": asdict(config),
+            "scenes": [_scene(scene.from_n, scene.lineup) for scene in session.scenes],
+            "result": asdict(result) if result else None,
+        }
+        draft.write_bytes(orjson.dumps(what, option=orjson.OPT_INDENT_2))
+
+
+def _scene(from_n: int, lineup: Lineup) -> dict[str, object]:
+    canary = lineup.canary
+    said: dict[str, object] = {"from_n": from_n, "versions": lineup.versions, "phase": lineup.phase}
+    said |= {"acts_from": lineup.acts_from, "test": lineup.test}
+    return said | ({"trial": canary.trial, "step": canary.step, "share": canary.share} if canary else {})

@@ -1,0 +1,1 @@
+"""What holds whatever a model predicts: the safe state."""

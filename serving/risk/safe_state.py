@@ -1,0 +1,58 @@
+"""Whether an instrument is quoted as usual or in the safe state: wider and smaller, on nobody's word but the book's.
+
+The safe state is entered by a program (a drift that nobody took on in time) or by a person, and left by a person only;
+who may write here is the business of :mod:`pipelines.quoting.safe_state`. Sessions look at this file as they go.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from market.errors import ServiceError
+from market.files import draft_of
+
+STANCE_FILE = "stance.json"
+
+Mode = Literal["normal", "safe"]
+
+
+class Stance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an instrument is quoted since ``since_ns``, on whose word and why."""
+
+    mode: Mode = "normal"
+    since_ns: int = 0
+    by: str = ""
+    reason: str = ""
+
+
+NORMAL = Stance()
+
+
+def read_stances(path: Path) -> dict[str, Stance]:
+    """Stances by instrument key; an instrument that is not there is quoted as usual.
+
+    Raises:
+        ServiceError: the file is damaged. Whoever quotes must take that for the safe state.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Stance])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise ServiceError(
+            f"{path} is damaged ({error}); restore it. Without it every instrument is quoted as usual: put those that "
+            "should not be into the safe state again (keel safe)"
+        ) from None
+
+
+def write_stance(path: Path, instrument: str, stance: Stance) -> None:
+    """Replace one instrument's stance; readers see the old file or the new one. One writer at a time: call under
+    :func:`serving.rollout.roles.changing`."""
+    text = msgspec.json.encode({**read_stances(path), instrument: stance})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = draft_of(path)
+    draft.write_bytes(msgspec.json.format(text, indent=2))
+    draft.replace(path)

@@ -1,0 +1,1 @@
+"""Which version serves which block: roles, assignment, line-up, guardrails."""

@@ -1,0 +1,190 @@
+"""Which version answers: pinned versions by role, and which arm acts in which block of an experiment.
+
+What is loaded and who plays which role is one small file, ``serving.json``, replaced as a whole. The registry's aliases
+say what was decided; this file says what is being served, and nothing is ever served as "the latest".
+
+Experiments are *switchback*: both arms would meet the same market with their own orders in it, so time is cut into
+blocks and one arm acts at a time. Blocks are assigned in random pairs, one to each arm (a permuted-block design), so
+that the arms share every slow change of the market.
+
+A *canary* is a version on its way to champion: it acts in a share of the blocks that grows by steps. Blocks are drawn
+in tens, so that a share of 10 % is one block of every ten, and one that acts at 10 % also acts at 50 %.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from market.errors import ModelError, ServiceError
+from market.files import draft_of
+
+STATE_FILE = "serving.json"
+ARMS = 2
+
+TENTHS = 10  # a canary's blocks are drawn out of so many
+
+Role = Literal["champion", "challenger", "previous"]
+
+
+MoveKind = Literal["promotion", "rollback", "automatic rollback"]
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change of champion that has begun: whoever comes next completes it. ``old`` 0: there was no champion."""
+
+    new: int
+    old: int
+    kind: MoveKind
+
+
+class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A version that is put in by steps, and who acted before it.
+
+    ``shares`` of the blocks it acts in, by step; past the last step it is champion and its watch window runs. A step
+    begins when a session takes it up, and lasts ``step_seconds`` of market time, the window ``window_seconds``.
+    ``trial`` names this attempt: the time it began, ns.
+    """
+
+    version: int
+    against: int
+    shares: tuple[float, ...]
+    step_seconds: float
+    window_seconds: float
+    trial: int
+    step: int = 0
+    begun_ns: int = 0
+
+    @property
+    def promoted(self) -> bool:
+        """Whether every step was held."""
+        return self.step >= len(self.shares)
+
+    @property
+    def share(self) -> float:
+        """Of the blocks, in the step in force."""
+        return 1.0 if self.promoted else self.shares[self.step]
+
+    @property
+    def seconds(self) -> float:
+        """How long the step, or the window, has to be held."""
+        return self.window_seconds if self.promoted else self.step_seconds
+
+
+class Roles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Versions by role for one instrument; 0 where nobody plays it. All of them are proven and loaded.
+
+    ``test`` names the challenger's test: when it came in, ns. ``canary``: the version that is being put in, and the
+    watch window after it.
+    """
+
+    champion: int = 0
+    challenger: int = 0
+    previous: int = 0
+    move: Move | None = None
+    canary: Canary | None = None
+    test: int = 0
+
+    def with_challenger(self, version: int, now_ns: int) -> Roles:
+        """A challenger, in a test of its own unless it is in one already."""
+        test = self.test if version == self.challenger else now_ns
+        return msgspec.structs.replace(self, challenger=version, test=test)
+
+    def without_challenger(self, version: int) -> Roles:
+        """As they are when this version is no challenger any more."""
+        return self if version != self.challenger else msgspec.structs.replace(self, challenger=0, test=0)
+
+    def versions(self) -> tuple[int, ...]:
+        """Every version that plays a role, or is about to, ascending."""
+        moving = (self.move.new, self.move.old) if self.move else ()
+        tried = (self.canary.version, self.canary.against) if self.canary else ()
+        return tuple(sorted({v for v in (self.champion, self.challenger, self.previous, *moving, *tried) if v}))
+
+    def version(self, role: Role, instrument: str) -> int:
+        """The pinned version of a role.
+
+        Raises:
+            ModelError: nobody plays it.
+        """
+        found: int = getattr(self, role)
+        if not found:
+            how = {
+                "champion": "promote an approved version (keel promote)",
+                "challenger": "deploy one (keel deploy)",
+                "previous": "there is one only after a second promotion",
+            }
+            raise ModelError(f"{instrument} has no {role} in service; {how[role]}")
+        return found
+
+
+State = dict[str, Roles]  # by instrument key
+
+
+def read_state(path: Path) -> State:
+    """What is in service; empty when nothing ever was.
+
+    Raises:
+        ServiceError: the file is damaged.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=State)
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise ServiceError(f"{path} is damaged ({error}); remove it and deploy the champion again") from None
+
+
+def read_roles(path: Path, instrument: str) -> Roles:
+    """The roles of one instrument; all 0 when it was never deployed."""
+    return read_state(path).get(instrument, Roles())
+
+
+def write_roles(path: Path, instrument: str, roles: Roles) -> None:
+    """Replace one instrument's roles; readers see the old file or the new one. Call under :func:`changing`."""
+    text = msgspec.json.encode({**read_state(path), instrument: roles})
+    draft = draft_of(path)
+    draft.write_bytes(msgspec.json.format(text, indent=2))
+    draft.replace(path)
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """One change of what is served at a time, across processes. The lock goes with its process.
+
+    Raises:
+        ServiceError: another process is at it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServiceError(
+                f"another deploy, promote or rollback is changing {path}; wait for it and run this again"
+            ) from None
+        yield
+
+
+def block_of(recv_ns: int, block_ns: int) -> int:
+    """Number of the block a moment lies in. Blocks are cut from the epoch, so a restart does not move them."""
+    return recv_ns // block_ns
+
+
+def assign(seed: int, instrument: str, block: int) -> int:
+    """The arm that acts in a block: blocks ``2k`` and ``2k + 1`` get one arm each, which first is a hash's last bit."""
+    pair, second = divmod(block, ARMS)
+    digest = hashlib.sha256(f"{seed}/{instrument}/{pair}".encode()).digest()
+    return (digest[-1] + second) % ARMS
+
+
+def canary_acts(seed: int, instrument: str, block: int, share: float) -> bool:
+    """Whether a canary with this share acts in a block: of ``10k`` to ``10k + 9`` those that a hash ranks first."""
+    ten, place = divmod(block, TENTHS)
+    hashes = [hashlib.sha256(f"{seed}/{instrument}/canary/{ten}/{i}".encode()).digest() for i in range(TENTHS)]
+    return sorted(hashes).index(hashes[place]) < round(share * TENTHS)

@@ -1,0 +1,168 @@
+"""From a network to a bundle: ONNX step model, safetensors weights, golden vectors, manifest.
+
+A bundle is written beside its place and renamed into it, so a reader finds it whole or not at all, and it is checked
+before that: ONNX Runtime must reproduce torch on the golden vectors.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from market.errors import GoldenError
+from market.files import draft_of
+from serving.manifest import (
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    SCHEMA_VERSION,
+    WEIGHTS_FILE,
+    Heads,
+    Manifest,
+)
+from serving.manifest import Network as Signature
+from training.models import gru
+from training.models.gru import Floats, Network
+from training.onnx_step import step_model
+from training.registry.registry import encode_manifest, sha256_of
+from training.sessions import OnnxStep
+
+GOLDEN_STEPS = 256
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What the manifest says of a model beyond its numbers. Times are nanoseconds since the epoch."""
+
+    model_name: str
+    run_id: str
+    instrument: str
+    feature_set: str
+    dataset_id: str
+    dataset_revision: str
+    author: str
+    created_ns: int
+    expires_ns: int
+    inputs: tuple[str, ...]
+    heads: Heads
+    registry_version: int = 0
+
+
+def write_bundle(network: Network, card: Card, golden_TF: Floats, dest: Path) -> Manifest:
+    """Write the fp32 bundle of ``network`` at ``dest``, replacing one that is there.
+
+    ``golden_TF``: consecutive raw feature rows, :data:`GOLDEN_STEPS` of them when there are as many; they are run from
+    the zero state.
+
+    Raises:
+        GoldenError: ONNX Runtime and torch disagree by more than :data:`TOLERANCE`.
+    """
+    draft = draft_of(dest)
+    draft.mkdir()
+    try:
+        manifest = _fill(draft, network, card, golden_TF[:GOLDEN_STEPS])
+        _put(draft, dest)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return manifest
+
+
+def replace_model(bundle: Path, manifest: Manifest, model: bytes, *, step_us: float) -> Manifest:
+    """Put an INT8 step model in place of the fp32 one. It may stray from the golden vectors, its hidden state included,
+    twice as far as it does here: another processor adds up in another order."""
+    from safetensors.numpy import load_file
+
+    golden = load_file(bundle / GOLDEN_FILE)
+    strays = _strays(OnnxStep(model), golden["features"], golden["probs"], golden["state"])
+    draft = draft_of(bundle)
+    shutil.copytree(bundle, draft)
+    try:
+        (draft / MODEL_FILE).write_bytes(model)
+        changed = msgspec.structs.replace(
+            manifest,
+            precision="int8",
+            tolerance=max(2 * strays, TOLERANCE),
+            expected_step_us=step_us,
+            files={**manifest.files, MODEL_FILE: sha256_of(draft / MODEL_FILE)},
+        )
+        (draft / MANIFEST_FILE).write_bytes(encode_manifest(changed))
+        _put(draft, bundle)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return changed
+
+
+def _fill(folder: Path, network: Network, card: Card, golden_TF: Floats) -> Manifest:
+    from safetensors.numpy import save_file
+
+    golden_TF = np.ascontiguousarray(golden_TF, np.float32)
+    _, probs_TP, state_TH = gru.stream(gru.thaw(network), network.temperature, golden_TF)
+    (folder / MODEL_FILE).write_bytes(step_model(network).SerializeToString())
+    save_file(network.tensors, folder / WEIGHTS_FILE)
+    save_file({"features": golden_TF, "probs": probs_TP, "state": state_TH}, folder / GOLDEN_FILE)
+    step = OnnxStep((folder / MODEL_FILE).read_bytes())
+    _compare(step, golden_TF, probs_TP, state_TH)
+    manifest = _manifest(
+        network, card, {n: sha256_of(folder / n) for n in (MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE)}, step
+    )
+    (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+    return manifest
+
+
+def _compare(step: OnnxStep, features_TF: Floats, probs_TP: Floats, state_TH: Floats) -> None:
+    worst = _strays(step, features_TF, probs_TP, state_TH)
+    if not worst <= TOLERANCE:
+        raise GoldenError(
+            f"ONNX Runtime strays {worst:.2e} from torch on the golden vectors; at most {TOLERANCE:.0e} is allowed"
+        )
+
+
+def _strays(step: OnnxStep, features_TF: Floats, probs_TP: Floats, state_TH: Floats) -> float:
+    """Largest difference of a probability or of the hidden state over consecutive rows from the zero state."""
+    seen_probs, seen_state = step.sequence(features_TF)
+    return max(float(np.abs(seen_probs - probs_TP).max()), float(np.abs(seen_state - state_TH).max()))
+
+
+def _manifest(network: Network, card: Card, files: dict[str, str], step: OnnxStep) -> Manifest:
+    norm = network.normalisation
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        model_name=card.model_name,
+        registry_version=card.registry_version,
+        run_id=card.run_id,
+        instrument=card.instrument,
+        feature_set=card.feature_set,
+        dataset_id=card.dataset_id,
+        dataset_revision=card.dataset_revision,
+        author=card.author,
+        created_ns=card.created_ns,
+        expires_ns=card.expires_ns,
+        network=Signature(
+            kind="gru", inputs=card.inputs, hidden=network.hidden, state=network.hidden, outputs=network.outputs
+        ),
+        heads=card.heads,
+        norm_mean=tuple(float(v) for v in norm.mean),
+        norm_scale=tuple(float(v) for v in norm.scale),
+        norm_clip=norm.clip,
+        temperature=network.temperature,
+        precision="fp32",
+        files=files,
+        expected_step_us=step.measure_us(),
+        tolerance=TOLERANCE,
+    )
+
+
+def _put(draft: Path, dest: Path) -> None:
+    """Rename ``draft`` to ``dest``; a folder cannot be renamed over a full one, so the old one steps aside first."""
+    old = dest.with_name(f".{dest.name}.old.{os.getpid()}.tmp")  # named as a draft, for the same broom
+    if dest.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        dest.replace(old)
+    draft.replace(dest)
+    shutil.rmtree(old, ignore_errors=True)

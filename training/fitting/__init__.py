@@ -1,0 +1,1 @@
+"""The training loop: plan, steps, objective, checkpoints, workers."""
