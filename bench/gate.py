@@ -34,8 +34,9 @@ import orjson
 from bench import machine, market
 from bench.spoil import INJECTED
 from market.books.price_book import Book
+from market.clock import BATCH_NS
 from market.events import Events
-from market.lake.lake import BATCH_NS, Lake, events_of
+from market.lake.lake import Lake, events_of
 from market.quality.columns import columns
 from market.quality.figures import Measured, measure
 from market.quality.limits import Limits

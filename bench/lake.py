@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from market.clock import NS_PER_S
+from market.clock import BATCH_NS, NS_PER_S
 from market.events import EVENT, Events
 from market.instruments import find
-from market.lake.lake import BATCH_NS, Lake, ticks_of
+from market.lake.lake import Lake, ticks_of
 
 START = 1_723_161_600 * NS_PER_S  # midnight
 MINUTES, A_MINUTE = 480, (1_000, 15_000)

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bench import market
-from market.clock import NS_PER_S
+from market.clock import BATCH_NS, NS_PER_S
 from market.events import EVENT, Events
-from market.lake.lake import BATCH_NS, Lake, events_of, ticks_of
+from market.lake.lake import Lake, events_of, ticks_of
 from market.lake.rows import arrays_of
 from market.lake.schemas import PARTITIONS, rows_a_group
 

@@ -23,7 +23,8 @@ from pipelines.orchestration.assets import FEATURES, TASK_DEFAULTS, TICKS, instr
 def build_features():
     @task(outlets=[FEATURES])
     def featurize(params=None, dag_run=None, outlet_events=None) -> dict:
-        from pipelines.stages import bounds_of, run_as_task
+        from pipelines.orchestration.questions import bounds_of
+        from pipelines.stages import run_as_task
 
         key, day = instrument_of(dag_run, params), bounds_of((params or {})["day"])
         made = run_as_task("featurize", instrument=key, **day) if day else run_as_task("refresh", instrument=key)

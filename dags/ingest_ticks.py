@@ -37,7 +37,7 @@ def ingest_ticks():
 
     @task(trigger_rule="none_failed")
     def instruments(landed: list[dict] | None) -> list[dict]:
-        from pipelines.stages import to_judge
+        from pipelines.orchestration.questions import to_judge
 
         return to_judge(list(landed or []))
 

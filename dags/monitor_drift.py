@@ -26,13 +26,13 @@ from pipelines.orchestration.assets import DRIFT, TASK_DEFAULTS, TEST_LOST, TEST
 def monitor_drift():
     @task
     def champions(params=None) -> list[str]:
-        from pipelines.stages import in_service
+        from pipelines.orchestration.questions import instruments_in_service
 
-        return [key for key in in_service() if params["instrument"] in (None, key)]
+        return [key for key in instruments_in_service() if params["instrument"] in (None, key)]
 
     @task
     def challengers(params=None) -> list[str]:
-        from pipelines.stages import under_test
+        from pipelines.orchestration.questions import under_test
 
         return [key for key in under_test() if params["instrument"] in (None, key)]
 
@@ -54,7 +54,7 @@ def monitor_drift():
 
         @task(outlets=[DRIFT])
         def announce(verdict: dict, outlet_events=None) -> None:
-            from pipelines.stages import may_retrain
+            from pipelines.orchestration.questions import may_retrain
 
             may, why = may_retrain(verdict["instrument"]) if verdict["drifted"] else (False, "no drift")
             if not may:

@@ -32,7 +32,7 @@ from pipelines.settings import approvers
 def promote_model():
     @task.sensor(mode="reschedule", poke_interval=60, timeout=timedelta(days=2).total_seconds())
     def turn(params=None, dag_run=None, ti=None) -> bool:
-        from pipelines.stages import take_turn
+        from pipelines.orchestration.questions import take_turn
 
         def is_running(run: str) -> bool:
             return ti.get_dr_count(dag_run.dag_id, run_ids=[run], states=["queued", "running"]) > 0

@@ -27,7 +27,7 @@ from pipelines.orchestration.assets import CHALLENGER, DRIFT, TASK_DEFAULTS, TES
 def train_model():
     @task
     def begin(params=None, dag_run=None) -> str:
-        from pipelines.stages import begin_retraining
+        from pipelines.orchestration.questions import begin_retraining
 
         instrument, by_hand = instrument_of(dag_run, params), not dag_run.partition_key
         may, why = begin_retraining(instrument, f"train_model {dag_run.run_id}", asked_by_a_person=by_hand)
@@ -37,7 +37,8 @@ def train_model():
 
     @task
     def dataset(instrument: str, params=None) -> str:
-        from pipelines.stages import learned_from, run_as_task
+        from pipelines.orchestration.questions import learned_from
+        from pipelines.stages import run_as_task
 
         given = (params or {})["dataset_id"]
         return given or run_as_task("featurize", instrument=instrument, **learned_from())["dataset_id"]
@@ -80,9 +81,9 @@ def train_model():
 
     @task(outlets=[TEST_WON])
     def first_of_its_instrument(deployed: dict, outlet_events=None) -> None:
-        from pipelines.stages import in_service
+        from pipelines.orchestration.questions import instruments_in_service
 
-        if deployed["instrument"] in in_service():
+        if deployed["instrument"] in instruments_in_service():
             raise AirflowSkipException("its test against the champion comes first")
         outlet_events[TEST_WON].add_partitions(deployed["instrument"])
 

@@ -170,7 +170,7 @@ def _said(path: Path, kept: Path) -> dict[str, Any]:
 
 def _ingested(path: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
-        command = [sys.executable, "-m", "pipelines.cli.main", "ingest", str(path), "--lake", f"{home}/lake", "--json"]
+        command = [sys.executable, "-m", "pipelines.cli", "ingest", str(path), "--lake", f"{home}/lake", "--json"]
         done = subprocess.run(
             command, env=os.environ | {"KEEL_HOME": home}, capture_output=True, text=True, check=False
         )

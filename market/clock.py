@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
+BATCH_NS = 60 * NS_PER_S  # a batch of the lake is a minute of receive time
 
 
 class Clock(Protocol):
@@ -37,3 +39,8 @@ class ManualClock:
 
     def advance(self, ns: int) -> None:
         self._now_ns += ns
+
+
+def utc(ns: int) -> str:
+    """A moment as people read it: ``2026-01-31 12:00:00 UTC``."""
+    return datetime.fromtimestamp(ns / NS_PER_S, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -29,6 +31,17 @@ def remove_draft(draft: Path) -> None:
     if draft.is_dir():
         shutil.rmtree(draft, ignore_errors=True)
     else:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that nobody reads half of it: yields a sibling to write, then renames it over ``path``."""
+    draft = draft_of(path)
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
         draft.unlink(missing_ok=True)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 from market.clock import Clock, SystemClock
-from market.files import draft_of
 
 
 class Progress(Protocol):
@@ -139,14 +138,3 @@ def tracked(progress: Progress, what: str, total: float | None = None) -> Iterat
         yield progress
     finally:
         progress.stop()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write a file so that nobody reads half of it: yields a sibling to write, then renames it over ``path``."""
-    draft = draft_of(path)
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.deployment.deploy import DeployConfig, DeployResult, deploy
-from pipelines.deployment.inference_server import inference_server, roles_of, state_path
+from pipelines.deployment.inference_server import inference_server
 from pipelines.governance.approve import ApproveConfig, approve
+from pipelines.in_service import roles_of, state_path
 from pipelines.promotion.promote import PromoteConfig, PromoteResult, promote
 from pipelines.workspace import Workspace
 from serving.rollout.roles import Roles

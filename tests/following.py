@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from market.lake.lake import Lake
-from pipelines.deployment.inference_server import state_path
+from pipelines.in_service import state_path
 from pipelines.quoting.serve import ServeConfig, serve
 from pipelines.stack.exchange import Exchange
 from pipelines.workspace import Workspace

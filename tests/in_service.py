@@ -17,7 +17,7 @@ from market.lake.lake import Lake, rows_of
 from pipelines.governance import audit
 from pipelines.workspace import Workspace
 from serving.manifest import MODEL_FILE
-from serving.rollout.roles import assign, block_of
+from serving.rollout.assignment import assign, block_of
 from training.data import datasets
 from training.sessions import OnnxStep
 

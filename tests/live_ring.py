@@ -11,8 +11,8 @@ from local_stack import Stack, until
 
 from market.clock import NS_PER_S
 from market.lake.lake import Lake
-from pipelines.deployment.inference_server import roles_of
 from pipelines.governance import audit
+from pipelines.in_service import roles_of
 from pipelines.promotion.trials import STOPPED, WITHDRAWN
 from pipelines.stack.exchange import Exchange
 from pipelines.workspace import Workspace

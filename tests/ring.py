@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-KEEL = [sys.executable, "-m", "pipelines.cli.main"]
+KEEL = [sys.executable, "-m", "pipelines.cli"]
 
 
 @dataclass(frozen=True, kw_only=True)

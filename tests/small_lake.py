@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from market.books.price_book import Book
+from market.clock import BATCH_NS
 from market.events import ASK, BID, CLEAR, DEPTH, EVENT, F_LAST, F_SNAPSHOT, TICKER, TRADE, Events
 from market.instruments import Instrument, find
-from market.lake.lake import BATCH_NS, SCHEMAS, Lake, rows_of, ticks_of
+from market.lake.lake import SCHEMAS, Lake, rows_of, ticks_of
 from pipelines.workspace import Workspace
 
 INSTRUMENT = find("sim-usdm.BTCUSDT")

@@ -10,11 +10,12 @@ import numpy as np
 from small_lake import Market, events_of_market, land
 
 from market import history
+from market.clock import BATCH_NS
 from market.events import BID
 from market.features import meaning
 from market.features.slow import last_known
 from market.history import History, Stretch
-from market.lake.lake import BATCH_NS, Lake, rows_of
+from market.lake.lake import Lake, rows_of
 from pipelines.features.featurize import slow_records
 from pipelines.features.store import SlowRecords
 from pipelines.workspace import Workspace

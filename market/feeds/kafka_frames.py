@@ -28,6 +28,7 @@ from market.events import Events
 from market.feeds.landing import Lander
 from market.instruments import Instrument
 from market.lake.lake import Lake
+from market.sources import KAFKA_PREFIX
 from market.venues.formats.lines import read_line
 from market.venues.protocol import NO_EVENTS, NO_STAMP
 
@@ -43,7 +44,6 @@ _ASK_S: Final = 10.0
 _PATIENCE_S: Final = 30.0
 _POLLED: Final = 2_000
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
-SOURCE_PREFIX: Final = "kafka-"  # frames of such a source are numbered by their place in the topic
 
 
 class FrameSender:
@@ -232,7 +232,7 @@ def stretch(topic: Topic, instrument: Instrument, first: int) -> Stretch:
     """The source that begins at an offset."""
     key = _UNSAFE.sub("-", instrument.key)
     partition = topic.partition_of(instrument.key.encode())
-    return Stretch(source=f"{SOURCE_PREFIX}{topic.name}-{topic.identity}-{partition}-{key}-{first}", first=first)
+    return Stretch(source=f"{KAFKA_PREFIX}{topic.name}-{topic.identity}-{partition}-{key}-{first}", first=first)
 
 
 def unfinished_stretch(topic: Topic, instrument: Instrument, lake: Lake) -> Stretch:

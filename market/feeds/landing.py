@@ -27,13 +27,13 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from market.clock import NS_PER_S, Clock
+from market.clock import BATCH_NS, NS_PER_S, Clock
 from market.errors import InputError, LakeError
 from market.events import Events, joined
 from market.feeds.normalise import Normaliser, Rejected, Stats
 from market.feeds.writer import Writer
 from market.instruments import Instrument
-from market.lake.lake import BATCH_NS, SCHEMAS, Lake, options_of, rows_of, ticks_of
+from market.lake.lake import SCHEMAS, Lake, options_of, rows_of, ticks_of
 from market.venues.protocol import NO_EVENTS, NO_STAMP, OptionSummary, Slow, Venue
 
 _TABLES: Final = (

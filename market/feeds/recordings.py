@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from market.errors import CaptureError, EmptyDataError, InputError
+from market.sources import source_of
 from market.venues import registry
 from market.venues.formats import archives
-from market.venues.formats.line_files import source_of
 from market.venues.protocol import SEVERAL, Venue
 
 _ID_DIGITS: Final = 16

@@ -17,6 +17,7 @@ from market.feeds.landing import Lander
 from market.feeds.writer import Writer
 from market.instruments import Instrument
 from market.lake.lake import Lake
+from market.sources import source_of_symbol
 from market.venues.protocol import SESSION, Frame, Venue
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
@@ -88,8 +89,3 @@ class Splitter:
         for lander in self.landers.values():
             lander.abandon()
         self._writer.stop()
-
-
-def source_of_symbol(source: str, symbol: str) -> str:
-    """The source id of one instrument of a recording."""
-    return f"{source}-{_UNSAFE.sub('-', symbol)}"

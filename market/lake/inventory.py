@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from market.feeds.kafka_frames import SOURCE_PREFIX
-from market.feeds.splitting import source_of_symbol
 from market.lake.lake import SCHEMAS, DataFile, Lake
+from market.sources import KAFKA_PREFIX, source_of_symbol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +114,7 @@ def _missing(lake: Lake, table: str) -> Iterator[str]:
             frames.setdefault(str(source).removesuffix(source_of_symbol("", str(symbol))), []).append(numbers)
         for recording, parts in sorted(frames.items()):
             # in a topic the frames of others lie between
-            first = None if recording.startswith(SOURCE_PREFIX) else 1
+            first = None if recording.startswith(KAFKA_PREFIX) else 1
             yield from _counted(f"raw: source {recording}: frames", np.sort(np.concatenate(parts)), first=first)
     if table == "ticks":
         rows = lake.read("ticks", columns=["venue", "instrument", "source", "batch", "row"])

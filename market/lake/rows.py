@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from market.clock import NS_PER_S
+from market.clock import BATCH_NS, NS_PER_S
 from market.errors import LakeError
 from market.events import EVENT, Events
 from market.instruments import Instrument
-from market.lake.schemas import BATCH_NS, PARTITIONS, SCHEMAS, schema_of, time_column
+from market.lake.schemas import PARTITIONS, SCHEMAS, schema_of, time_column
 
 _EVENT_COLUMNS: Final = tuple(name for name in EVENT.names or () if name != "instrument")
 

@@ -15,12 +15,10 @@ from typing import Any, Final, Self
 
 import pyarrow as pa
 
-from market.clock import NS_PER_S
 from market.errors import LakeError
 from market.features import catalog
 from market.labels import HORIZON_NAMES
 
-BATCH_NS: Final = 60 * NS_PER_S
 PARTITIONS: Final = ("venue", "instrument", "date")
 
 _TYPES: Final[dict[str, Any]] = {

@@ -14,8 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from market.clock import NS_PER_S
-from market.lake.lake import BATCH_NS
+from market.clock import BATCH_NS, NS_PER_S
 from market.quality.figures import Measured
 
 RECENT: Final = 60

@@ -15,14 +15,14 @@ from email.policy import default
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, Final, Literal
 
-from market.clock import NS_PER_S
+from market.clock import NS_PER_S, utc
 from market.errors import KeelError, ServiceError, SettingsError
 from pipelines.alerting import acknowledge, letters, mail
 from pipelines.alerting.letters import Later
-from pipelines.alerting.mail import Postage, utc
+from pipelines.alerting.mail import Postage
 from pipelines.alerting.notify import retraining
-from pipelines.deployment.inference_server import roles_of
 from pipelines.governance import audit
+from pipelines.in_service import roles_of
 from pipelines.monitoring.monitor import read_result
 from pipelines.quoting import safe_state
 from pipelines.workspace import Workspace

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from market.clock import NS_PER_S
+from market.clock import NS_PER_S, utc
 from pipelines import links
-from pipelines.alerting import mail
 from pipelines.alerting.mail import Letter
 from pipelines.workspace import Workspace
 
@@ -63,8 +62,8 @@ def _facts(workspace: Workspace, found: Mapping[str, Any]) -> dict[str, Any]:
 
     return {
         **found,
-        "since": mail.utc(found["since_ns"]),
-        "until": mail.utc(found["until_ns"]),
+        "since": utc(found["since_ns"]),
+        "until": utc(found["until_ns"]),
         "seconds": (found["until_ns"] - found["since_ns"]) / NS_PER_S,
         "evidently_file": within(found["evidently"]),
         "figures_file": within(found["path"]),

@@ -19,7 +19,8 @@ from typing import Any
 
 from market.clock import NS_PER_S
 from market.errors import ServiceError, SettingsError
-from pipelines.workspace import Address, Workspace, replacing
+from market.files import replacing
+from pipelines.workspace import Address, Workspace
 
 TEMPLATES = Path(__file__).parent
 PICTURE_ID = "picture"
@@ -104,11 +105,6 @@ def require_addresses(postage: Postage) -> None:
 def message_id(key: str, sender: str) -> str:
     """What a letter's Message-ID is."""
     return f"<{key}@{sender.partition('@')[2]}>"
-
-
-def utc(ns: int) -> str:
-    """A moment as mails write it."""
-    return datetime.fromtimestamp(ns / NS_PER_S, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _places(workspace: Workspace, key: str) -> tuple[Path, Path]:

@@ -15,8 +15,7 @@ import typer
 from market.clock import NS_PER_S
 from market.errors import InputError, LakeError, SettingsError
 from pipelines import settings
-from pipelines.cli.output import Json, print_result
-from pipelines.cli.progress import Bars
+from pipelines.cli.output import Bars, Json, print_result
 from pipelines.workspace import tracked
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from pipelines import settings, stages
 from pipelines.cli.audit import audit_app
 from pipelines.cli.data import data_app
 from pipelines.cli.lake import lake_app
-from pipelines.cli.output import Json, print_result
-from pipelines.cli.progress import Bars
+from pipelines.cli.output import Bars, Json, print_result
 from pipelines.cli.quality import quarantine_app, thresholds_app
 from pipelines.cli.stack import stack_app
 

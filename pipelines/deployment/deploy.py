@@ -16,6 +16,7 @@ import numpy as np
 
 from market.errors import GateError, KeelError, ManifestError, ModelError, ServiceError, TamperedError
 from market.features import meaning
+from pipelines import in_service
 from pipelines.deployment import inference_server
 from pipelines.governance.approve import require_recorded
 from pipelines.workspace import Workspace
@@ -93,7 +94,7 @@ def deploy(config: DeployConfig, *, workspace: Workspace) -> DeployResult:
     """
     registry, model = Registry(workspace.tracking), model_name(config.instrument)
     version = config.version or _aliased(registry, model, config.alias)
-    with changing(inference_server.state_path(workspace)):
+    with changing(in_service.state_path(workspace)):
         placed = place(workspace, registry, config.instrument, version)
         with inference_server.inference_server(workspace) as client:
             return _serve(config, workspace, _Candidate(model=model, placed=placed, registry=registry), client)
@@ -145,7 +146,7 @@ class _Candidate:
 
 def _serve(config: DeployConfig, workspace: Workspace, candidate: _Candidate, client: TritonClient) -> DeployResult:
     manifest, model = candidate.placed.bundle.manifest, candidate.model
-    before = inference_server.roles_of(workspace, config.instrument)
+    before = in_service.roles_of(workspace, config.instrument)
     after, role = _with_role(before, candidate, workspace.clock.now_ns())
     if role in _DECIDED:  # the registry's alias alone decides nothing
         require_recorded(workspace, model, candidate.version)
@@ -158,7 +159,7 @@ def _serve(config: DeployConfig, workspace: Workspace, candidate: _Candidate, cl
     except KeelError as error:
         _withdraw(workspace, client, candidate, before, error)
         raise
-    write_roles(inference_server.state_path(workspace), config.instrument, after)
+    write_roles(in_service.state_path(workspace), config.instrument, after)
     serve_exactly(workspace, client, model, after.versions())
     return DeployResult(
         instrument=config.instrument,

@@ -5,29 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from market.errors import ServiceError
 from pipelines.workspace import Address, Workspace
-from serving.rollout.roles import STATE_FILE, Roles, read_roles
 from serving.triton.client import TritonClient
 from serving.triton.repository import ModelRepository
 from serving.triton.server import TritonConfig, TritonServer, default_install, find_running, running_triton
 
 
-def state_path(workspace: Workspace) -> Path:
-    """Where it is written which versions are in service."""
-    return workspace.home / STATE_FILE
-
-
 def repository_of(workspace: Workspace) -> ModelRepository:
     """Triton's model repository of a workspace."""
     return ModelRepository(workspace.triton_repository)
-
-
-def roles_of(workspace: Workspace, instrument: str) -> Roles:
-    """Versions in service for an instrument, by role."""
-    return read_roles(state_path(workspace), instrument)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from pipelines.monitoring.drift import Floats, Ints
 from pipelines.monitoring.signals import Real, direction_loss, matrix
 from serving.outcomes import COLUMNS, UNKNOWN, BlockMetrics, Outcomes, Quoted, block_metrics, from_columns
 from serving.quoting.policy import PolicyConfig
-from serving.rollout.roles import ARMS
+from serving.rollout.assignment import ARMS
 
 _COLUMNS = ("session", "n", "recv_ns", "mid2", "arm", "version0", "version1", "probs0", "probs1", "step_ns")
 _TESTS = ("shadow", "switchback")  # phases of a session in which a challenger is compared with the champion

@@ -28,7 +28,8 @@ import orjson
 
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError, SettingsError
-from pipelines.workspace import Workspace, replacing
+from market.files import replacing
+from pipelines.workspace import Workspace
 from training.evaluation.sequential import Floats, sequence
 from training.evaluation.sequential import Sequence as Followed
 

@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from market.files import replacing
 from market.labels import UNKNOWN
 from pipelines.monitoring.drift import Floats, Ints
 from pipelines.monitoring.signals import GROUP, WATCHED, Real
-from pipelines.workspace import replacing
 from serving.quoting.policy import PolicyConfig, flat_quotes
 from serving.records import R_PULL_ASK, R_PULL_BID
 from training.evaluation.sequential import sequence

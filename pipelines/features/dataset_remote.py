@@ -21,12 +21,12 @@ import pyarrow.fs as pafs
 import yaml
 
 from market.errors import InputError, LakeError, SettingsError
-from market.files import draft_of, remove_draft
+from market.files import draft_of, remove_draft, replacing
 from market.lake import storage
 from market.lake.errors import sentences
 from pipelines.features import dataset_versions
 from pipelines.features.featurize import CARD_FILE, DATASET_FILE
-from pipelines.workspace import Workspace, replacing
+from pipelines.workspace import Workspace
 
 FILES: Final = (DATASET_FILE, CARD_FILE)
 _INDEX: Final = "datasets"

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from market.errors import LakeError
-from pipelines.workspace import replacing
+from market.files import replacing
 
 # A repository is this file: `dvc init --no-scm` would do no more, but cannot be interrupted and run again.
 _CONFIG = """[core]

@@ -25,16 +25,17 @@ from numpy.typing import NDArray
 
 from market import history
 from market.books.levels import NEAR_LEVELS
-from market.clock import NS_PER_S
+from market.clock import BATCH_NS, NS_PER_S
 from market.errors import EmptyDataError, LakeError, SettingsError
 from market.features import catalog, meaning, slow
+from market.files import replacing
 from market.history import Batches, History
 from market.instruments import Instrument
 from market.labels import HORIZONS_NS, UNKNOWN, LabelConfig, Labels, labels
-from market.lake.lake import BATCH_NS, Lake
+from market.lake.lake import Lake
 from pipelines.features import dataset_versions
 from pipelines.features.store import FeatureStore, SlowRecords
-from pipelines.workspace import Workspace, replacing, tracked
+from pipelines.workspace import Workspace, tracked
 
 DATASET_FILE = "dataset.parquet"
 CARD_FILE = "dataset.json"

@@ -37,7 +37,8 @@ from numpy.typing import NDArray
 from market.clock import NS_PER_S
 from market.errors import LakeError, MarketDataError, ServiceError, SettingsError
 from market.features import catalog
-from pipelines.workspace import Workspace, replacing
+from market.files import replacing
+from pipelines.workspace import Workspace
 
 Floats = NDArray[np.float32]
 Int64s = NDArray[np.int64]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from market.errors import ApprovalError
-from pipelines.deployment.inference_server import state_path
 from pipelines.governance import audit, people
+from pipelines.in_service import state_path
 from pipelines.workspace import Workspace
 from serving.rollout.roles import read_state
 

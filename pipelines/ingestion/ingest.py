@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -22,15 +20,13 @@ from market.feeds.recordings import Recording
 from market.feeds.splitting import Splitter
 from market.instruments import Instrument
 from market.lake.lake import Lake
+from market.sources import TRUNCATED, live_source, source_of_growing
 from market.venues import registry
 from market.venues.formats import line_files
-from market.venues.formats.line_files import source_of_growing
 from market.venues.protocol import Frame, Venue
 from pipelines import settings
 from pipelines.ingestion import live
 from pipelines.workspace import Progress, Workspace, tracked
-
-TRUNCATED = "truncated"
 
 Look = tuple[tuple[int, int], ...]
 
@@ -401,13 +397,6 @@ def _feeds(config: IngestConfig, lake: Lake, clock: Clock) -> list[live.Feed]:
         feed = live.Feed(url=url, instrument=instrument, source=source, seconds=config.seconds)
         found.append(dataclasses.replace(feed, snapshot_url=config.snapshot_url))
     return found
-
-
-def live_source(url: str, clock: Clock) -> str:
-    """``live-<UTC time>-<4 hex>`` for a stream that begins now."""
-    now_ns = clock.now_ns()
-    stamp = datetime.fromtimestamp(now_ns // NS_PER_S, tz=UTC).strftime("%Y%m%dT%H%M%S")
-    return f"live-{stamp}-{hashlib.sha256(f'{url} {now_ns}'.encode()).hexdigest()[:4]}"
 
 
 def _landed(lander: Lander, origin: str, venue: Venue, steps: str, *, truncated: bool = False) -> Landed:

@@ -14,7 +14,8 @@ from filelock import FileLock
 
 from market.clock import NS_PER_S
 from market.errors import ServiceError
-from pipelines.workspace import Workspace, replacing
+from market.files import replacing
+from pipelines.workspace import Workspace
 
 LOCK_SECONDS = 10.0
 

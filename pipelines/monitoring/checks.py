@@ -191,7 +191,7 @@ def landed(lake: Lake, instrument: str, sessions: Sequence[str], recv_ns: Ints) 
     Minutes that validation moved to quarantine are counted, and their frames are no longer among the readable ones. A
     notice of ours is no unreadable frame: it stands for a hole, which is counted where the book resumes.
     """
-    from market.lake.lake import BATCH_NS
+    from market.clock import BATCH_NS
 
     first, last = int(recv_ns.min()), int(recv_ns.max())
     where: dict[str, list[str]] = {"source": list(sessions)}

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market import history
-from market.lake.lake import BATCH_NS, Lake
+from market.clock import BATCH_NS
+from market.lake.lake import Lake
 
 Ints = NDArray[np.int64]
 

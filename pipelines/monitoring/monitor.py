@@ -19,10 +19,11 @@ import orjson
 
 from market.clock import NS_PER_S
 from market.errors import InputError
+from market.files import replacing
 from pipelines.monitoring import report_archive
 from pipelines.monitoring.checks import Check, CheckLimits
 from pipelines.monitoring.report_archive import Links
-from pipelines.workspace import Workspace, replacing, tracked
+from pipelines.workspace import Workspace, tracked
 
 if TYPE_CHECKING:
     from pipelines.monitoring.drift import DriftRule, Judgement, Sample

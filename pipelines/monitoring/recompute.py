@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market import history
+from market.clock import BATCH_NS
 from market.errors import InputError
 from market.features import slow
 from market.features.catalog import N_INPUTS, N_TICK
 from market.history import History
 from market.labels import N_OUTPUTS
-from market.lake.lake import BATCH_NS, Lake
+from market.lake.lake import Lake
 from pipelines.workspace import Workspace
 from serving.bundle import Step, onnx_step
 from serving.manifest import MODEL_FILE

@@ -19,7 +19,8 @@ from typing import Any
 import orjson
 
 from market.errors import FolderError, ServiceError
-from pipelines.workspace import Workspace, replacing
+from market.files import replacing
+from pipelines.workspace import Workspace
 
 REPORT_FILE = "monitor.json"
 PAGE_FILE = "evidently.html"

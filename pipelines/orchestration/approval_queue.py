@@ -15,7 +15,8 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from market.errors import ServiceError
-from pipelines.workspace import Workspace, replacing
+from market.files import replacing
+from pipelines.workspace import Workspace
 
 LOCK_SECONDS = 10.0
 

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from market.errors import KeelError, ServiceError
+from pipelines import in_service
 from pipelines.deployment import deploy, inference_server
 from pipelines.governance import audit
 from pipelines.governance.approve import require_recorded
@@ -87,7 +88,7 @@ def change_champion(change: Change, *, workspace: Workspace, registry: Registry,
     """
     require_recorded(workspace, change.model, change.new)
     bundle = deploy.place(workspace, registry, change.instrument, change.new).bundle
-    roles = inference_server.roles_of(workspace, change.instrument)
+    roles = in_service.roles_of(workspace, change.instrument)
     aliases = registry.aliases(change.model)
     inference_server.repository_of(workspace).put(bundle)
     with inference_server.inference_server(workspace) as client:
@@ -103,7 +104,7 @@ def change_champion(change: Change, *, workspace: Workspace, registry: Registry,
                 deploy.serve_exactly(workspace, client, change.model, after.versions())
                 watcher.watch(watch_s)
             watcher.refuse_failures()
-            write_roles(inference_server.state_path(workspace), change.instrument, after)
+            write_roles(in_service.state_path(workspace), change.instrument, after)
         except KeelError:
             _take_back(change, roles, aliases, workspace, registry)
             raise
@@ -112,7 +113,7 @@ def change_champion(change: Change, *, workspace: Workspace, registry: Registry,
 
 def is_done(change: Change, workspace: Workspace, registry: Registry) -> bool:
     """Whether registry and roles already say what the change wants."""
-    roles = inference_server.roles_of(workspace, change.instrument)
+    roles = in_service.roles_of(workspace, change.instrument)
     return (
         roles.move is None
         and roles.champion == change.new
@@ -127,7 +128,7 @@ def _commit(change: Change, roles: Roles, workspace: Workspace, registry: Regist
     Answers the roles without the intention. It stands in the file until Triton serves them as well: a rollback that was
     cut off before is completed by the next one, not turned round.
     """
-    state = inference_server.state_path(workspace)
+    state = in_service.state_path(workspace)
     move = Move(new=change.new, old=change.old, kind=change.kind)
     write_roles(state, change.instrument, msgspec.structs.replace(roles, move=move))
     if change.old and not change.withdraws:
@@ -170,7 +171,7 @@ def _take_back(
     change: Change, roles: Roles, aliases: Mapping[str, int], workspace: Workspace, registry: Registry
 ) -> None:
     """Aliases and roles as they were. The roles last: until then the intention stands and can be completed."""
-    if inference_server.roles_of(workspace, change.instrument) == roles:
+    if in_service.roles_of(workspace, change.instrument) == roles:
         return
     for alias in (CHAMPION, PREVIOUS, CHALLENGER):
         if alias in aliases:
@@ -183,7 +184,7 @@ def _take_back(
         kind=change.kind + audit.TAKEN_BACK,
         what={"model_name": change.model, "version": change.new, "old": change.old},
     )
-    write_roles(inference_server.state_path(workspace), change.instrument, roles)
+    write_roles(in_service.state_path(workspace), change.instrument, roles)
 
 
 class Watcher:
@@ -193,7 +194,7 @@ class Watcher:
     """
 
     def __init__(self, workspace: Workspace, change: Change, address: str) -> None:
-        self._state_path = inference_server.state_path(workspace)
+        self._state_path = in_service.state_path(workspace)
         self._repository = inference_server.repository_of(workspace)
         self._change = change
         self._address = address

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 
-from market.clock import NS_PER_S
+from market.clock import NS_PER_S, utc
 from market.errors import ModelError
 from pipelines import links
-from pipelines.alerting.mail import utc
-from pipelines.deployment.inference_server import roles_of
 from pipelines.experiments import compare
 from pipelines.experiments.compare import COMPARE_FILE, CompareConfig, CompareResult, Metric, Verdict
 from pipelines.governance import approve, audit, people
+from pipelines.in_service import roles_of
 from pipelines.settings import stage_config
 from pipelines.workspace import Workspace
 

@@ -4,28 +4,38 @@ While a session follows the instrument (``keel serve --follow``), the version ac
 goes on being watched for a while after it has become champion (:mod:`pipelines.promotion.trials`). Where nobody quotes
 there is nobody to judge it: it becomes champion at once. A promotion that was cut off is gone on with by running it
 again. The old champion stays loaded.
+
+Bundles without a role leave ``models/`` once their time of retention has passed. Triton is told by every change of
+roles already: it serves what plays a role and nothing else. A bundle that is wanted again (a trace, a new approval) is
+fetched from the registry.
 """
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
 import msgspec
 
+from market.clock import NS_PER_S
 from market.errors import ModelError, ServiceError, SettingsError
+from pipelines import in_service
 from pipelines.deployment import inference_server
+from pipelines.governance import audit
 from pipelines.governance.approve import require_approval
 from pipelines.promotion import champion as swap
 from pipelines.promotion import trials
 from pipelines.promotion.champion import Change, Watched
-from pipelines.promotion.retire import retire
 from pipelines.promotion.trials import Desk
 from pipelines.workspace import Workspace
-from serving.rollout.roles import TENTHS, Canary, changing
+from serving.rollout.assignment import TENTHS
+from serving.rollout.roles import Canary, changing
 from serving.triton.client import TritonClient
 from training.registry.registry import CHAMPION, PREVIOUS, Registry, model_name
+
+_HOUR_NS = 3_600 * NS_PER_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,14 +199,14 @@ def _swap(config: PromoteConfig, desk: Desk) -> tuple[Change, bool, Watched]:
 
 def _complete_other(config: PromoteConfig, workspace: Workspace, registry: Registry) -> None:
     """Another change that was cut off is completed before this one begins."""
-    move = inference_server.roles_of(workspace, config.instrument).move
+    move = in_service.roles_of(workspace, config.instrument).move
     if move is not None and move.new != config.version:
         begun = Change(instrument=config.instrument, new=move.new, old=move.old, kind=move.kind)
         swap.change_champion(begun, workspace=workspace, registry=registry, watch_s=0.0)
 
 
 def _change(config: PromoteConfig, workspace: Workspace, registry: Registry) -> Change:
-    roles = inference_server.roles_of(workspace, config.instrument)
+    roles = in_service.roles_of(workspace, config.instrument)
     model = model_name(config.instrument)
     old = roles.move.old if roles.move else roles.champion or registry.get_alias(model, CHAMPION) or 0
     if old == config.version:
@@ -204,3 +214,30 @@ def _change(config: PromoteConfig, workspace: Workspace, registry: Registry) -> 
     if old == config.version:
         raise ModelError(f"{model} version {old} is both champion and previous in the registry; set one of the aliases")
     return Change(instrument=config.instrument, new=config.version, old=old, kind="promotion")
+
+
+def retire(workspace: Workspace, instrument: str, retention_hours: float) -> tuple[int, ...]:
+    """Remove bundles of versions without a role of which nobody has decided anything, and that were not fetched, within
+    the retention; the versions. Call under :func:`serving.rollout.roles.changing`."""
+    folder = workspace.models / instrument
+    playing = in_service.roles_of(workspace, instrument).versions()
+    last = _last_named(workspace, model_name(instrument))
+    removed = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not path.name.isdigit() or int(path.name) in playing:
+            continue
+        since_ns = max(last.get(int(path.name), 0), path.stat().st_mtime_ns)
+        if workspace.clock.now_ns() - since_ns >= retention_hours * _HOUR_NS:
+            shutil.rmtree(path)
+            removed.append(int(path.name))
+    return tuple(removed)
+
+
+def _last_named(workspace: Workspace, model: str) -> dict[int, int]:
+    """When each version was last decided about."""
+    last: dict[int, int] = {}
+    for entry in audit.read(audit.path_of(workspace)):
+        if entry.what.get("model_name") == model:
+            for name in ("version", "old"):
+                last[int(entry.what.get(name) or 0)] = entry.time_ns
+    return last

@@ -19,6 +19,7 @@ import msgspec
 
 from market.clock import NS_PER_S
 from market.errors import ApprovalError, GateError, ServiceError
+from pipelines import in_service
 from pipelines.deployment import deploy, inference_server
 from pipelines.governance import audit
 from pipelines.promotion import champion
@@ -53,11 +54,11 @@ class Desk:
 
     @property
     def state(self) -> Path:
-        return inference_server.state_path(self.workspace)
+        return in_service.state_path(self.workspace)
 
     @property
     def roles(self) -> Roles:
-        return inference_server.roles_of(self.workspace, self.instrument)
+        return in_service.roles_of(self.workspace, self.instrument)
 
     @property
     def sessions(self) -> Path:

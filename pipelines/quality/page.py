@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from market.clock import NS_PER_S
+from market.files import replacing
 from market.quality.rules import PASS, QUARANTINE, RULES, WARN, Rule, Verdict
-from pipelines.workspace import replacing
 
 if TYPE_CHECKING:
     from pipelines.quality.expectations import Sheet, Verdicts

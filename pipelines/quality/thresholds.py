@@ -15,13 +15,14 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from market.errors import EmptyDataError, GateError, InputError
+from market.files import replacing
 from market.lake.lake import Lake
 from market.quality.columns import Bounds
 from market.quality.limits import Limits, learned
 from market.quality.rules import RULES, Limit
 from pipelines.governance import audit, people
 from pipelines.quality import measurements
-from pipelines.workspace import Workspace, replacing
+from pipelines.workspace import Workspace
 
 KIND = "thresholds"
 

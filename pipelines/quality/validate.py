@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from market import instruments
-from market.lake.lake import BATCH_NS, Lake, Where, events_of, rows_of
+from market.clock import BATCH_NS
+from market.lake.lake import Lake, Where, events_of, rows_of
 from market.quality.columns import columns
 from market.quality.figures import Measured, measure
 from market.quality.limits import Limits

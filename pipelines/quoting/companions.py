@@ -94,7 +94,7 @@ class Compactor:
 def _keel(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """``keel`` with these words, in a session of its own: what a terminal tells this process to end does not end it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli.main", *words],
+        [sys.executable, "-m", "pipelines.cli", *words],
         env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         start_new_session=True,

@@ -21,9 +21,9 @@ from market.errors import EmptyDataError, ServiceError
 from market.feeds.landing import Lander
 from market.instruments import Instrument
 from market.lake.lake import Lake
-from pipelines.deployment import inference_server
+from market.sources import live_source
+from pipelines import in_service
 from pipelines.features.slow import SlowSource
-from pipelines.ingestion.ingest import live_source
 from pipelines.quoting.companions import Compactor, Standby
 from pipelines.quoting.session_run import (
     ServeConfig,
@@ -91,7 +91,7 @@ def follow(config: ServeConfig, workspace: Workspace, instrument: Instrument, st
     """
     watched = Watched(
         instrument=instrument.key,
-        roles=inference_server.state_path(workspace),
+        roles=in_service.state_path(workspace),
         stances=workspace.home / STANCE_FILE,
         sessions=workspace.home / "sessions",
     )

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Final
 
 from market import instruments
 from market.errors import ApprovalError
-from pipelines.deployment.inference_server import roles_of
 from pipelines.governance import audit, people
 from pipelines.governance.approve import require_recorded
+from pipelines.in_service import roles_of
 from pipelines.workspace import Workspace
 from serving.risk.safe_state import NORMAL, STANCE_FILE, Stance, read_stances, write_stance
 from serving.rollout.roles import changing

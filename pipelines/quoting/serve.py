@@ -18,11 +18,11 @@ from market.errors import EmptyDataError, InputError, SettingsError
 from market.feeds import landing
 from market.instruments import Instrument
 from market.lake.lake import Lake
+from market.sources import live_source
 from market.venues.formats import line_files
-from pipelines.deployment import inference_server
+from pipelines import in_service
 from pipelines.features.slow import SlowSource
 from pipelines.governance.approve import require_recorded
-from pipelines.ingestion.ingest import live_source
 from pipelines.quoting.companions import COMPACTED
 from pipelines.quoting.follow import follow
 from pipelines.quoting.session_run import (
@@ -73,7 +73,7 @@ def _serve_once(
     config: ServeConfig, workspace: Workspace, instrument: Instrument, stop: threading.Event, recovered: tuple[str, ...]
 ) -> ServeResult:
     lake = Lake(workspace.lake)
-    roles = inference_server.roles_of(workspace, config.instrument)
+    roles = in_service.roles_of(workspace, config.instrument)
     versions = tuple(roles.version(arm, config.instrument) for arm in config.arms)
     require_recorded(workspace, model_name(config.instrument), versions[0])  # the champion's
     bundles = tuple(proven_bundle(workspace, config.instrument, version) for version in versions)

@@ -17,14 +17,15 @@ from market.errors import ApprovalError, CaptureError, GateError, ModelError, Se
 from market.features import meaning
 from market.feeds import websocket
 from market.feeds.landing import Lander
+from market.files import replacing
 from market.instruments import Instrument
 from market.lake.lake import Lake
+from market.sources import TRUNCATED
 from market.venues.binance import snapshot_url
 from market.venues.formats import line_files
 from pipelines.deployment.deploy import prove_hotpath
 from pipelines.governance.approve import require_recorded
-from pipelines.ingestion.ingest import TRUNCATED
-from pipelines.workspace import Workspace, replacing, tracked
+from pipelines.workspace import Workspace, tracked
 from serving.bundle import Bundle, load_bundle
 from serving.hotpath.loop import HotPath
 from serving.quoting.policy import PolicyConfig

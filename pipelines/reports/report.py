@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipelines.workspace import Workspace, replacing, tracked
+from market.files import replacing
+from pipelines.workspace import Workspace, tracked
 
 PAGE = "report.html"
 FIGURES = "report.json"

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from market.clock import NS_PER_S
+from market.clock import BATCH_NS, NS_PER_S
 from market.labels import HORIZON_NAMES
-from market.lake.lake import BATCH_NS
 from pipelines.charts import microseconds
 
 Figures = Mapping[str, Any]

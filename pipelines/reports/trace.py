@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import msgspec
 import pyarrow as pa
 
-from market.clock import NS_PER_S
+from market.clock import BATCH_NS, NS_PER_S
 from market.errors import InputError, LakeError
 from market.events import F_CHECKPOINT
 from market.features import catalog
 from market.history import refused_ticks
 from market.instruments import Instrument
 from market.labels import HORIZON_NAMES
-from market.lake.lake import BATCH_NS, Lake
+from market.lake.lake import Lake
 from pipelines.features.featurize import CARD_FILE
 from pipelines.monitoring import recompute
 from pipelines.reports import retell

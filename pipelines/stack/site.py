@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from market.errors import SettingsError
-from pipelines.workspace import Address, replacing
+from market.files import replacing
+from pipelines.workspace import Address
 
 HOST = "127.0.0.1"
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -15,9 +15,9 @@ from typing import ClassVar
 from market.clock import NS_PER_S
 from market.errors import InputError, ServiceError
 from market.lake.lake import Lake
-from pipelines.deployment.inference_server import state_path
 from pipelines.governance import audit
 from pipelines.governance.approve import undecided
+from pipelines.in_service import state_path
 from pipelines.monitoring.monitor import read_result
 from pipelines.quoting.safe_state import stance_path
 from pipelines.stack.catalog import chosen_servers

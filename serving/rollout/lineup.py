@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from serving.rollout.roles import Canary, Roles, assign, canary_acts
+from serving.rollout.assignment import assign, canary_acts
+from serving.rollout.roles import Canary, Roles
 
 Phase = Literal["alone", "shadow", "switchback", "canary", "window"]
 

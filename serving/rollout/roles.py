@@ -1,20 +1,12 @@
-"""Which version answers: pinned versions by role, and which arm acts in which block of an experiment.
+"""Which version plays which role: pinned versions, written down in one small file.
 
 What is loaded and who plays which role is one small file, ``serving.json``, replaced as a whole. The registry's aliases
 say what was decided; this file says what is being served, and nothing is ever served as "the latest".
-
-Experiments are *switchback*: both arms would meet the same market with their own orders in it, so time is cut into
-blocks and one arm acts at a time. Blocks are assigned in random pairs, one to each arm (a permuted-block design), so
-that the arms share every slow change of the market.
-
-A *canary* is a version on its way to champion: it acts in a share of the blocks that grows by steps. Blocks are drawn
-in tens, so that a share of 10 % is one block of every ten, and one that acts at 10 % also acts at 50 %.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +18,6 @@ from market.errors import ModelError, ServiceError
 from market.files import draft_of
 
 STATE_FILE = "serving.json"
-ARMS = 2
-
-TENTHS = 10  # a canary's blocks are drawn out of so many
-
 Role = Literal["champion", "challenger", "previous"]
 
 
@@ -169,22 +157,3 @@ def changing(path: Path) -> Iterator[None]:
                 f"another deploy, promote or rollback is changing {path}; wait for it and run this again"
             ) from None
         yield
-
-
-def block_of(recv_ns: int, block_ns: int) -> int:
-    """Number of the block a moment lies in. Blocks are cut from the epoch, so a restart does not move them."""
-    return recv_ns // block_ns
-
-
-def assign(seed: int, instrument: str, block: int) -> int:
-    """The arm that acts in a block: blocks ``2k`` and ``2k + 1`` get one arm each, which first is a hash's last bit."""
-    pair, second = divmod(block, ARMS)
-    digest = hashlib.sha256(f"{seed}/{instrument}/{pair}".encode()).digest()
-    return (digest[-1] + second) % ARMS
-
-
-def canary_acts(seed: int, instrument: str, block: int, share: float) -> bool:
-    """Whether a canary with this share acts in a block: of ``10k`` to ``10k + 9`` those that a hash ranks first."""
-    ten, place = divmod(block, TENTHS)
-    hashes = [hashlib.sha256(f"{seed}/{instrument}/canary/{ten}/{i}".encode()).digest() for i in range(TENTHS)]
-    return sorted(hashes).index(hashes[place]) < round(share * TENTHS)

@@ -33,9 +33,9 @@ from serving.hotpath.loop import HotPath
 from serving.hotpath.network import Model
 from serving.quoting.engine import Holdings, Quote, QuoteEngine
 from serving.records import R_NO_BOOK, R_WARM_UP
+from serving.rollout.assignment import ARMS
 from serving.rollout.guardrails import Breach, GuardrailConfig, Held, Judge, Position, Worse, judge_of, trial_of
 from serving.rollout.lineup import Lineup, Phase
-from serving.rollout.roles import ARMS
 from serving.session.recorder import Acted, Recorder
 
 Line = tuple[int, bytes]  # receive ns, payload

@@ -21,8 +21,8 @@ from desk import KEY, MODEL, Desk, killed_at
 from market.clock import SystemClock
 from market.errors import ApprovalError, GateError, InputError, ServiceError
 from market.lake.lake import Lake
-from pipelines.deployment.inference_server import state_path
 from pipelines.governance import audit
+from pipelines.in_service import state_path
 from pipelines.monitoring.skew import SkewConfig, skew
 from pipelines.promotion import champion as swap
 from pipelines.promotion.rollback import RollbackConfig, rollback
@@ -30,7 +30,8 @@ from pipelines.promotion.trials import STOPPED, WITHDRAWN, patiently
 from pipelines.promotion.withdraw import WithdrawConfig, withdraw
 from pipelines.stack.exchange import Exchange, SimulateConfig, running_exchange
 from pipelines.workspace import Address, Workspace
-from serving.rollout.roles import Roles, canary_acts
+from serving.rollout.assignment import canary_acts
+from serving.rollout.roles import Roles
 from serving.session.heartbeat import Alive, alive_path, read_alive
 from serving.triton.server import default_install, running_triton
 from training.registry.registry import CHALLENGER, CHAMPION, PREVIOUS
@@ -67,7 +68,7 @@ class Floor:
         return {**os.environ, **named, "PYTHONPATH": str(ROOT)}
 
     def keel(self, *words: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pipelines.cli.main", *words]
+        command = [sys.executable, "-m", "pipelines.cli", *words]
         return subprocess.Popen(
             command, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -20,7 +20,8 @@ from desk import KEY, MODEL, Desk, killed_at
 from market.clock import ManualClock
 from market.errors import ApprovalError, FeatureSetError, KeelError, ModelError, ServiceError, TamperedError
 from pipelines.deployment.deploy import DeployConfig, deploy
-from pipelines.deployment.inference_server import hold_server, inference_server, repository_of, roles_of, state_path
+from pipelines.deployment.inference_server import hold_server, inference_server, repository_of
+from pipelines.in_service import roles_of, state_path
 from pipelines.promotion import champion as swap
 from pipelines.promotion.rollback import RollbackConfig, rollback
 from pipelines.workspace import Address, Workspace
@@ -224,7 +225,7 @@ def test_a_deploy_killed_with_9_is_completed_by_the_next_run(desk: Desk, tmp_pat
     assert version == 1
     environment = {"KEEL_HOME": str(home), "KEEL_TRACKING_URI": workspace.tracking, "PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli.main", "deploy", "--version", "1"],
+        [sys.executable, "-m", "pipelines.cli", "deploy", "--version", "1"],
         env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

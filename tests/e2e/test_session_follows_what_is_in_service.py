@@ -22,7 +22,7 @@ from pipelines.stack.exchange import Exchange, SimulateConfig, running_exchange
 from pipelines.workspace import Workspace
 from serving.records import R_SAFE
 from serving.risk.safe_state import STANCE_FILE, Stance, write_stance
-from serving.rollout.roles import assign
+from serving.rollout.assignment import assign
 
 pytestmark = pytest.mark.heavy
 

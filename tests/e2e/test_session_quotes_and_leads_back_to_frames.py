@@ -20,13 +20,14 @@ from market.clock import NS_PER_S, SystemClock
 from market.errors import ApprovalError, InputError, ModelError, ServiceError, SettingsError
 from market.feeds import landing
 from market.lake.lake import Lake
-from pipelines.deployment.inference_server import state_path
+from pipelines.in_service import state_path
 from pipelines.monitoring.skew import SkewConfig, skew
 from pipelines.quoting.serve import ServeConfig, ServeResult, serve, simulated_stream
 from pipelines.stack.exchange import Exchange, SimulateConfig, running_exchange
 from pipelines.workspace import Workspace
 from serving.outcomes import block_metrics, from_columns
-from serving.rollout.roles import Roles, assign, write_roles
+from serving.rollout.assignment import assign
+from serving.rollout.roles import Roles, write_roles
 
 KEY = "sim-usdm.BTCUSDT"
 ROOT = Path(__file__).parents[2]
@@ -131,7 +132,7 @@ def test_orders_do_not_outlive_the_session(workspace: Workspace, exchange: Excha
 def keel_serve(workspace: Workspace, exchange: Exchange) -> subprocess.Popen[str]:
     environment = {**os.environ, "KEEL_HOME": str(workspace.home), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli.main", "serve", "--url", exchange.url, "--seconds", "100000"],
+        [sys.executable, "-m", "pipelines.cli", "serve", "--url", exchange.url, "--seconds", "100000"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -23,9 +23,9 @@ from wire_frames import START_NS, USDM, BreathingExchange, stamped, write_lines
 
 from market.clock import NS_PER_S
 from market.lake.lake import Lake
-from pipelines.deployment.inference_server import roles_of
 from pipelines.governance import audit
 from pipelines.governance.people import NOBODY
+from pipelines.in_service import roles_of
 from pipelines.promotion.trials import STOPPED
 from pipelines.stack.mail_sink import running_mail_sink
 from pipelines.workspace import Workspace

@@ -466,7 +466,7 @@ def test_clients_that_vanish_without_a_word_do_no_harm(exchange: Exchange) -> No
 def test_a_port_in_use_is_said(exchange: Exchange) -> None:
     words = f"port {exchange.port} is taken by another process; choose another one, or 0 for a free one"
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli.main", "simulate", "--port", str(exchange.port)],
+        [sys.executable, "-m", "pipelines.cli", "simulate", "--port", str(exchange.port)],
         capture_output=True,
         text=True,
         timeout=120,

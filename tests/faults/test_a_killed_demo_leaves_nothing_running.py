@@ -28,7 +28,7 @@ def demo(home: Path) -> Iterator[subprocess.Popen[str]]:
     triton = {"KEEL_TRITON_HOME": str(default_install())}
     with (home.parent / "said").open("w") as said:
         child = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli.main", "demo", "--set=learn_seconds=60"],
+            [sys.executable, "-m", "pipelines.cli", "demo", "--set=learn_seconds=60"],
             env={**kept, **triton, **variables},
             stdin=subprocess.DEVNULL,
             stdout=said,

@@ -15,8 +15,8 @@ from in_service import approved
 
 from market.clock import NS_PER_S, ManualClock, SystemClock
 from pipelines.alerting.notify import NotifyConfig, notify
-from pipelines.deployment.inference_server import state_path
 from pipelines.governance import audit
+from pipelines.in_service import state_path
 from pipelines.quoting.safe_state import stance_path
 from pipelines.stack.mail_sink import running_mail_sink
 from pipelines.workspace import Address, Workspace

@@ -19,8 +19,8 @@ from market.errors import ApprovalError, GateError, InputError, ServiceError, Se
 from pipelines.alerting.acknowledge import AcknowledgeConfig, acknowledge
 from pipelines.alerting.escalate import EscalateConfig, EscalateResult, escalate
 from pipelines.alerting.notify import NotifyConfig, notify
-from pipelines.deployment.inference_server import state_path
 from pipelines.governance import audit
+from pipelines.in_service import state_path
 from pipelines.quoting.safe_state import ResumeConfig, SafeConfig, resume, safe, stance_path
 from pipelines.stack.mail_sink import running_mail_sink
 from pipelines.workspace import Address, Workspace

@@ -71,7 +71,8 @@ def test_a_line_cut_off_by_a_kill_is_told_and_the_next_decision_takes_its_place(
 def test_two_processes_that_append_at_once_leave_one_unbroken_chain(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     code = (
-        "import sys; from pathlib import Path; from market.clock import SystemClock; from pipelines import audit\n"
+        "import sys; from pathlib import Path\n"
+        "from market.clock import SystemClock; from pipelines.governance import audit\n"
         "for i in range(40): audit.append(Path(sys.argv[1]), clock=SystemClock(), kind='t', what={'i': i})"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(2)]

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from market.clock import NS_PER_S, ManualClock
-from pipelines.deployment.inference_server import state_path
 from pipelines.governance import audit
-from pipelines.promotion.retire import retire
+from pipelines.in_service import state_path
+from pipelines.promotion.promote import retire
 from pipelines.workspace import Workspace
 from serving.rollout.roles import Roles, write_roles
 

@@ -14,10 +14,10 @@ from planted import INSTRUMENT
 from small_story import write_evaluation
 
 from market.errors import ApprovalError, ModelError
-from pipelines.deployment.inference_server import state_path
 from pipelines.governance import audit
 from pipelines.governance.approve import ApproveConfig, approve, undecided
 from pipelines.governance.people import NOBODY
+from pipelines.in_service import state_path
 from pipelines.links import run_page, version_page
 from pipelines.promotion.dossier import DossierConfig, DossierResult, dossier, said
 from pipelines.workspace import Workspace

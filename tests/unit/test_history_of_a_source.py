@@ -10,9 +10,10 @@ import pytest
 from small_lake import INSTRUMENT, Market, events_of_market, land, later, with_checkpoints
 
 from market import history
+from market.clock import BATCH_NS
 from market.events import F_CHECKPOINT, F_RESYNC
 from market.history import History, Stretch
-from market.lake.lake import BATCH_NS, Lake, ticks_of
+from market.lake.lake import Lake, ticks_of
 
 KEY = INSTRUMENT.key
 MARKET = Market(seconds=290, frames=10)

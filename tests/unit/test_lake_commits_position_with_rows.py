@@ -15,10 +15,11 @@ import pytest
 from small_lake import Market, land
 
 import market.lake
+from market.clock import BATCH_NS
 from market.errors import LakeError
 from market.events import EVENT
 from market.instruments import find
-from market.lake.lake import BATCH_NS, SCHEMAS, Lake, dates, events_of, rows_of, ticks_of
+from market.lake.lake import SCHEMAS, Lake, dates, events_of, rows_of, ticks_of
 
 SPOT, SIM = find("binance-spot.BTCUSDT"), find("sim-usdm.BTCUSDT")
 DAY = 86_400 * 10**9

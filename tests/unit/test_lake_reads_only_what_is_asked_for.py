@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from market.clock import NS_PER_S
+from market.clock import BATCH_NS, NS_PER_S
 from market.events import EVENT
 from market.instruments import find
-from market.lake.lake import BATCH_NS, Lake, rows_of, ticks_of
+from market.lake.lake import Lake, rows_of, ticks_of
 from market.lake.schemas import rows_a_group
 
 SPOT, SIM = find("binance-spot.BTCUSDT"), find("sim-usdm.BTCUSDT")

@@ -17,10 +17,10 @@ from small_lake import Market, workspace_with
 from typer.testing import CliRunner
 
 from market.errors import LakeError
-from market.feeds.splitting import source_of_symbol
 from market.instruments import Instrument, find
 from market.lake import inventory
 from market.lake.lake import Lake, rows_of
+from market.sources import source_of_symbol
 from pipelines.cli.main import app
 from training.data.datasets import CARD_FILE
 

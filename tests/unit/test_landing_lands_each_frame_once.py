@@ -8,12 +8,12 @@ from landed_lake import contents
 from wire_frames import MS, START_NS, USDM, ToyExchange, bytes_of, depth, snapshot
 
 from market.books.price_book import Book
-from market.clock import NS_PER_S, ManualClock
+from market.clock import BATCH_NS, NS_PER_S, ManualClock
 from market.errors import InputError
 from market.events import CLEAR, F_CHECKPOINT, F_LAST, F_SNAPSHOT
 from market.feeds import landing
 from market.feeds.landing import Lander, recover, unfinished
-from market.lake.lake import BATCH_NS, Lake, events_of
+from market.lake.lake import Lake, events_of
 from market.venues.formats.line_files import NO_STAMP
 
 

@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import sys
-from training import tracking
+from training.registry.registry import tracking
 tracking.mlflow()
 from mlflow.tracking.request_header.registry import resolve_request_headers
 assert "X-MLflow-Client-Version" in resolve_request_headers()

@@ -22,7 +22,8 @@ from wire_frames import (
 )
 
 from market.errors import CaptureError, EmptyDataError, FrameError, InputError
-from market.venues.formats.line_files import NO_STAMP, frames, recognise, recognise_key, source_of
+from market.sources import source_of
+from market.venues.formats.line_files import NO_STAMP, frames, recognise, recognise_key
 from market.venues.formats.lines import read_line
 
 

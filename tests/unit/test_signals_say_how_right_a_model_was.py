@@ -11,9 +11,9 @@ import pytest
 from small_lake import Market, later, workspace_with
 from small_session import HIDDEN, Session, serve_by_hand
 
-from market.clock import NS_PER_S
+from market.clock import BATCH_NS, NS_PER_S
 from market.labels import HORIZON_NAMES, N_OUTPUTS, UNKNOWN, LabelConfig, labels
-from market.lake.lake import BATCH_NS, Lake
+from market.lake.lake import Lake
 from pipelines.monitoring import depth, model_quality, signals
 from pipelines.monitoring.signals import WATCHED, Served
 from pipelines.workspace import Workspace

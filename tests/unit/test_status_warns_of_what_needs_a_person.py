@@ -9,8 +9,8 @@ from in_service import approved
 
 from market.clock import ManualClock
 from market.errors import GateError
-from pipelines.deployment.inference_server import state_path
 from pipelines.governance import audit
+from pipelines.in_service import state_path
 from pipelines.quoting.safe_state import SafeConfig, safe
 from pipelines.stack.status import StatusConfig, StatusResult, status
 from pipelines.workspace import Workspace

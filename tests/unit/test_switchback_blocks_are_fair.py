@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.errors import ModelError, ServiceError
-from serving.rollout.roles import Move, Roles, assign, block_of, changing, read_roles, read_state, write_roles
+from serving.rollout.assignment import assign, block_of
+from serving.rollout.roles import Move, Roles, changing, read_roles, read_state, write_roles
 
 KEY = "sim-usdm.BTCUSDT"
 

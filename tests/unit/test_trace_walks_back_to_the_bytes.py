@@ -13,9 +13,10 @@ import pytest
 from small_lake import INSTRUMENT, Market, later, workspace_with
 from small_session import HIDDEN, Session, serve_by_hand
 
+from market.clock import BATCH_NS
 from market.errors import InputError, LakeError
 from market.features import catalog
-from market.lake.lake import BATCH_NS, Lake
+from market.lake.lake import Lake
 from pipelines.features.featurize import FeaturizeConfig, FeaturizeResult, featurize
 from pipelines.monitoring.recompute import places, rows_again, served
 from pipelines.reports.trace import TraceConfig, TraceResult, _event, reasons, trace

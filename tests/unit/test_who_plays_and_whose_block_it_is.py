@@ -11,8 +11,9 @@ from following import KEY, canary
 
 from market.errors import SettingsError
 from pipelines.promotion.promote import PromoteConfig
+from serving.rollout.assignment import assign, canary_acts
 from serving.rollout.lineup import Lineup, wanted
-from serving.rollout.roles import Roles, assign, canary_acts, read_roles, write_roles
+from serving.rollout.roles import Roles, read_roles, write_roles
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 1.0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -94,34 +93,6 @@ def recognised_key(path: Path) -> str | None:
     if seen == 0:
         raise EmptyDataError(f"{path.name} holds no frames; give a recording that is not empty")
     return None
-
-
-def source_of_growing(path: Path) -> str:
-    """The source id of a recording that grows: ``grow-`` and the first 16 hex digits of its first line's sha256.
-
-    Raises:
-        InputError: the file is missing or may not be read.
-        CaptureError: it is damaged.
-        EmptyDataError: no line of it is whole yet.
-    """
-    for _, recv_ns, payload in frames(path, growing=True):
-        return f"grow-{hashlib.sha256(b'%d %s' % (recv_ns, payload)).hexdigest()[:16]}"
-    raise EmptyDataError(f"{path.name} holds no whole line yet; try again when it does")
-
-
-def source_of(path: Path) -> str:
-    """The source id of a recording: ``file-`` and the first 16 hex digits of its sha256.
-
-    Raises:
-        InputError: the file is missing or may not be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return f"file-{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror or error}; give the path of a recorded capture"
-        ) from None
 
 
 def _lines(path: Path, growing: bool) -> Iterator[bytes]:

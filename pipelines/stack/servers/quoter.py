@@ -20,7 +20,7 @@ def quoter(site: Site) -> Server:
     return Server(
         name="quoter",
         what="quotes with what is in service",
-        command=(sys.executable, "-m", "pipelines.cli.main", *words, "--set", f"pace={site.chosen.pace:g}"),
+        command=(sys.executable, "-m", "pipelines.cli", *words, "--set", f"pace={site.chosen.pace:g}"),
         environment={**variables(site), "PYTHONPATH": str(CHECKOUT)},
         needs=("exchange",),
         probe=functools.partial(_probe, site),

@@ -16,7 +16,7 @@ def triton(site: Site) -> Server:
     return Server(
         name="triton",
         what="central inference",
-        command=(sys.executable, "-m", "pipelines.cli.main", "triton", *words),
+        command=(sys.executable, "-m", "pipelines.cli", "triton", *words),
         ports=("triton-grpc", "triton-http", "triton-metrics"),
         # without KEEL_TRITON_GRPC: it is the server that the others are told of
         environment={"KEEL_HOME": str(site.home), "PYTHONPATH": str(CHECKOUT)},

@@ -24,8 +24,8 @@ from market.clock import NS_PER_S
 from market.features import meaning
 from market.lake.lake import Lake
 from pipelines import stages
-from pipelines.deployment.inference_server import roles_of
 from pipelines.features.store import read_slow
+from pipelines.in_service import roles_of
 from pipelines.stack.processes import environment_of, left_behind
 from pipelines.stack.supervisor import Supervisor
 from pipelines.workspace import Workspace

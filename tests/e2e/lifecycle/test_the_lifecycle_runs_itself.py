@@ -23,7 +23,7 @@ from local_stack import until
 
 from market.clock import NS_PER_S
 from market.lake.lake import Lake
-from pipelines.deployment.inference_server import roles_of
+from pipelines.in_service import roles_of
 from pipelines.workspace import Workspace
 from training.data.datasets import read_card
 from training.registry.registry import Registry, model_name
