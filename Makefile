@@ -38,7 +38,7 @@ bench: install ## measure speed beside named peers; writes docs/benchmarks/
 	@$(VENV)/python -m bench
 
 docs: install ## write again what of docs/ is made from the code
-	@$(VENV)/python docs/draw_architecture.py && $(VENV)/python docs/write_commands.py && $(VENV)/python docs/write_venues.py && $(VENV)/python docs/write_quality.py
+	@$(VENV)/python docs/draw_architecture.py && $(VENV)/python docs/draw_ring.py && $(VENV)/python docs/write_commands.py && $(VENV)/python docs/write_venues.py && $(VENV)/python docs/write_quality.py
 
 clean: ## remove what runs made (.keel); the installation stays
 	@if [ -x $(VENV)/keel ]; then $(VENV)/keel down; fi

@@ -1,14 +1,17 @@
-"""Draws docs/architecture.svg from the code: layers as bands, modules as boxes, imports between layers as arrows.
+"""Draws docs/architecture.svg from the code: layers as bands, rooms as boxes in the order of the contracts.
 
-Run ``make docs`` after adding a module; a test holds the picture against the code.
+A room in a row may import the rows below it; the arrows on the right count imports between layers. Run ``make docs``
+after adding a room; a test holds the picture against the code.
 """
 
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections import Counter
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import grimp
 
@@ -21,18 +24,24 @@ COLOURS = {
     "market": "#e6e1f0",
     "feature_repo": "#eeeeee",
 }
-WIDTH, PER_ROW, BOX_W, BOX_H, GAP = 1180, 7, 140, 30, 8
+WIDTH, BOX_W, BOX_H, GAP, LEFT = 1110, 175, 26, 8, 140
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def modules() -> dict[str, list[str]]:
-    """Modules of each layer, as dotted names below it, in the order of their paths."""
-    found: dict[str, list[str]] = {}
-    for layer in (*LAYERS, "feature_repo"):
-        paths = sorted((ROOT / layer).rglob("*.py"))
-        names = [p.relative_to(ROOT / layer).with_suffix("").as_posix() for p in paths if p.name != "__init__.py"]
-        found[layer] = [name.removesuffix("/__main__") for name in names]
-    return found
+def rows_of(layer: str) -> list[list[str]]:
+    """Rooms of a layer, row by row: as its contract orders them, else the files side by side."""
+    for contract in _contracts():
+        if contract.get("containers") == [layer]:
+            rows = [[room.strip(" ()") for room in row.split("|")] for row in contract["layers"]]
+            return [[room for room in row if _exists(layer, room)] for row in rows]
+    names = sorted(path.stem for path in (ROOT / layer).glob("*.py") if path.stem != "__init__")
+    return [names]
+
+
+def modules_in(layer: str, room: str) -> int:
+    """How many modules a room has; 0 for a room that is a single file."""
+    folder = ROOT / layer / room
+    return sum(path.stem != "__init__" for path in folder.rglob("*.py")) if folder.is_dir() else 0
 
 
 def imports_between_layers() -> Counter[tuple[str, str]]:
@@ -46,7 +55,7 @@ def imports_between_layers() -> Counter[tuple[str, str]]:
             if here != there:
                 arrows[here, there] += 1
     arrows["dags", "pipelines"] = sum(
-        (ROOT / "dags" / f"{m}.py").read_text().count("from pipelines") for m in modules()["dags"]
+        path.read_text().count("from pipelines") for path in sorted((ROOT / "dags").glob("*.py"))
     )
     return arrows
 
@@ -55,16 +64,14 @@ def draw() -> str:
     """The whole picture as SVG text."""
     parts: list[str] = []
     y, bands = 50, {}
-    for layer, names in modules().items():
-        rows = max(1, -(-len(names) // PER_ROW))
-        height = 34 + rows * (BOX_H + GAP) + 6
+    for layer in (*LAYERS, "feature_repo"):
+        rows = rows_of(layer)
+        height = 12 + len(rows) * (BOX_H + GAP) + 4
         bands[layer] = (y, height)
-        parts += _band(layer, names, y, height)
-        y += height + 26
+        parts += _band(layer, rows, y, height)
+        y += height + 22
     parts += _arrows(bands)
-    title = (
-        '<text x="20" y="30" class="t">quotekeel: each layer imports only those below it (drawn from the code)</text>'
-    )
+    title = '<text x="20" y="30" class="t">quotekeel: a room imports only from rows and layers below it</text>'
     style = (
         "<style>text{font-family:DejaVu Sans,Arial,sans-serif;font-size:11px;fill:#222}"
         ".t{font-size:16px;font-weight:bold}.l{font-size:14px;font-weight:bold}.a{font-size:11px;fill:#555}</style>"
@@ -73,21 +80,35 @@ def draw() -> str:
     return "\n".join([head, style, f'<rect width="{WIDTH}" height="{y}" fill="#fff"/>', title, *parts, "</svg>"]) + "\n"
 
 
-def _band(layer: str, names: list[str], y: int, height: int) -> list[str]:
+def _contracts() -> list[dict[str, Any]]:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts: list[dict[str, Any]] = settings["tool"]["importlinter"]["contracts"]
+    return contracts
+
+
+def _exists(layer: str, room: str) -> bool:
+    place = ROOT / layer / room
+    return place.is_dir() or place.with_suffix(".py").exists()
+
+
+def _band(layer: str, rows: list[list[str]], y: int, height: int) -> list[str]:
     parts = [
-        f'<rect x="20" y="{y}" width="{WIDTH - 140}" height="{height}" rx="6" fill="{COLOURS[layer]}" stroke="#999"/>',
-        f'<text x="32" y="{y + 22}" class="l">{layer}</text>',
+        f'<rect x="20" y="{y}" width="{WIDTH - 150}" height="{height}" rx="6" fill="{COLOURS[layer]}" stroke="#999"/>',
+        f'<text x="32" y="{y + height / 2 + 5:g}" class="l">{layer}</text>',
     ]
-    for i, name in enumerate(names):
-        x = 32 + (i % PER_ROW) * (BOX_W + GAP)
-        top = y + 32 + (i // PER_ROW) * (BOX_H + GAP)
-        parts.append(f'<rect x="{x}" y="{top}" width="{BOX_W}" height="{BOX_H}" rx="3" fill="#fff" stroke="#bbb"/>')
-        parts.append(f'<text x="{x + BOX_W / 2:g}" y="{top + 19}" text-anchor="middle">{escape(_short(name))}</text>')
+    for row, rooms in enumerate(rows):
+        top = y + 10 + row * (BOX_H + GAP)
+        wide = min(BOX_W, (WIDTH - 160 - LEFT) / max(len(rooms), 1) - GAP)
+        for i, room in enumerate(rooms):
+            x = LEFT + i * (wide + GAP)
+            count = modules_in(layer, room)
+            edge = ' stroke-width="1.4"' if count else ' stroke-dasharray="3 2"'
+            label = f"{escape(room)}/ {count}" if count else escape(room)
+            parts.append(
+                f'<rect x="{x:g}" y="{top}" width="{wide:g}" height="{BOX_H}" rx="3" fill="#fff" stroke="#999"{edge}/>'
+            )
+            parts.append(f'<text x="{x + wide / 2:g}" y="{top + 17}" text-anchor="middle">{label}</text>')
     return parts
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 22 else "…" + name[-21:]
 
 
 def _arrows(bands: dict[str, tuple[int, int]]) -> list[str]:
@@ -95,10 +116,10 @@ def _arrows(bands: dict[str, tuple[int, int]]) -> list[str]:
     for lane, ((here, there), count) in enumerate(sorted(imports_between_layers().items())):
         start = bands[here][0] + bands[here][1] / 2
         end = bands[there][0] + bands[there][1] / 2
-        x = WIDTH - 118 + 11 * lane
+        x = WIDTH - 128 + 11 * lane
         parts.append(
-            f'<path d="M{WIDTH - 120} {start:g} H{x} V{end:g} H{WIDTH - 114}" fill="none" stroke="#666"/>'
-            f'<path d="M{WIDTH - 120} {end:g} l7 -4 v8 z" fill="#666"/>'
+            f'<path d="M{WIDTH - 130} {start:g} H{x} V{end:g} H{WIDTH - 124}" fill="none" stroke="#666"/>'
+            f'<path d="M{WIDTH - 130} {end:g} l7 -4 v8 z" fill="#666"/>'
             f'<text x="{x + 2}" y="{(start + end) / 2:g}" class="a">{count}</text>'
         )
     return parts

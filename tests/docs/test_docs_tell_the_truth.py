@@ -106,9 +106,16 @@ def test_every_test_named_in_the_documents_exists() -> None:
     assert missing == []
 
 
-def test_the_architecture_picture_is_drawn_from_todays_code() -> None:
-    drawn = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))["draw"]()
-    assert (ROOT / "docs" / "architecture.svg").read_text() == drawn, "run `make docs` and commit the picture"
+@pytest.mark.parametrize("picture", ["architecture", "ring"])
+def test_the_pictures_are_drawn_from_todays_code(picture: str) -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / f"draw_{picture}.py"))["draw"]()
+    assert (ROOT / "docs" / f"{picture}.svg").read_text() == drawn, "run `make docs` and commit the picture"
+
+
+def test_the_readme_names_every_room_of_the_ring() -> None:
+    rooms = {path.parent.name for path in (ROOT / "pipelines").glob("*/__init__.py")}
+    named = set(re.findall(r"^  (\w+)/", README, re.MULTILINE))
+    assert named == rooms
 
 
 def test_the_command_line_starts_without_loading_a_heavy_library() -> None:
