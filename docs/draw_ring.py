@@ -90,10 +90,10 @@ def _arrow(here: str, there: str, what: str) -> str:
     (x0, y0), (x1, y1) = _edge(_place(here), _place(there)), _edge(_place(there), _place(here))
     # what is handed on is written inside the ring, beside its arrow
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
-    inward = (WIDTH / 2 - x) * 0.2, (HEIGHT / 2 - y) * 0.2
+    x, y = x + (WIDTH / 2 - x) * 0.2, y + (HEIGHT / 2 - y) * 0.2 + 4
     return (
         f'<path d="M{x0:.0f} {y0:.0f} L{x1:.0f} {y1:.0f}" stroke="#486581" fill="none" marker-end="url(#a)"/>'
-        f'<text x="{x + inward[0]:.0f}" y="{y + inward[1] + 4:.0f}" text-anchor="middle" class="e">{escape(what)}</text>'
+        f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="middle" class="e">{escape(what)}</text>'
     )
 
 

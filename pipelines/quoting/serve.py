@@ -28,20 +28,19 @@ from pipelines.quoting.follow import follow
 from pipelines.quoting.session_run import (
     ServeConfig,
     ServeResult,
+    place_of,
     proven_bundle,
     result_of,
-    run_session,
-    sends_orders,
-    simulated_stream,
     write_session,
 )
-from pipelines.workspace import Workspace
+from pipelines.workspace import Workspace, tracked
 from serving.rollout.lineup import Lineup
 from serving.session import drivers
+from serving.session.runner import run_session
 from serving.session.session import Plan
 from training.registry.registry import model_name
 
-__all__ = ["ServeConfig", "ServeResult", "serve", "simulated_stream"]
+__all__ = ["ServeConfig", "ServeResult", "serve"]
 
 
 def serve(config: ServeConfig, *, workspace: Workspace) -> ServeResult:
@@ -78,20 +77,22 @@ def _serve_once(
     require_recorded(workspace, model_name(config.instrument), versions[0])  # the champion's
     bundles = tuple(proven_bundle(workspace, config.instrument, version) for version in versions)
     slow = SlowSource(workspace, instrument, lake)
+    place = place_of(config, instrument, workspace)
     plan = Plan(
         session=live_source(config.url or str(config.capture), workspace.clock),
         instrument=instrument,
         lineup=_lineup(config, versions, roles.test),
         block_ns=int(config.block_seconds * NS_PER_S),
         seed=config.seed,
-        trades=sends_orders(config, instrument),
+        trades=place.sends_orders,
         first_slow=slow.known_at,
         start_ns=config.start_ns or 0,
         inventory_limit=config.policy.max_inventory_lots,
     )
     progress = workspace.progress
     until = drivers.Until(seconds=config.seconds, stop=stop, advance=progress.advance, end_ns=config.end_ns)
-    session, truncated = run_session(config, workspace, plan, bundles, until)
+    with tracked(progress, "quoting" if plan.trades else "deciding", until.seconds):
+        session, truncated = run_session(place, plan, bundles, config.policy, until)
     if session.lander.slow is not None:
         slow.learned(session.lander.slow)
     for table in COMPACTED:

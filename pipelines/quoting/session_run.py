@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import ClassVar, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import orjson
 
 from market.clock import NS_PER_S
-from market.errors import ApprovalError, CaptureError, GateError, ModelError, ServiceError
+from market.errors import ApprovalError, GateError, ModelError
 from market.features import meaning
-from market.feeds import websocket
-from market.feeds.landing import Lander
 from market.files import replacing
 from market.instruments import Instrument
-from market.lake.lake import Lake
-from market.sources import TRUNCATED
-from market.venues.binance import snapshot_url
-from market.venues.formats import line_files
 from pipelines.deployment.deploy import prove_hotpath
 from pipelines.governance.approve import require_recorded
-from pipelines.workspace import Workspace, tracked
+from pipelines.workspace import Workspace
 from serving.bundle import Bundle, load_bundle
-from serving.hotpath.loop import HotPath
 from serving.quoting.policy import PolicyConfig
 from serving.rollout.guardrails import GuardrailConfig
 from serving.rollout.lineup import Lineup
 from serving.rollout.roles import Roles
-from serving.session import drivers
-from serving.session.recorder import Recorder
-from serving.session.session import Parts, Plan, QuotingSession
+from serving.session.runner import Place
+from serving.session.session import QuotingSession
 from training.registry.registry import model_name
 
 Arm = Literal["champion", "challenger"]
 
-_SIMULATED = "sim-"
-_SPARE_S = 30  # asked for beyond ``seconds``: for cancels to be confirmed and for the last fills' later mids
 _SECOND_ARM = {"canary": "canary", "window": "previous"}
 
 
@@ -146,86 +132,17 @@ def unapproved(workspace: Workspace, instrument: str, roles: Roles) -> dict[int,
     return found
 
 
-def run_session(
-    config: ServeConfig,
-    workspace: Workspace,
-    plan: Plan,
-    bundles: tuple[Bundle, ...],
-    until: drivers.Until,
-    *,
-    begin: Callable[[QuotingSession], None] = lambda _session: None,
-) -> tuple[QuotingSession, bool]:
-    """The session when it is over and written down, and whether the recording was truncated. ``begin`` is told of the
-    session before its first frame.
-
-    Raises:
-        ServiceError: the exchange is away or broke off; what came before is in the lake.
-        LakeError: a table cannot be written.
-    """
-    lake = Lake(workspace.lake)
-    recorder = Recorder(
-        lake=lake, instrument=plan.instrument, session=plan.session, feature_set=bundles[0].manifest.feature_set
+def place_of(config: ServeConfig, instrument: Instrument, workspace: Workspace) -> Place:
+    """Where the sessions of a configuration run. Shared memory is one a workspace and instrument."""
+    return Place(
+        instrument=instrument,
+        lake_uri=workspace.lake,
+        clock=workspace.clock,
+        ring=f"{instrument.key}-{hashlib.sha256(str(workspace.home).encode()).hexdigest()[:8]}",
+        url=config.url,
+        capture=config.capture,
+        pace=config.pace,
     )
-    truncated = False
-    with (
-        HotPath(bundles, config.policy, plan.instrument, name=_ring_name(workspace, plan)) as hotpath,
-        Lander(plan.session, plan.instrument, lake, clock=workspace.clock) as lander,
-        tracked(workspace.progress, "quoting" if plan.trades else "deciding", until.seconds),
-    ):
-        session = QuotingSession(plan, bundles, Parts(lander=lander, hotpath=hotpath, recorder=recorder))
-        begin(session)
-        try:
-            if config.url is not None:
-                seconds = None if config.follow else config.seconds
-                asyncio.run(drivers.trade(session, exchange_of(config, plan.instrument, workspace, seconds), until))
-            else:
-                drivers.follow(session, line_files.frames(Path(str(config.capture))), until)
-        except CaptureError as error:
-            truncated = True
-            lander.note(TRUNCATED, str(error))
-        except ServiceError:
-            session.flush(final=True)
-            raise
-        session.flush(final=True)
-    return session, truncated
-
-
-def _ring_name(workspace: Workspace, plan: Plan) -> str:
-    """One a workspace and instrument: what a killed session left in shared memory, the next one replaces."""
-    return f"{plan.instrument.key}-{hashlib.sha256(str(workspace.home).encode()).hexdigest()[:8]}"
-
-
-def sends_orders(config: ServeConfig, instrument: Instrument) -> bool:
-    """Whether orders are sent there; everywhere else quotes are recorded only."""
-    return config.url is not None and instrument.venue.startswith(_SIMULATED)
-
-
-def exchange_of(
-    config: ServeConfig, instrument: Instrument, workspace: Workspace, seconds: float | None
-) -> websocket.Session:
-    """A connection to the exchange of a configuration; ``seconds`` are asked for, None for an endless stream."""
-    url = str(config.url)
-    if sends_orders(config, instrument):
-        url = simulated_stream(url, instrument, seconds, pace=config.pace)
-    connection = websocket.ConnectionConfig(snapshot_url=snapshot_url(instrument, url))
-    return websocket.Session(url, clock=workspace.clock, config=connection)
-
-
-def simulated_stream(url: str, instrument: Instrument, seconds: float | None, *, pace: float | None = None) -> str:
-    """The full stream address of a simulated exchange, in lockstep or at a pace; what ``url`` already says is kept."""
-    parts = urlsplit(url)
-    symbol = instrument.symbol.lower()
-    names = ("depth@100ms", "bookTicker", "trade", "markPrice@1s")
-    query = {
-        "streams": "/".join(f"{symbol}@{name}" for name in names),
-        "stamp": "1",
-        "snapshot": "1",
-        "pace": "lockstep" if pace is None else f"{pace:g}",
-        **({"seconds": f"{seconds + _SPARE_S:g}"} if seconds is not None else {}),
-        **dict(parse_qsl(parts.query)),
-    }
-    path = parts.path if parts.path not in ("", "/") else "/stream"
-    return urlunsplit(parts._replace(path=path, query=urlencode(query, safe="@/")))
 
 
 def result_of(

@@ -22,13 +22,20 @@ class Until:
     """How long: ``seconds`` of market time (None: to the end of what comes), until the market's ``end_ns``, or until
     ``stop`` is set.
 
-    ``advance`` is told how many seconds of market time have passed since it was last told.
+    ``advance`` is told how many seconds of market time have passed since it was last told. With ``endless`` a simulated
+    exchange is asked for a stream without an end, whatever ``seconds`` says.
     """
 
     seconds: float | None
     stop: threading.Event
     advance: Callable[[float], None]
     end_ns: int | None = None
+    endless: bool = False
+
+    @property
+    def asked_s(self) -> float | None:
+        """Seconds to ask a simulated exchange for; None: without an end."""
+        return None if self.endless else self.seconds
 
     def reached(self, session: QuotingSession) -> bool:
         """Whether there is no more quoting to be done."""

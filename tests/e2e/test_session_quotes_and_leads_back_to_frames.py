@@ -22,12 +22,13 @@ from market.feeds import landing
 from market.lake.lake import Lake
 from pipelines.in_service import state_path
 from pipelines.monitoring.skew import SkewConfig, skew
-from pipelines.quoting.serve import ServeConfig, ServeResult, serve, simulated_stream
+from pipelines.quoting.serve import ServeConfig, ServeResult, serve
 from pipelines.stack.exchange import Exchange, SimulateConfig, running_exchange
 from pipelines.workspace import Workspace
 from serving.outcomes import block_metrics, from_columns
 from serving.rollout.assignment import assign
 from serving.rollout.roles import Roles, write_roles
+from serving.session.runner import simulated_stream
 
 KEY = "sim-usdm.BTCUSDT"
 ROOT = Path(__file__).parents[2]
