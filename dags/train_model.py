@@ -9,7 +9,15 @@ import pendulum
 from airflow.sdk import Param, PartitionedAssetTimetable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from pipelines.orchestration.assets import CHALLENGER, DRIFT, TASK_DEFAULTS, TEST_WON, TRAINING_POOL, instrument_of
+from pipelines.orchestration.assets import (
+    CHALLENGER,
+    DRIFT,
+    TASK_DEFAULTS,
+    TEST_WON,
+    TRAINING_POOL,
+    author_of,
+    instrument_of,
+)
 
 
 @dag(
@@ -44,10 +52,10 @@ def train_model():
         return given or run_as_task("featurize", instrument=instrument, **learned_from())["dataset_id"]
 
     @task(pool=TRAINING_POOL)
-    def train(dataset_id: str) -> str:
+    def train(dataset_id: str, dag_run=None) -> str:
         from pipelines.stages import run_as_task
 
-        return run_as_task("train", dataset_id=dataset_id)["run_id"]
+        return run_as_task("train", author=author_of(dag_run), dataset_id=dataset_id)["run_id"]
 
     @task
     def evaluate(trained: str) -> dict:
@@ -60,10 +68,10 @@ def train_model():
         return judged["passed"]
 
     @task
-    def export(trained: str) -> str:
+    def export(trained: str, dag_run=None) -> str:
         from pipelines.stages import run_as_task
 
-        run_as_task("export", run_id=trained)
+        run_as_task("export", author=author_of(dag_run), run_id=trained)
         return trained
 
     @task

@@ -32,6 +32,7 @@ VARIABLES: Mapping[str, str] = {
     "KEEL_HOME": "folder that holds everything a run makes (default: .keel in the current folder)",
     "KEEL_PARAMS": "a YAML file laid over pipelines/params.yaml",
     "KEEL_AUTHOR": "who trains; recorded with every run, and barred from approving it (default: the login name)",
+    "KEEL_SCHEDULE_OWNER": "the author of what a schedule or a drift starts in Airflow (default: KEEL_AUTHOR)",
     "KEEL_LAKE_URI": "the lake's address when it is not a folder under KEEL_HOME: s3://bucket/prefix, or a folder",
     "KEEL_DATA_REMOTE": "where `keel data` keeps datasets: a folder, or s3://bucket/prefix",
     "KEEL_TRACKING_URI": "the MLflow server when it is not a file under KEEL_HOME",
@@ -66,8 +67,8 @@ def shown(variable: str) -> str | None:
     return "(set, holds a password)" if value and variable in _SECRET else value
 
 
-def workspace(*, clock: Clock | None = None, progress: Progress | None = None) -> Workspace:
-    """The workspace that the environment describes.
+def workspace(*, clock: Clock | None = None, progress: Progress | None = None, author: str = "") -> Workspace:
+    """The workspace that the environment describes; ``author`` is who asked for this, where that is known better.
 
     Raises:
         SettingsError: a ``KEEL_`` variable is unknown or not of its form.
@@ -77,7 +78,7 @@ def workspace(*, clock: Clock | None = None, progress: Progress | None = None) -
         home=Path(os.environ.get("KEEL_HOME") or ".keel").absolute(),
         clock=clock or SystemClock(),
         progress=progress or Silent(),
-        author=os.environ.get("KEEL_AUTHOR") or getpass.getuser(),
+        author=author or os.environ.get("KEEL_AUTHOR") or getpass.getuser(),
         lake_uri=os.environ.get("KEEL_LAKE_URI", ""),
         data_remote=os.environ.get("KEEL_DATA_REMOTE", ""),
         tracking_uri=os.environ.get("KEEL_TRACKING_URI", ""),
@@ -90,6 +91,12 @@ def workspace(*, clock: Clock | None = None, progress: Progress | None = None) -
         airflow_url=os.environ.get("KEEL_AIRFLOW_URL", "").rstrip("/"),
         airflow_run=_airflow_run(),
     )
+
+
+def schedule_owner() -> str:
+    """Who answers for what no person started: the schedule's owner, else the author of this process; empty: neither is
+    set."""
+    return os.environ.get("KEEL_SCHEDULE_OWNER", "").strip() or os.environ.get("KEEL_AUTHOR", "")
 
 
 def approvers() -> tuple[str, ...]:

@@ -80,7 +80,8 @@ def run(verb: str, *, workspace: Workspace | None = None, **overrides: Any) -> A
     return stage.function(config, workspace=workspace or settings.workspace())
 
 
-def run_as_task(verb: str, **overrides: Any) -> dict[str, Any]:
-    """As :func:`run`, for a scheduler: the result as a dictionary of ids, versions, paths and figures."""
-    result = run(verb, **overrides)
+def run_as_task(verb: str, *, author: str = "", **overrides: Any) -> dict[str, Any]:
+    """As :func:`run`, for a scheduler: the result as a dictionary of ids, versions, paths and figures. ``author``: the
+    person that the task is for."""
+    result = run(verb, workspace=settings.workspace(author=author), **overrides)
     return dict(dataclasses.asdict(result))

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from market.books.levels import NEAR_LEVELS
 from market.clock import NS_PER_S
 from market.errors import FeatureSetError, GoldenError, ManifestError, TamperedError
 from market.features import catalog
@@ -218,6 +219,7 @@ def _check_signature(manifest: Manifest, folder: Path) -> None:
         f"{network.outputs} outputs, expected {N_OUTPUTS}": network.outputs != N_OUTPUTS,
         f"horizons {heads.horizons_ns}, expected {HORIZONS_NS}": heads.horizons_ns != HORIZONS_NS,
         f"state of {network.state}, expected the hidden width {network.hidden}": network.state != network.hidden,
+        f"depth of {heads.depth_levels} levels, expected {NEAR_LEVELS}": heads.depth_levels != NEAR_LEVELS,
         "a hidden width below 1": network.hidden < 1,
         "a normalisation of another length than its inputs": not (
             len(manifest.norm_mean) == len(manifest.norm_scale) == len(network.inputs)

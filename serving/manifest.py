@@ -11,6 +11,9 @@ from typing import Literal
 
 import msgspec
 
+from market.errors import ModelError
+from market.labels import LabelConfig
+
 SCHEMA_VERSION = 1
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
@@ -29,6 +32,22 @@ class Heads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     move_threshold_ticks: float
     depth_fall: float
     depth_levels: int
+
+    def labels(self) -> LabelConfig:
+        """What came true is told by these settings, and by no others."""
+        return LabelConfig(
+            horizons_ns=self.horizons_ns,
+            threshold_half_ticks=round(2 * self.move_threshold_ticks),
+            depth_fall_percent=round(100 * self.depth_fall),
+        )
+
+    def words(self) -> str:
+        """The label settings in a phrase."""
+        horizons = ", ".join(f"{ns / 1e6:g}" for ns in self.horizons_ns)
+        return (
+            f"a move beyond {self.move_threshold_ticks:g} ticks and a fall of {self.depth_fall:.0%} in "
+            f"{self.depth_levels} levels, within {horizons} ms"
+        )
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,3 +84,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[str, str]
     expected_step_us: float
     tolerance: float
+
+
+def require_comparable(one: Manifest, other: Manifest) -> None:
+    """Two models can be held against each other only on one truth.
+
+    Raises:
+        ModelError: their label settings differ.
+    """
+    if one.heads != other.heads:
+        raise ModelError(
+            f"versions {one.registry_version} and {other.registry_version} of {one.model_name} cannot be compared: "
+            f"expected one label setting, saw {one.heads.words()} and {other.heads.words()}. Train both on datasets "
+            "with the same threshold_half_ticks and depth_fall_percent"
+        )

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.clock import NS_PER_MS, NS_PER_S
+from market.labels import NONE
 
 Int64s = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -200,12 +201,16 @@ def _one_block(outcomes: Outcomes, block: int, arm: int, recv_ns: Int64s, quoted
     )
 
 
-def direction_log_loss(recv_ns: Int64s, mid2: Int64s, probs: Floats, horizon_ns: int) -> Floats:
-    """Log-loss of each row's (n, 3) down/none/up probabilities against the mid at ``horizon_ns`` later; NaN where the
-    rows do not reach that far. ``recv_ns`` ascending."""
+def direction_log_loss(
+    recv_ns: Int64s, mid2: Int64s, probs: Floats, horizon_ns: int, *, threshold_half_ticks: int
+) -> Floats:
+    """Log-loss of each row's (n, 3) down/none/up probabilities against the mid at ``horizon_ns`` later, which has moved
+    when it lies more than ``threshold_half_ticks`` away, as in the model's labels; NaN where the rows do not reach that
+    far. ``recv_ns`` ascending."""
     at = np.searchsorted(recv_ns, recv_ns + horizon_ns, side="right") - 1
     known = recv_ns + horizon_ns <= recv_ns[-1] if len(recv_ns) else np.empty(0, bool)
-    direction = np.sign(mid2[at] - mid2).astype(np.int64) + 1
+    move = mid2[at] - mid2
+    direction = NONE + (move > threshold_half_ticks).astype(np.int64) - (move < -threshold_half_ticks)
     chosen = np.take_along_axis(probs.astype(np.float64), direction[:, None], axis=1)[:, 0]
     loss = -np.log(np.clip(chosen, 1e-7, 1.0))
     return np.asarray(np.where(known, loss, np.nan))

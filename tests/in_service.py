@@ -42,10 +42,12 @@ class Session:
 
 
 def open_workspace(home: Path, write_bundle: Callable[..., Path], *, rows: int = 8000) -> Workspace:
-    """A workspace with dataset ``d0`` and version 1, trained on it, in ``models``."""
+    """A workspace with dataset ``d0``, and versions 1 and 2, trained on it, in ``models``."""
     workspace = Workspace(home=home, clock=ManualClock(LATER_NS + 600 * NS_PER_S), author="grace")
     write_dataset(workspace.datasets / DATASET, Planted(rows=rows))
-    write_bundle(workspace.models / INSTRUMENT / "1", seed=1, dataset_id=DATASET)
+    for version in (1, 2):
+        folder = workspace.models / INSTRUMENT / str(version)
+        write_bundle(folder, seed=version, registry_version=version, dataset_id=DATASET)
     return workspace
 
 

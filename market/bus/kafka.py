@@ -1,4 +1,4 @@
-"""The bus over Kafka: records stay readable as long as the topic keeps them, by many processes on many machines.
+"""Frames over Kafka: they stay readable as long as the topic keeps them, by many processes on many machines.
 
 What is sent is keyed by instrument, so that an instrument's messages lie in one partition, in order. The producer is
 idempotent: what it sends again after a lost answer, or to a broker that came back, is stored once. Every message says
@@ -13,32 +13,23 @@ from __future__ import annotations
 import sys
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from market.bus.cluster import Cluster, topic_named
-from market.bus.protocol import Records, layout_of
 from market.errors import InputError, KeelError, ServiceError
-from market.events import joined
 
 SCHEMA: Final = "keel-schema"
-STOP: Final = b"stop/1"
 MAX_MESSAGE: Final = 8 * 2**20  # bytes; a depth snapshot of 5,000 levels a side is under 1 MiB
 
-_FIRST: Final = "keel-first"  # number of the message's first record, of all that this publisher has sent
-_CHUNK: Final = 256 * 2**10  # bytes of records in one message
-_PLACES: Final = 2**20  # more records than a message may hold
 _ASK_S: Final = 15.0
 _DELIVER_S: Final = 60.0
-_POLLED: Final = 500  # messages
 
 _AWAY: Final = (
     KafkaError._ALL_BROKERS_DOWN,
@@ -249,151 +240,6 @@ class Outbox:
         self.failed = True
         where, name = self.topic.cluster.servers, self.topic.name
         return ServiceError(f"no Kafka broker at {where} took {count:,} messages for topic {name!r} in time; is it up?")
-
-
-class KafkaPublisher:
-    """Sends records of one dtype for one key (an instrument); see :class:`market.bus.protocol.Publisher`."""
-
-    def __init__(self, topic: Topic, dtype: np.dtype[np.void], *, key: str) -> None:
-        self.dtype = dtype
-        self._outbox = Outbox(topic)
-        self._key = key.encode()
-        self._schema = schema_of(dtype)
-        self._sent = 0
-
-    def publish(self, records: Records) -> None:
-        records = np.ascontiguousarray(records, dtype=self.dtype)
-        step = max(1, _CHUNK // self.dtype.itemsize)
-        for start in range(0, len(records), step):
-            part = records[start : start + step]
-            headers = [(SCHEMA, self._schema), (_FIRST, b"%d" % self._sent)]
-            self._outbox.send(self._key, part.tobytes(), headers)
-            self._sent += len(part)
-
-    def flush(self) -> None:
-        """Wait until the broker has everything. Raises as :meth:`Outbox.flush`."""
-        self._outbox.flush()
-
-    def stop(self) -> None:
-        self._outbox.send(self._key, b"", [(SCHEMA, STOP), (_FIRST, b"%d" % self._sent)])
-        self._outbox.flush()
-
-
-def schema_of(dtype: np.dtype[np.void]) -> bytes:
-    """What the header of records of this dtype says."""
-    return b"records/%08x" % layout_of(dtype)
-
-
-class KafkaSubscriber:
-    """A member of a consumer group: the group's members share the topic's partitions.
-
-    ``positions`` tells where a partition is to be read from, as :attr:`positions` of this class once told and as the
-    lake keeps it; None is the oldest message there is. See :class:`market.bus.protocol.Subscriber`; ``lost`` counts
-    records that the topic had dropped before they were read, but of what was dropped while nobody read only messages:
-    it is then too low, never 0. A member that is given a partition back goes on where it stood, unless the lake stands
-    further by then.
-    """
-
-    def __init__(
-        self, topic: Topic, dtype: np.dtype[np.void], *, group: str, positions: Callable[[int], int | None]
-    ) -> None:
-        self.dtype = dtype
-        self.lost = 0
-        self.positions: dict[int, int] = {}
-        self._topic = topic
-        self._schema = schema_of(dtype)
-        self._asked = positions
-        self._waiting: deque[tuple[int, int, Records]] = deque()  # partition, position of its first record, records
-        self._begins: dict[int, int] = {}  # offset by partition of which no message has come since it was assigned
-        self._left: dict[int, int] = {}  # where it stood in partitions that it gave up
-        self._next: dict[bytes, int] = {}
-        self._running: dict[bytes, bool] = {}
-        self._consumer = Consumer(reader_settings(topic.cluster, group))
-        self._consumer.subscribe([topic.name], on_assign=self._assigned, on_revoke=self._revoked)
-
-    def poll(self, limit: int) -> Records:
-        """As the protocol says.
-
-        Raises:
-            InputError: a message has another schema; this reader is of another version than its writer.
-            ServiceError: the cluster refuses us.
-        """
-        if not self._waiting:
-            for message in self._consumer.consume(_POLLED, timeout=0):
-                self._take(message)
-        parts, room = list[Records](), limit
-        while self._waiting and room > 0:
-            partition, position, records = self._waiting.popleft()
-            part, rest = records[:room], records[room:]
-            parts.append(part)
-            room -= len(part)
-            if len(rest):
-                self._waiting.appendleft((partition, position + len(part), rest))
-                self.positions[partition] = position + len(part)
-            else:
-                self.positions[partition] = (position // _PLACES + 1) * _PLACES
-        return joined(parts, self.dtype)
-
-    @property
-    def assigned(self) -> frozenset[int]:
-        """Partitions that are this member's now; they change only in :meth:`poll`."""
-        return frozenset(each.partition for each in self._consumer.assignment())
-
-    @property
-    def stopped(self) -> bool:
-        return bool(self._running) and not any(self._running.values()) and not self._waiting
-
-    def close(self) -> None:
-        """Leave the group."""
-        self._consumer.close()
-
-    def _take(self, message: Message) -> None:
-        error = message.error()
-        if error is not None:
-            fail(error, self._topic.cluster, self._topic.name)
-        partition, offset = place_of(message)
-        self.lost += max(0, offset - self._begins.pop(partition, offset))
-        key, value, headers = message.key() or b"", message.value() or b"", headers_of(message)
-        if headers.get(SCHEMA) == STOP:
-            self._count_lost(_bytes(key), int(headers[_FIRST]), 0)
-            self._running[_bytes(key)] = False
-            self._waiting.append((partition, offset * _PLACES, np.empty(0, self.dtype)))
-            return
-        if headers.get(SCHEMA) != self._schema or len(value) % self.dtype.itemsize:
-            raise InputError(
-                f"topic {self._topic.name!r}, partition {partition}, offset {offset}: expected records of schema "
-                f"{self._schema.decode()}, saw {headers.get(SCHEMA, b'none').decode(errors='replace')}; "
-                "run writer and reader of the same version"
-            )
-        records = np.frombuffer(_bytes(value), dtype=self.dtype)
-        self._count_lost(_bytes(key), int(headers[_FIRST]), len(records))
-        taken = max(0, self.positions.get(partition, 0) - offset * _PLACES)  # of a message that was half read
-        self._waiting.append((partition, offset * _PLACES + taken, records[taken:]))
-
-    def _count_lost(self, key: bytes, first: int, count: int) -> None:
-        expected = self._next.get(key, first)
-        self.lost += max(0, first - expected)  # a lower number is a new publisher's
-        self._next[key] = first + count
-        self._running[key] = True
-
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for each in partitions:
-            position = max(self._asked(each.partition) or 0, self._left.pop(each.partition, 0))
-            if position:
-                self.positions[each.partition] = position
-                each.offset = self._begins[each.partition] = position // _PLACES
-            else:
-                each.offset = -2  # the oldest
-        consumer.assign(partitions)
-
-    def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        gone = {each.partition for each in partitions}
-        self._waiting = deque(each for each in self._waiting if each[0] not in gone)
-        for partition in gone:
-            self._left[partition] = self.positions.pop(partition, 0)
-            self._begins.pop(partition, None)
-        for key in [key for key in self._next if self._topic.partition_of(key) in gone]:  # another reads on there
-            del self._next[key], self._running[key]
 
 
 def reader_settings(cluster: Cluster, group: str) -> dict[str, Any]:

@@ -220,12 +220,6 @@ def _drop_oldest(state: Int64s, window: int) -> None:
 
 
 @compiled
-def _approach(average: float, value: float, dt: float, tau: float) -> float:
-    """One implicit Euler step of the slow average; ``tau`` is the age while the average is young."""
-    return average + (value - average) * (dt / (tau + dt))
-
-
-@compiled
 def _slow_averages(state: Int64s, top_size: float) -> None:
     """Advance what changes slowly to this row; the first row sets it."""
     slow = state.view(np.float64)

@@ -87,11 +87,6 @@ def lock(workspace: Workspace) -> Any:
     return FileLock(workspace.mails / ".lock")
 
 
-def was_sent(workspace: Workspace, key: str) -> bool:
-    """Whether the server has taken the letter of this key."""
-    return _places(workspace, key)[0].exists()
-
-
 def require_addresses(postage: Postage) -> None:
     """Raise SettingsError unless there are recipients and all are plain addresses."""
     for address in (postage.sender, *postage.recipients):

@@ -24,9 +24,12 @@ from market.lake.lake import Lake
 from pipelines.experiments.shadow import ShadowRows
 from pipelines.monitoring.drift import Floats, Ints
 from pipelines.monitoring.signals import Real, direction_loss, matrix
+from pipelines.workspace import Workspace
+from serving.manifest import require_comparable
 from serving.outcomes import COLUMNS, UNKNOWN, BlockMetrics, Outcomes, Quoted, block_metrics, from_columns
 from serving.quoting.policy import PolicyConfig
 from serving.rollout.assignment import ARMS
+from training.registry.registry import bundle_at, read_manifest
 
 _COLUMNS = ("session", "n", "recv_ns", "mid2", "arm", "version0", "version1", "probs0", "probs1", "step_ns")
 _TESTS = ("shadow", "switchback")  # phases of a session in which a challenger is compared with the champion
@@ -40,6 +43,15 @@ class Test:
 
     versions: tuple[int, int]
     number: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Champion and challenger, the settings of the labels that both learned, and how long a block lasts."""
+
+    versions: tuple[int, int]
+    labels: LabelConfig
+    block_ns: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,9 +112,21 @@ def sessions_of(lake: Lake, instrument: str, sessions: Sequence[str], *, home: P
     return found[-1], chosen
 
 
-def read_rows(
-    lake: Lake, instrument: str, session: str, versions: tuple[int, int], *, home: Path, block_ns: int
-) -> Rows | None:
+def labels_of(workspace: Workspace, instrument: str, versions: tuple[int, int]) -> LabelConfig:
+    """The label settings that both versions were trained on: what came true is told by these.
+
+    Raises:
+        ModelError: a version is not registered, or their settings differ, so that there is no one truth to compare by.
+        ServiceError: the registry is away.
+    """
+    champion, challenger = (
+        read_manifest(bundle_at(workspace.models, workspace.tracking, instrument, version)) for version in versions
+    )
+    require_comparable(champion, challenger)
+    return champion.heads.labels()
+
+
+def read_rows(lake: Lake, instrument: str, session: str, compared: Compared, *, home: Path) -> Rows | None:
     """The rows of a session in which this pair was tested; None where there are none. The first seconds of a session,
     while its windows were filling, are left out.
 
@@ -112,11 +136,12 @@ def read_rows(
     rows = lake.read("predictions", instrument=instrument, columns=_COLUMNS, where={"session": session})
     if not rows.num_rows:
         return None
+    versions = compared.versions
     recv_ns, number, mid2, step_ns = (rows[n].to_numpy().astype(np.int64) for n in ("recv_ns", "n", "mid2", "step_ns"))
     pair = np.stack([rows["version0"].to_numpy(), rows["version1"].to_numpy()], axis=1)
     champion, challenger = matrix(rows["probs0"]), matrix(rows["probs1"])
     warm = (recv_ns >= recv_ns.min() + catalog.WARM_NS) & (mid2 > 0) & np.isfinite(champion).all(axis=1)
-    tested, in_shadow = _tested(home, session, number, recv_ns // block_ns)
+    tested, in_shadow = _tested(home, session, number, recv_ns // compared.block_ns)
     tested &= warm & (pair == versions).all(axis=1)
     spoken = np.isfinite(challenger).all(axis=1)
     keep = tested & spoken
@@ -130,7 +155,7 @@ def read_rows(
         arm=rows["arm"].to_numpy().astype(np.int64)[keep],
         champion=champion[keep],
         challenger=challenger[keep],
-        truth=labels(recv_ns[keep], mid2[keep], nothing, nothing, nothing, LabelConfig()).direction,
+        truth=labels(recv_ns[keep], mid2[keep], nothing, nothing, nothing, compared.labels).direction,
         in_shadow=in_shadow[keep],
         step_ns=step_ns[keep],
         alone_ns=step_ns[warm & (pair[:, 0] == versions[0]) & (pair[:, 1] == 0)],

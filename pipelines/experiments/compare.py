@@ -159,6 +159,7 @@ def compare(config: CompareConfig, *, workspace: Workspace) -> CompareResult:
     Raises:
         EmptyDataError: no session with two arms.
         InputError: the blocks are not the session's.
+        ModelError: the two versions learned different labels, or one of them is not registered.
         SettingsError: alpha or block length out of range.
     """
     from market.lake.lake import Lake
@@ -169,11 +170,11 @@ def compare(config: CompareConfig, *, workspace: Workspace) -> CompareResult:
     lake = Lake(workspace.lake)
     test, sessions = experiment.sessions_of(lake, config.instrument, config.sessions, home=workspace.home)
     block_ns = int(NS_PER_S * (config.block_seconds or experiment.block_seconds(workspace.home, sessions)))
+    labels = experiment.labels_of(workspace, config.instrument, test.versions)
+    compared = experiment.Compared(versions=test.versions, labels=labels, block_ns=block_ns)
     seen = _Seen(test=test)
     for session in sessions:
-        rows = experiment.read_rows(
-            lake, config.instrument, session, test.versions, home=workspace.home, block_ns=block_ns
-        )
+        rows = experiment.read_rows(lake, config.instrument, session, compared, home=workspace.home)
         if rows is not None:
             _look_at(seen, lake, config.instrument, rows, block_ns)
     if not seen.sessions:

@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -258,14 +257,18 @@ def _feast() -> Any:
     if "feast" in sys.modules:
         return sys.modules["feast"]
     import prometheus_client  # noqa: F401  # first: it decides at its import that metrics stay in memory
+    import typeguard
 
+    checking = typeguard.typechecked
     variables = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update({name: value or os.devnull for name, value in before.items()})
+    # it has no setting for this; Feast's modules take it by name at their import
+    typeguard.typechecked = lambda target: target  # type: ignore[assignment]
     try:
-        with patch("typeguard.typechecked", new=lambda target: target):
-            import feast
+        import feast
     finally:
+        typeguard.typechecked = checking
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -174,6 +174,12 @@ def _require_second_person(config: ApproveConfig, name: str, author: str) -> Non
             f"version {config.version} of {config.instrument} does not say who trained it, so nobody can be known to "
             "be someone else; register it again with KEEL_AUTHOR set"
         )
+    if people.is_program(author):
+        raise ApprovalError(
+            f"expected a person as the author of version {config.version} of {config.instrument}, saw {author!r}: nobody "
+            "can be told from a program. Set KEEL_SCHEDULE_OWNER (for what Airflow starts by itself) or KEEL_AUTHOR, and "
+            "train it again"
+        )
     if people.same_person(name, author):
         raise ApprovalError(
             f"{name} trained version {config.version} of {config.instrument}, and who trains may not approve; ask "

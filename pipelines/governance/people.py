@@ -20,11 +20,16 @@ def same_person(one: str, other: str) -> bool:
     return _plain(one) == _plain(other)
 
 
+def is_program(name: str) -> bool:
+    """Whether a name is one of ours or of the scheduler's, and so no person's."""
+    return _plain(name) in _PROGRAMS
+
+
 def require_person(name: str, doing: str) -> None:
     """Raise ApprovalError unless ``name`` may be a person's; ``doing`` as in "an approval"."""
     if not name:
         raise ApprovalError(f"{doing} needs the name of a person; give --name")
-    if _plain(name) in _PROGRAMS:
+    if is_program(name):
         raise ApprovalError(f"{doing} needs the name of a person; {name} is not one. Give your own with --name")
 
 

@@ -24,6 +24,7 @@ from pipelines.monitoring import report_archive
 from pipelines.monitoring.checks import Check, CheckLimits
 from pipelines.monitoring.report_archive import Links
 from pipelines.workspace import Workspace, tracked
+from serving.manifest import Heads
 
 if TYPE_CHECKING:
     from pipelines.monitoring.drift import DriftRule, Judgement, Sample
@@ -158,7 +159,7 @@ def monitor(config: MonitorConfig, *, workspace: Workspace) -> MonitorResult:
 
     Raises:
         EmptyDataError: no predictions, no whole window, or a reference too short for the window.
-        InputError: no such dataset, or it is of another instrument.
+        InputError: no such dataset, or it is of another instrument or has other labels than the model.
         SettingsError: a rule that cannot be met.
     """
     from pipelines.monitoring import model_quality
@@ -225,18 +226,19 @@ def _gather(config: MonitorConfig, workspace: Workspace) -> _Watched:
     from market.lake.lake import Lake
     from pipelines.monitoring import checks, model_quality, signals
     from training.data import datasets
-    from training.registry.registry import read_manifest
+    from training.registry.registry import bundle_at, read_manifest
 
     lake = Lake(workspace.lake)
     last_ns = int(config.last_seconds * NS_PER_S)
     recorded = signals.recorded(lake, config.instrument, sessions=config.sessions, last_ns=last_ns)
-    bundle = _bundle(workspace, config.instrument, recorded.version)
+    bundle = bundle_at(workspace.models, workspace.tracking, config.instrument, recorded.version)
     manifest = read_manifest(bundle)
     data = datasets.load(workspace.datasets / (config.dataset_id or manifest.dataset_id))
     if data.card.instrument != config.instrument:
         raise InputError(
             f"expected a dataset of {config.instrument}, saw {data.card.instrument} in {data.card.dataset_id}"
         )
+    _require_same_labels(data, manifest.heads)
     rows = signals.usable(recorded)
     sessions = tuple(sorted({str(s) for s in np.unique(recorded.session)}))
     since, until = int(recorded.recv_ns.min()), int(recorded.recv_ns.max())
@@ -244,7 +246,7 @@ def _gather(config: MonitorConfig, workspace: Workspace) -> _Watched:
     frames = checks.landed(lake, config.instrument, sessions, recorded.recv_ns)
     return _Watched(
         reference=signals.reference(data, bundle, judged_from),
-        current=signals.current(lake, config.instrument, rows, data.card.labels.move_threshold_ticks),
+        current=signals.current(lake, config.instrument, rows, manifest.heads.labels()),
         rows=rows,
         unjudged=catalog.slow_names() if data.card.last_ns - data.card.first_ns < SLOW_NS else (),
         dataset_id=data.card.dataset_id,
@@ -254,15 +256,19 @@ def _gather(config: MonitorConfig, workspace: Workspace) -> _Watched:
     )
 
 
-def _bundle(workspace: Workspace, instrument: str, version: int) -> Path:
-    """The bundle of a version; fetched when it is not here."""
-    from serving.manifest import MANIFEST_FILE
-    from training.registry.registry import Registry, model_name
-
-    folder = workspace.models / instrument / str(version)
-    if not (folder / MANIFEST_FILE).is_file():
-        Registry(workspace.tracking).fetch_bundle(model_name(instrument), version, folder)
-    return folder
+def _require_same_labels(data: Dataset, heads: Heads) -> None:
+    card, rule = data.card, data.card.labels
+    theirs = Heads(
+        horizons_ns=card.horizons_ns,
+        move_threshold_ticks=rule.move_threshold_ticks,
+        depth_fall=rule.depth_fall,
+        depth_levels=rule.depth_levels,
+    )
+    if theirs != heads:
+        raise InputError(
+            f"expected a dataset with the labels of the model, {heads.words()}, saw {theirs.words()} in "
+            f"{card.dataset_id}; leave dataset_id out, or cut the dataset with the model's label settings"
+        )
 
 
 def _judged_from(workspace: Workspace, run_id: str, data: Dataset, trained_on: str) -> int:

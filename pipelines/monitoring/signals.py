@@ -117,13 +117,13 @@ def usable(rows: Served) -> Served:
     return rows.only(rows.mid2 > 0)
 
 
-def current(lake: Lake, instrument: str, rows: Served, move_threshold_ticks: float) -> Watched:
-    """The watched signals while serving, a segment a session. What depth did is told by the ticks the session landed;
-    where they are not in the lake, the liquidity heads have no truth."""
+def current(lake: Lake, instrument: str, rows: Served, config: LabelConfig) -> Watched:
+    """The watched signals while serving, a segment a session. ``config``: how the labels were made that the model
+    learned, and so what came true. What depth did is told by the ticks the session landed; where they are not in the
+    lake, the liquidity heads have no truth."""
     _, session = np.unique(rows.session, return_inverse=True)
     segment = np.cumsum(np.diff(session, prepend=session[:1]) != 0).astype(np.int64)
     bid, ask = depth.near(lake, instrument, rows)
-    config = LabelConfig(threshold_half_ticks=round(2 * move_threshold_ticks))
     found = labels(rows.recv_ns, rows.mid2, bid, ask, segment, config)
     bid_fall, ask_fall = found.bid_fall, found.ask_fall
     known = (bid != depth.UNKNOWN_DEPTH).astype(np.int64)

@@ -14,6 +14,7 @@ from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule
 from airflow.sdk.exceptions import AirflowRuntimeError
 
 from market.errors import LakeError, ServiceError
+from pipelines.settings import schedule_owner
 
 # A server comes back and a disk is cleared; a gate, a refusal, a wrong setting or a mistake of ours says the same
 # however often one asks. (A worker that was killed says nothing, and is always tried again.) The last one is how a task
@@ -33,12 +34,21 @@ TASK_DEFAULTS: Final[dict[str, Any]] = {
 # Slots are in infra/airflow/pools.json: training takes the whole machine, or the whole cluster.
 TRAINING_POOL: Final = "training"
 
+_NO_USER: Final = "dag_test"  # what Airflow writes for a run of ``dag.test()``, in which nobody signs in
+
 TICKS: Final = Asset("ticks")  # minutes that passed the gate
 FEATURES: Final = Asset("features")  # and a dataset of them
 DRIFT: Final = Asset("drift")  # a drift, and the cool-down after the last retraining is over
 CHALLENGER: Final = Asset("challenger")  # a version beside the champion
 TEST_LOST: Final = Asset("test_lost")  # a challenger that is worse, and out of service
 TEST_WON: Final = Asset("test_won")  # a challenger that is better, or has no champion, and nobody has decided about
+
+
+def author_of(dag_run: Any) -> str:
+    """Who answers for what a run makes, and so may not approve it: the person who started it, by the name they signed
+    in with; of a run that a schedule or an asset started the owner of the schedule. Empty: whom the process names."""
+    started_by = str(dag_run.triggering_user_name or "").strip()
+    return started_by if started_by and started_by != _NO_USER else schedule_owner()
 
 
 def instrument_of(dag_run: Any, params: Any) -> str:

@@ -34,6 +34,7 @@ from pipelines.quoting.session_run import (
     write_session,
 )
 from pipelines.workspace import Workspace, tracked
+from serving.manifest import require_comparable
 from serving.rollout.lineup import Lineup
 from serving.session import drivers
 from serving.session.runner import run_session
@@ -76,6 +77,8 @@ def _serve_once(
     versions = tuple(roles.version(arm, config.instrument) for arm in config.arms)
     require_recorded(workspace, model_name(config.instrument), versions[0])  # the champion's
     bundles = tuple(proven_bundle(workspace, config.instrument, version) for version in versions)
+    for other in bundles[1:]:
+        require_comparable(other.manifest, bundles[0].manifest)
     slow = SlowSource(workspace, instrument, lake)
     place = place_of(config, instrument, workspace)
     plan = Plan(

@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 
-from market.clock import NS_PER_S
 from market.errors import InputError, KeelError
 from pipelines.experiments.compare import COMPARE_FILE
 from pipelines.governance import audit
@@ -167,8 +166,3 @@ def _session_to_show(figures: Figures, entries: Entries) -> str:
 def _champion(figures: Figures) -> int | None:
     promoted = [p["version"] for p in figures["promotions"]]
     return int(promoted[-1]) if promoted else None
-
-
-def seconds_of(first_ns: int, last_ns: int) -> float:
-    """Length of a stretch in seconds."""
-    return (last_ns - first_ns) / NS_PER_S

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from pipelines.stack.site import HOST, Site, write_private
 
+APPROVER = "quant"  # an account of pipelines.stack.servers.airflow
+
 
 def variables(site: Site) -> Mapping[str, str]:
     """What a shell, or a task of Airflow, sets. A server that was left out is not named: its embedded form is used."""
@@ -31,7 +33,7 @@ def variables(site: Site) -> Mapping[str, str]:
         found["KEEL_KAFKA_SERVERS"] = str(site.address("kafka"))
     if up("airflow-api"):
         # the one account of a person who judges models; in a terminal it is the name to give
-        found |= {"KEEL_AIRFLOW_URL": site.url("airflow"), "KEEL_APPROVERS": "quant"}
+        found |= {"KEEL_AIRFLOW_URL": site.url("airflow"), "KEEL_APPROVERS": APPROVER}
     if up("triton"):
         found["KEEL_TRITON_GRPC"] = str(site.address("triton-grpc"))
     return found

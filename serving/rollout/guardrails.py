@@ -12,6 +12,9 @@ On trial are a canary, and a challenger from its first block as a shadow on.
 | words | of a challenger: log_loss block by block, by an always-valid test | significantly worse |
 | refused | bundles of it that did not pass their proofs in the session | any |
 
+What the direction was is told by the label settings that both versions were trained on; versions whose settings differ
+are not put on trial against each other.
+
 A breach is final: the trial it ended is named in it, and a new one needs a new approval.
 """
 
@@ -29,7 +32,7 @@ from market.clock import NS_PER_S
 from market.errors import ServiceError, SettingsError
 from market.events import joined
 from market.files import draft_of
-from market.labels import HORIZONS_NS
+from market.labels import HORIZONS_NS, LabelConfig
 from serving.outcomes import direction_log_loss
 from serving.rollout.lineup import Lineup
 
@@ -190,6 +193,7 @@ class Judge:
     trial: Trial
     new_arm: int
     session: str
+    labels: LabelConfig
     block_ns: int = 0
     worse: Worse | None = None
     since_ns: int = 0
@@ -263,10 +267,6 @@ class Judge:
             step_p99_us=self._p99_us(),
         )
 
-    def refused(self) -> Breach:
-        """The version's bundle did not pass: it is not played at all."""
-        return self._breach("refused", 1, 0)
-
     def _follow_position(self, new_acts: bool, block: int, position: Position) -> None:
         if self._worth2 is not None and new_acts:
             self._earned += position.worth2 - self._worth2
@@ -289,7 +289,13 @@ class Judge:
         rows = joined(self._pending, self._pending[0].dtype)
         time = np.maximum.accumulate(rows["recv_ns"])
         arms = (self.new_arm, 1 - self.new_arm)
-        losses = [direction_log_loss(time, rows["mid2"], rows["probs"][:, arm, _WORDS], HORIZON_NS) for arm in arms]
+        threshold = self.labels.threshold_half_ticks
+        losses = [
+            direction_log_loss(
+                time, rows["mid2"], rows["probs"][:, arm, _WORDS], HORIZON_NS, threshold_half_ticks=threshold
+            )
+            for arm in arms
+        ]
         known = int(np.isfinite(losses[0]).sum())  # they come first
         for i, loss in enumerate(losses):
             self._losses[i] += float(loss[:known].sum())
@@ -351,11 +357,31 @@ class Judge:
         )
 
 
+def refusal(trial: Trial, session: str) -> Breach:
+    """The version on trial did not pass its proofs, or cannot be compared: it is not played at all."""
+    return Breach(
+        trial=trial.number,
+        version=trial.version,
+        against=trial.against,
+        guardrail="refused",
+        value=1.0,
+        limit=0.0,
+        session=session,
+        at_ns=0,
+    )
+
+
 def judge_of(
-    config: GuardrailConfig, lineup: Lineup, session: str, *, block_ns: int = 0, worse: Worse | None = None
+    config: GuardrailConfig,
+    lineup: Lineup,
+    session: str,
+    *,
+    labels: LabelConfig,
+    block_ns: int = 0,
+    worse: Worse | None = None,
 ) -> Judge | None:
     """Whoever judges the trial of a line-up; None where nobody is on trial. A challenger is judged where there is a
-    test of its words, ``worse``."""
+    test of its words, ``worse``. ``labels``: the settings that both versions were trained on."""
     trial = trial_of(lineup)
     if trial is None or (trial.challenger and worse is None):
         return None
@@ -364,6 +390,7 @@ def judge_of(
         trial=trial,
         new_arm=lineup.versions.index(trial.version),
         session=session,
+        labels=labels,
         block_ns=block_ns,
         worse=worse if trial.challenger else None,
     )

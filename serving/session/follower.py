@@ -25,8 +25,18 @@ from market.errors import KeelError, ServiceError
 from serving.bundle import Bundle
 from serving.hotpath import network
 from serving.hotpath.network import Model
+from serving.manifest import require_comparable
 from serving.risk.safe_state import NORMAL, Mode, read_stances
-from serving.rollout.guardrails import Breach, GuardrailConfig, breach_path, judge_of, read_breach, write_breach
+from serving.rollout.guardrails import (
+    Breach,
+    GuardrailConfig,
+    Trial,
+    breach_path,
+    read_breach,
+    refusal,
+    trial_of,
+    write_breach,
+)
 from serving.rollout.lineup import NONE_LOST, Lineup, wanted
 from serving.rollout.roles import Roles, read_roles
 from serving.session.heartbeat import Alive, Doing, alive_path, write_alive
@@ -164,7 +174,8 @@ class Follower:
         bundles = {version: self._bundles[version] for version in lineup.versions}
         self.ready = lineup, bundles
         if session is not None and not lineup.same_play(session.target):
-            session.play(lineup, {version: self._models[version] for version in lineup.versions})
+            labels = bundles[lineup.versions[0]].manifest.heads.labels()
+            session.play(lineup, {version: self._models[version] for version in lineup.versions}, labels)
 
     def _look_at_stance(self) -> None:
         if not self._is_new(self._watched.stances):
@@ -201,14 +212,27 @@ class Follower:
         needed = {*lineup.versions, *self._roles.versions()}
         self._bundles = {version: bundle for version, bundle in self._bundles.items() if version in needed}
         self._models = {version: model for version, model in self._models.items() if version in needed}
+        trial = trial_of(lineup)
+        if trial is not None:
+            self._refuse_incomparable(trial)
         bad = [version for version in lineup.versions if version in self.refused]
         if not bad:
             return lineup
-        judge = judge_of(self._means.guardrails, lineup, self._source)
-        if judge is not None and judge.trial.version in bad and judge.trial.against not in bad:
-            self.breached(judge.refused())
-            return Lineup(versions=(judge.trial.against,))
+        if trial is not None and not trial.challenger and trial.version in bad and trial.against not in bad:
+            self.breached(refusal(trial, self._source))
+            return Lineup(versions=(trial.against,))
         return None if lineup.versions[0] in bad else Lineup(versions=lineup.versions[:1])
+
+    def _refuse_incomparable(self, trial: Trial) -> None:
+        """A version that learned other labels than the one it is held against has no truth in common with it."""
+        new, old = self._bundles.get(trial.version), self._bundles.get(trial.against)
+        if new is None or old is None:
+            return
+        try:
+            require_comparable(new.manifest, old.manifest)
+        except KeelError as error:
+            self.refused[trial.version] = str(error)
+            self._means.tell(f"version {trial.version} is not played: {error}")
 
     def _load(self, version: int) -> None:
         if version in self._bundles or version in self.refused:

@@ -27,6 +27,7 @@ from market.features.slow import slow_vector
 from market.feeds.landing import Lander
 from market.feeds.orders import read_report
 from market.instruments import Instrument
+from market.labels import LabelConfig
 from market.venues.protocol import Slow
 from serving.bundle import Bundle
 from serving.hotpath.loop import HotPath
@@ -120,8 +121,9 @@ class QuotingSession:
         self.breach: Breach | None = None
         self._models: dict[int, Bundle | Model] = dict(zip(plan.lineup.versions, models, strict=True))
         self._introduced = set(plan.introduced)
-        self._next: tuple[Lineup, dict[int, Bundle | Model]] | None = None
+        self._next: tuple[Lineup, dict[int, Bundle | Model], LabelConfig] | None = None
         self._taken_up = False  # whether a row was met by the line-up in force
+        self._labels = models[0].manifest.heads.labels()
         self.judge = self._judge_of(plan.lineup)
         if plan.judge is not None and self.judge is not None and plan.judge.trial == self.judge.trial:
             self.judge = plan.judge.resume(plan.session)
@@ -166,10 +168,10 @@ class QuotingSession:
         """How far the trial in force is; None where nobody is on trial."""
         return self.judge.held() if self.judge and self.judge.since_ns else None
 
-    def play(self, lineup: Lineup, models: Mapping[int, Bundle | Model]) -> None:
-        """Take up another line-up with the next step; ``models`` holds every version of it, proven. May be called from
-        another thread."""
-        self._next = lineup, {version: models[version] for version in lineup.versions}
+    def play(self, lineup: Lineup, models: Mapping[int, Bundle | Model], labels: LabelConfig) -> None:
+        """Take up another line-up with the next step; ``models`` holds every version of it, proven, and ``labels`` are
+        the settings that all of them were trained on. May be called from another thread."""
+        self._next = lineup, {version: models[version] for version in lineup.versions}, labels
 
     def set_safe(self, safe: bool) -> None:
         """Whether to quote as in the safe state. May be called from another thread."""
@@ -295,12 +297,13 @@ class QuotingSession:
         if handed is None or not self._taken_up:
             return
         self._next = None
-        lineup, models = handed
+        lineup, models, labels = handed
         trial, breach = trial_of(lineup), self.breach
         ended = (
             trial is not None and breach is not None and (trial.version, trial.number) == (breach.version, breach.trial)
         )
         if not ended:
+            self._labels = labels
             self._change_to(lineup, models)
 
     def _change_to(self, lineup: Lineup, models: dict[int, Bundle | Model]) -> None:
@@ -316,7 +319,9 @@ class QuotingSession:
 
     def _judge_of(self, lineup: Lineup) -> Judge | None:
         plan = self.plan
-        return judge_of(plan.guardrails, lineup, plan.session, block_ns=plan.block_ns, worse=plan.worse)
+        return judge_of(
+            plan.guardrails, lineup, plan.session, labels=self._labels, block_ns=plan.block_ns, worse=plan.worse
+        )
 
     def _begin_scene(self, block: int) -> None:
         """The first block that a line-up meets. Who acts in blocks of its own begins with a whole one."""

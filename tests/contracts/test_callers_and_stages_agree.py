@@ -25,9 +25,9 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def calls(path: Path) -> list[tuple[str, list[str]]]:
-    """(stage, names of the overrides) of every ``run_as_task`` in a DAG file."""
+    """(stage, names of the overrides) of every ``run_as_task`` in a DAG file; for whom it is, is no override."""
     return [
-        (node.args[0].value, [word.arg for word in node.keywords if word.arg])
+        (node.args[0].value, [word.arg for word in node.keywords if word.arg not in (None, "author")])
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
         and getattr(node.func, "id", "") == "run_as_task"

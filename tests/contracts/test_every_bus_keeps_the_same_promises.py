@@ -1,12 +1,10 @@
-"""One protocol, three ways to carry records: what holds of one holds of all, with the same words.
+"""One protocol, two ways to carry records: what holds of one holds of both, with the same words.
 
-A ring is small enough to be overrun, a topic is cut as its retention would cut it; memory loses nothing. Kafka's broker
-is a real one, and its cases are skipped where none is installed.
+A ring is small enough to be overrun; memory loses nothing.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,32 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
-from kafka_broker import broker, needs_kafka
 
-from market.bus.cluster import Cluster
-from market.bus.kafka import KafkaPublisher, KafkaSubscriber, Topic, make_topic
 from market.bus.memory import MemoryBus
 from market.bus.protocol import Publisher, Records, Subscriber
 from market.bus.shm import ShmRing
 
-__all__ = ["broker"]
-
 PAIR = np.dtype([("n", "<i8"), ("twice", "<i8")])
 SLOTS = 64
 PATIENCE_S = 60
-_NUMBERS = itertools.count(1)
 
 
 @dataclass(kw_only=True)
 class Bus:
-    """``fall_behind`` makes the bus drop records that no reader has taken, where it can; readers stand still."""
+    """A publisher, and how a reader joins."""
 
     publisher: Publisher
     subscribe: Callable[[], Any]
-    settle: Callable[[], None] = lambda: None
-    fall_behind: Callable[[Any], None] = lambda _reader: None
     opened: list[Any] = field(default_factory=list)
 
     def reader(self) -> Subscriber:
@@ -67,34 +55,7 @@ def ring_bus(_request: pytest.FixtureRequest, stack: ExitStack) -> Bus:
     return Bus(publisher=ring, subscribe=attached)
 
 
-def kafka_bus(request: pytest.FixtureRequest, stack: ExitStack) -> Bus:
-    cluster = Cluster(servers=str(request.getfixturevalue("broker").address))
-    topic = make_topic(cluster, f"promises{next(_NUMBERS)}")
-    publisher = KafkaPublisher(topic, PAIR, key="binance-usdm.BTCUSDT")
-
-    def grouped() -> Subscriber:
-        group = f"g{next(_NUMBERS)}"
-        found = KafkaSubscriber(topic, PAIR, group=group, positions={}.get)
-        stack.callback(found.close)
-        return found
-
-    return Bus(
-        publisher=publisher, subscribe=grouped, settle=publisher.flush, fall_behind=lambda reader: _cut(topic, reader)
-    )
-
-
-def _cut(topic: Topic, reader: KafkaSubscriber) -> None:
-    """Delete all messages but the newest two before the reader's client has them."""
-    place = TopicPartition(topic.name, 0)
-    end = reader._consumer.get_watermark_offsets(place, timeout=30)[1]
-    cut = TopicPartition(topic.name, 0, end - 2)
-    admin = AdminClient(topic.cluster.client())
-    admin.delete_records([cut])[cut].result(30)
-    reader._waiting.clear()
-    reader._consumer.seek(cut)
-
-
-@pytest.fixture(params=[memory_bus, ring_bus, pytest.param(kafka_bus, marks=[needs_kafka, pytest.mark.heavy])])
+@pytest.fixture(params=[memory_bus, ring_bus])
 def bus(request: pytest.FixtureRequest) -> Iterator[Bus]:
     with ExitStack() as stack:
         yield request.param(request, stack)
@@ -134,7 +95,6 @@ def test_records_come_out_in_order_and_once_however_they_are_polled(bus: Bus) ->
     bus.publisher.publish(pairs(1, 20))
     bus.publisher.publish(pairs(21, 0))
     bus.publisher.publish(pairs(21, 30))
-    bus.settle()
     got = take(reader, 50, limit=7)
     assert got.tobytes() == pairs(1, 50).tobytes()
     assert got.dtype == PAIR
@@ -145,10 +105,8 @@ def test_records_come_out_in_order_and_once_however_they_are_polled(bus: Bus) ->
 def test_readers_have_places_of_their_own(bus: Bus) -> None:
     quick, slow = bus.reader(), bus.reader()
     bus.publisher.publish(pairs(1, 10))
-    bus.settle()
     assert take(quick, 10)["n"].tolist() == list(range(1, 11))
     bus.publisher.publish(pairs(11, 10))
-    bus.settle()
     assert take(slow, 20)["n"].tolist() == list(range(1, 21))
     assert take(quick, 20)["n"].tolist() == list(range(11, 21))
     assert (quick.lost, slow.lost) == (0, 0)
@@ -159,7 +117,6 @@ def test_what_was_published_and_what_was_polled_do_not_share_memory(bus: Bus) ->
     sent = pairs(1, 5)
     bus.publisher.publish(sent)
     sent["n"] = 0
-    bus.settle()
     got = take(reader, 5)
     if got.flags.writeable:
         got["n"] = 0
@@ -180,15 +137,11 @@ def test_a_reader_has_stopped_only_when_nothing_is_left(bus: Bus) -> None:
 def test_a_reader_that_fell_behind_goes_on_with_the_newest_and_is_told_how_many_it_lost(bus: Bus) -> None:
     reader = bus.reader()
     bus.publisher.publish(pairs(1, 10))
-    bus.settle()
     before = take(reader, 10)
     for first in range(11, 1001, 10):
         bus.publisher.publish(pairs(first, 10))
-    bus.settle()
-    bus.fall_behind(reader)
     after = take(reader, 1000)
     assert len(before) + reader.lost + len(after) == 1000
     assert after.tobytes() == pairs(1001 - len(after), len(after)).tobytes()
     bus.publisher.publish(pairs(1001, 3))
-    bus.settle()
     assert take(reader, 1003)["n"].tolist() == [1001, 1002, 1003]

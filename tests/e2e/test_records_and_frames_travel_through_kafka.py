@@ -1,10 +1,9 @@
-"""The bus over a real broker: records between processes, frames from recordings to the lake, and what may not pass."""
+"""The bus over a real broker: frames from recordings to the lake, and what may not pass."""
 
 from __future__ import annotations
 
 import time
 
-import numpy as np
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -12,7 +11,7 @@ from kafka_broker import broker, cluster, needs_kafka, new_topic, url_of, values
 from landed_lake import contents
 from wire_frames import ToyExchange, stamped, write_lines
 
-from market.bus.kafka import KafkaPublisher, KafkaSubscriber, Outbox, find_topic
+from market.bus.kafka import Outbox, find_topic
 from market.errors import EmptyDataError, InputError, ServiceError
 from market.feeds.kafka_frames import MISSING, UNKNOWN_SCHEMA
 from market.lake.lake import Lake
@@ -24,30 +23,7 @@ __all__ = ["broker", "cluster", "new_topic"]
 
 pytestmark = [pytest.mark.heavy, needs_kafka]
 
-PAIR = np.dtype([("n", "<i8"), ("twice", "<i8")])
 KEY = "binance-usdm.BTCUSDT"
-FROM_START = {}.get
-
-
-def pairs(first, count):
-    out = np.zeros(count, dtype=PAIR)
-    out["n"] = np.arange(first, first + count)
-    out["twice"] = 2 * out["n"]
-    return out
-
-
-def take(subscriber, count, limit=1000):
-    """Poll until ``count`` records are there, at most ``limit`` at a time."""
-    parts = []
-    deadline = time.monotonic() + 60
-    while sum(map(len, parts)) < count:
-        assert time.monotonic() < deadline, f"{sum(map(len, parts))} of {count} records came"
-        part = subscriber.poll(limit)
-        assert len(part) <= limit
-        parts.append(part)
-        if not len(part):
-            time.sleep(0.02)
-    return np.concatenate(parts)
 
 
 def landed(topic, home, **more):
@@ -79,99 +55,6 @@ def straight(recording, tmp_path_factory):
     workspace = Workspace(home=tmp_path_factory.mktemp("straight"))
     ingest(IngestConfig(files=(str(recording),)), workspace=workspace)
     return without_source(contents(Lake(workspace.lake)))
-
-
-def test_records_come_in_order_and_the_stop_after_them(new_topic):
-    topic = new_topic(partitions=3)
-    publisher = KafkaPublisher(topic, PAIR, key=KEY)
-    subscriber = KafkaSubscriber(topic, PAIR, group="a", positions=FROM_START)
-    for first in range(0, 100_000, 20_000):
-        publisher.publish(pairs(first, 20_000))
-    publisher.stop()
-    assert np.array_equal(take(subscriber, 100_000, limit=777), pairs(0, 100_000))
-    deadline = time.monotonic() + 30
-    while not subscriber.stopped and time.monotonic() < deadline:
-        assert len(subscriber.poll(10)) == 0
-        time.sleep(0.02)
-    assert (subscriber.stopped, subscriber.lost) == (True, 0)
-    assert list(subscriber.positions) == [topic.partition_of(KEY.encode())]
-    subscriber.close()
-
-
-def test_a_reader_begins_where_the_lake_stands_also_within_a_message_and_whatever_its_group_says(new_topic):
-    topic = new_topic()
-    publisher = KafkaPublisher(topic, PAIR, key=KEY)
-    for first in range(0, 300, 100):
-        publisher.publish(pairs(first, 100))
-    publisher.flush()
-    first = KafkaSubscriber(topic, PAIR, group="b", positions=FROM_START)
-    assert np.array_equal(take(first, 250, limit=50), pairs(0, 250))
-    kept = dict(first.positions)
-    take(first, 50)
-    first.close()
-    again = KafkaSubscriber(topic, PAIR, group="b", positions=kept.get)
-    assert np.array_equal(take(again, 50), pairs(250, 50))
-    again.close()
-
-
-def test_what_the_topic_dropped_while_nobody_read_is_counted(new_topic, cluster):
-    topic = new_topic()
-    publisher = KafkaPublisher(topic, PAIR, key=KEY)
-    for first in range(0, 50, 10):
-        publisher.publish(pairs(first, 10))
-    publisher.flush()
-    cut = TopicPartition(topic.name, 0, 3)
-    admin = AdminClient(cluster.client())
-    admin.delete_records([cut])[cut].result(30)
-    subscriber = KafkaSubscriber(topic, PAIR, group="c", positions={0: 1 << 20}.get)  # the first message was taken
-    assert take(subscriber, 20)["n"].tolist() == list(range(30, 50))
-    assert subscriber.lost == 2  # messages; how many records were in them nobody knows
-    subscriber.close()
-
-
-def test_members_of_a_group_share_the_partitions_and_go_on_where_the_one_that_left_stood(new_topic):
-    topic = new_topic(partitions=4)
-    keys = [f"binance-usdm.K{number}" for number in range(8)]
-    publishers = [KafkaPublisher(topic, PAIR, key=key) for key in keys]
-    kept: dict[int, int] = {}  # as the lake would
-    members = [KafkaSubscriber(topic, PAIR, group="shared", positions=kept.get) for _ in range(2)]
-    deadline = time.monotonic() + 60
-    while not all(member.assigned for member in members) and time.monotonic() < deadline:
-        assert sum(len(member.poll(10)) for member in members) == 0
-        time.sleep(0.02)
-    assert sorted(members[0].assigned | members[1].assigned) == [0, 1, 2, 3]
-    assert not members[0].assigned & members[1].assigned
-
-    def send(first, count):
-        for number, publisher in enumerate(publishers):
-            publisher.publish(pairs(1000 * number + first, count))
-            publisher.flush()
-
-    send(0, 100)
-    seen = [[], []]
-    while sum(map(len, seen)) < 8 * 100 and time.monotonic() < deadline:
-        for who, member in enumerate(members):
-            seen[who] += member.poll(33)["n"].tolist()
-            kept.update(member.positions)
-        time.sleep(0.01)
-    members[0].close()
-    send(100, 50)
-    rest = take(members[1], 8 * 50)["n"].tolist()
-    together = seen[0] + seen[1] + rest
-    assert sorted(together) == sorted(1000 * number + n for number in range(8) for n in range(150))
-    assert members[1].lost == 0
-    members[1].close()
-
-
-def test_records_of_another_version_are_refused_with_both_named(new_topic):
-    topic = new_topic()
-    publisher = KafkaPublisher(topic, np.dtype([("n", "<i8")]), key=KEY)
-    publisher.publish(np.zeros(5, dtype=[("n", "<i8")]))
-    publisher.flush()
-    subscriber = KafkaSubscriber(topic, PAIR, group="d", positions=FROM_START)
-    with pytest.raises(InputError, match=r"expected records of schema records/\w{8}, saw records/\w{8}"):
-        take(subscriber, 1)
-    subscriber.close()
 
 
 def test_a_recording_through_a_topic_gives_the_lake_it_gives_by_itself(new_topic, recording, lines, straight, tmp_path):

@@ -9,10 +9,21 @@ import pytest
 
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import ServiceError, SettingsError
+from market.labels import LabelConfig
 from pipelines.quoting.follow import words_test
 from serving.outcomes import direction_log_loss
 from serving.records import DECISION
-from serving.rollout.guardrails import Breach, GuardrailConfig, Judge, Position, judge_of, read_breach, write_breach
+from serving.rollout.guardrails import (
+    Breach,
+    GuardrailConfig,
+    Judge,
+    Position,
+    Trial,
+    judge_of,
+    read_breach,
+    refusal,
+    write_breach,
+)
 from serving.rollout.lineup import Lineup
 from serving.rollout.roles import Canary
 
@@ -39,6 +50,7 @@ def judge(**limits: object) -> Judge:
         GuardrailConfig(**{"least_rows": 100, "latency_rows": 500, "settle_seconds": 0.0, **limits}),
         Lineup(versions=(1, 2), phase="canary", canary=CANARY),
         "live-x",
+        labels=LabelConfig(),
     )
     assert found is not None
     return found
@@ -60,7 +72,9 @@ def test_equal_words_are_no_breach_and_the_figures_are_those_of_the_rows() -> No
     assert (held.trial, held.step, held.since_ns) == (77, 0, START_NS)
     assert held.acted_blocks == 10
     assert 800 < held.rows < 900, "the last second has no label yet, and is looked at once a second"
-    loss = direction_log_loss(decisions["recv_ns"], decisions["mid2"], decisions["probs"][:, 1, 15:18], NS_PER_S)
+    loss = direction_log_loss(
+        decisions["recv_ns"], decisions["mid2"], decisions["probs"][:, 1, 15:18], NS_PER_S, threshold_half_ticks=0
+    )
     assert held.log_loss_new == held.log_loss_old == pytest.approx(float(loss[: held.rows].mean()))
     assert held.step_p99_us == 5.0
 
@@ -95,7 +109,7 @@ def broken_off(seed: int, errors: float) -> bool:
 def challenged(seed: int = 3, **limits: object) -> Judge:
     """A judge of a challenger, with the test that sessions have."""
     config = GuardrailConfig(**{"least_rows": 100, "latency_rows": 500, "settle_seconds": 0.0, **limits})
-    found = judge_of(config, TURNS, "live-x", block_ns=NS_PER_S, worse=words_test(config))
+    found = judge_of(config, TURNS, "live-x", labels=LabelConfig(), block_ns=NS_PER_S, worse=words_test(config))
     assert found is not None
     return found
 
@@ -161,8 +175,9 @@ def test_a_challengers_loss_is_looked_at_a_session_at_a_time() -> None:
 
 
 def test_without_a_test_of_its_words_a_challenger_is_not_judged() -> None:
-    assert judge_of(GuardrailConfig(), TURNS, "live-x") is None
-    assert judge_of(GuardrailConfig(), Lineup(versions=(1, 3), phase="shadow"), "x", worse=lambda _: True) is None
+    assert judge_of(GuardrailConfig(), TURNS, "live-x", labels=LabelConfig()) is None
+    shadow = Lineup(versions=(1, 3), phase="shadow")
+    assert judge_of(GuardrailConfig(), shadow, "x", labels=LabelConfig(), worse=lambda _: True) is None
 
 
 def test_better_words_are_no_breach() -> None:
@@ -251,10 +266,10 @@ def test_more_inventory_than_the_policy_allows_is_a_breach_while_it_acts() -> No
 
 def test_in_the_window_the_new_one_is_in_the_first_arm() -> None:
     window = Lineup(versions=(2, 1), phase="window", canary=CANARY)
-    found = judge_of(GuardrailConfig(), window, "live-x")
+    found = judge_of(GuardrailConfig(), window, "live-x", labels=LabelConfig())
     assert found is not None
     assert found.new_arm == 0
-    assert judge_of(GuardrailConfig(), Lineup(versions=(1,)), "live-x") is None
+    assert judge_of(GuardrailConfig(), Lineup(versions=(1,)), "live-x", labels=LabelConfig()) is None
 
 
 @pytest.mark.parametrize("limits", [{"least_rows": 0}, {"log_loss_worse": 0.0}, {"not_a_number": -1}])
@@ -266,7 +281,7 @@ def test_limits_that_cannot_be_are_refused(limits: dict[str, float]) -> None:
 def test_a_breach_is_kept_in_a_file_and_a_damaged_one_is_said(tmp_path: Path) -> None:
     path = tmp_path / "sessions" / "breach.json"
     assert read_breach(path) is None
-    breach = judge().refused()
+    breach = refusal(Trial(version=2, against=1, number=77), "live-x")
     write_breach(path, breach)
     assert read_breach(path) == breach
     path.write_text("{")

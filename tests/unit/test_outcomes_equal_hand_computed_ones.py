@@ -126,7 +126,7 @@ def test_no_rows_are_no_blocks() -> None:
 def test_log_loss_looks_at_the_mid_one_horizon_later() -> None:
     recv_ns, mid2 = ints(0, 4, 10, 12, 30), ints(100, 100, 102, 99, 99)
     probs = np.array([[0.2, 0.3, 0.5], [0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1]])
-    loss = direction_log_loss(recv_ns, mid2, probs, 10)
+    loss = direction_log_loss(recv_ns, mid2, probs, 10, threshold_half_ticks=0)
     expected = [0.5, 0.2, 0.6, 0.8]  # up (row at 10), down (the row at 12), down, none
     assert loss[:4].tolist() == pytest.approx([-math.log(p) for p in expected])
     assert math.isnan(loss[4])

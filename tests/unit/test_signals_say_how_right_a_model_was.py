@@ -89,13 +89,16 @@ def test_depth_of_a_decision_is_what_the_hot_path_had_refused_minutes_included(l
         np.testing.assert_array_equal(ask, session.rows.ask_depth[at[-len(ask) :]])
 
 
-def test_the_truth_in_service_is_the_label_that_training_would_give(live: tuple[Workspace, Session]) -> None:
+@pytest.mark.parametrize("made", [LabelConfig(), LabelConfig(threshold_half_ticks=2, depth_fall_percent=10)])
+def test_the_truth_in_service_is_the_label_that_training_would_give(
+    live: tuple[Workspace, Session], made: LabelConfig
+) -> None:
     workspace, session = live
     rows = recorded(workspace)
-    watched = signals.current(Lake(workspace.lake), KEY, rows, 0.0)
+    watched = signals.current(Lake(workspace.lake), KEY, rows, made)
     late = session.rows.recv_ns >= rows.recv_ns[0]
     columns = (getattr(session.rows, name)[late] for name in ("recv_ns", "mid2", "bid_depth", "ask_depth"))
-    found = labels(*columns, np.zeros(int(late.sum()), np.int64), LabelConfig())
+    found = labels(*columns, np.zeros(int(late.sum()), np.int64), made)
     for head, wanted in enumerate((found.direction, found.bid_fall, found.ask_fall)):
         np.testing.assert_array_equal(watched.truth[:, :, head], wanted)
     assert (watched.truth[:, WATCHED, 1] == 1).any()
@@ -109,8 +112,8 @@ def test_a_fall_counts_only_where_depth_is_known_before_and_after(live: tuple[Wo
     half = len(rows.frame) // 2
     frame = rows.frame.copy()
     frame[half:] += 10**9  # as if their ticks were not in the lake
-    whole = signals.current(Lake(workspace.lake), KEY, rows, 0.0)
-    part = signals.current(Lake(workspace.lake), KEY, replace(rows, frame=frame), 0.0)
+    whole = signals.current(Lake(workspace.lake), KEY, rows, LabelConfig())
+    part = signals.current(Lake(workspace.lake), KEY, replace(rows, frame=frame), LabelConfig())
     np.testing.assert_array_equal(part.truth[:, :, 0], whole.truth[:, :, 0])
     assert (part.truth[half:, :, 1:] == UNKNOWN).all()
     reaches = rows.recv_ns[:half] + NS_PER_S < rows.recv_ns[half]

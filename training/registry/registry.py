@@ -306,3 +306,16 @@ def _check_manifest(bundle: Path, expected: str, what: str) -> None:
         raise TamperedError(
             f"{path} has sha256 {seen[:16]}…, {what} has {expected[:16]}…; remove {bundle} and fetch it again"
         )
+
+
+def bundle_at(models: Path, tracking_uri: str, instrument: str, version: int) -> Path:
+    """The bundle of a registered version under ``models``; fetched when it is not here.
+
+    Raises:
+        ModelError: there is no such version, or what was fetched is not whole.
+        ServiceError: the registry is away.
+    """
+    folder = models / instrument / str(version)
+    if not (folder / MANIFEST_FILE).is_file():
+        Registry(tracking_uri).fetch_bundle(model_name(instrument), version, folder)
+    return folder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from pipelines.stack.servers.postgresql import query
 from pipelines.stack.site import CHECKOUT, HOST, Site, write_private
 
 _ROLES = {"admin": "admin", "engineer": "op", "quant": "viewer"}
+SCHEDULE_OWNER = "engineer"  # answers for what a schedule or a drift starts, unless KEEL_SCHEDULE_OWNER names another
 _SMTP = "smtp://{address}/?disable_ssl=true&disable_tls=true&from_email=airflow%40desk.example"
 _PARTS = ("api", "scheduler", "dags", "triggerer")
 _MIGRATE_SECONDS = 180.0
@@ -132,12 +134,12 @@ def _environment(site: Site) -> Mapping[str, str]:
     found = {f"AIRFLOW__{name}": value for name, value in settings.items()}
     if site.has("mail"):
         found["AIRFLOW_CONN_SMTP_DEFAULT"] = _SMTP.format(address=site.address("mail"))
-    # who trains on a schedule is the scheduler: any person may approve
     return {
         **variables(site),
         **found,
         "AIRFLOW_HOME": str(site.data("airflow-api")),
-        "KEEL_AUTHOR": "airflow",
+        # a person who starts a run is its author; what starts by itself has an owner, who may not approve it
+        "KEEL_SCHEDULE_OWNER": os.environ.get("KEEL_SCHEDULE_OWNER") or SCHEDULE_OWNER,
         "PYTHONPATH": str(CHECKOUT),
     }
 
@@ -182,8 +184,6 @@ def _settle(site: Site) -> None:
 
 
 def _own_environment() -> dict[str, str]:
-    import os
-
     return {name: os.environ[name] for name in ("HOME", "LANG", "PATH", "TMPDIR") if name in os.environ}
 
 
