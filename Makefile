@@ -34,7 +34,8 @@ e2e: install ## the life of a model on the local stack: schedules, drift, people
 lint: install ## ruff, mypy --strict, import-linter, shellcheck
 	@bash tests/lint.sh
 
-bench: install ## measure speed beside named peers; writes docs/benchmarks/
+bench: install ## measure speed beside named peers; writes docs/benchmarks/; what cannot be installed is left out by name
+	@bash infra/kafka/install.sh || true
 	@$(VENV)/python -m bench
 
 docs: install ## write again what of docs/ is made from the code

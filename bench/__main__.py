@@ -1,53 +1,79 @@
-"""Run the benchmarks and write docs/benchmarks/<date>.md and .json with commit and machine.
+"""Run the benchmarks and write the day's page, docs/benchmarks/<date>.md and .json; see :mod:`bench.page`.
 
-Each module here has ``run() -> dict``: ``title``, ``rows`` (what, value, unit, peer, peer_value, ratio, goal)
-and ``notes``. Figures are of this machine on that day; what travels between machines are the ratios. A word that is no
-part's name is given to ``run`` of the part before it: ``python -m bench peers FILE``.
+Each part is a module here with ``run() -> dict``: ``title``, ``rows`` (what, value, unit, peer, peer_value, ratio,
+goal) and ``notes``; where it has them, ``page(found)`` are the lines below its table, and ``lacks()`` says what is not
+installed that it needs. Figures are of this machine on that day; what travels between machines are the ratios. A word
+that is no part's name is given to ``run`` of the part before it: ``python -m bench peers FILE``.
+
+What a part measured is written before the next one begins. A part that fails is named at the end, with exit code 1; one
+that lacks something is left out and named, which is an error only where it was asked for by name.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
+import importlib
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import ab, day, drift, features, frames, hotpath, kafka, lake, latency, machine, parquet, training
-from bench.peers import compare as peers
+from bench import machine
+from bench.page import DayPage, table
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
-PARTS = {"frames": frames, "features": features, "hotpath": hotpath, "kafka": kafka, "training": training}
+PARTS = ("frames", "features", "hotpath", "kafka", "training")
+LONG = ("ab", "day", "drift", "lake", "latency", "parquet", "peers")  # run when named
 
 
-LONG = {
-    "ab": ab,
-    "day": day,
-    "drift": drift,
-    "lake": lake,
-    "latency": latency,
-    "parquet": parquet,
-    "peers": peers,
-}  # run when named, each with a page of its own
-
-
-def main(words: list[str]) -> None:
-    found, load = {}, machine.load()
+def main(words: list[str], *, find: Callable[[str], Any] | None = None, folder: Path = FOLDER) -> int:
+    """0, or 1 where a part was not measured that should have been."""
+    missed = []
     for name, given in (_asked(words) or {part: [] for part in PARTS}).items():
         print(f"{name} ...", flush=True)
-        found[name] = {**PARTS, **LONG}[name].run(*given)
-        print(_table(found[name]), flush=True)
-        if name in LONG:
-            _write({name: found[name]}, load, name)
-    if not words:
-        _write(found, load)
+        about = {"commit": machine.commit(), "machine": machine.name(), "load": machine.load()}
+        about["command"] = f"python -m bench {name}" if words else "make bench"
+        found, why, failed = _measure(name, given, find or _module)
+        page = DayPage(folder=folder, date=datetime.datetime.now(tz=datetime.UTC).date().isoformat())
+        if found is None:
+            page.put_off(name, why)
+            print(f"{name}: {why}", file=sys.stderr, flush=True)
+            missed += [name] if failed or words else []
+        else:
+            page.put(name, found, about)
+            print(f"{table(found)}\nwrote docs/benchmarks/{page.path.name}", flush=True)
+    if missed:
+        print(f"not measured: {', '.join(missed)} (see above)", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def _measure(name: str, given: list[str], find: Callable[[str], Any]) -> tuple[dict[str, Any] | None, str, bool]:
+    """What was found, or None with why not and whether that is a failure.
+
+    A page holds no path of this machine, as a message may: it names the error, the terminal shows all of it.
+    """
+    try:
+        part = find(name)
+        lacks = part.lacks() if hasattr(part, "lacks") else ""
+        if lacks:
+            return None, f"left out: {lacks}", False
+        found = part.run(*given)
+        return ({**found, "lines": part.page(found)} if hasattr(part, "page") else found), "", False
+    except Exception as error:  # noqa: BLE001  # whatever a part dies of, the others are measured
+        traceback.print_exc()
+        return None, f"failed with {type(error).__name__}", True
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module("bench.peers.compare" if name == "peers" else f"bench.{name}")
 
 
 def _asked(words: list[str]) -> dict[str, list[str]]:
     """Names of parts with what each is given."""
     asked: dict[str, list[str]] = {}
     for word in words:
-        if word in PARTS or word in LONG:
+        if word in (*PARTS, *LONG):
             asked[word] = []
         elif asked:
             asked[list(asked)[-1]].append(word)
@@ -56,40 +82,5 @@ def _asked(words: list[str]) -> dict[str, list[str]]:
     return asked
 
 
-def _write(found: dict[str, Any], load: str, name: str = "") -> None:
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat() + (name and f"-{name}")
-    about = {"date": today, "commit": machine.commit(), "machine": machine.name(), "load": load}
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{today}.json").write_text(json.dumps({**about, "parts": found}, indent=1) + "\n")
-    command = f"python -m bench {name}" if name else "make bench"
-    page = [
-        f"# Benchmarks of {today}",
-        "",
-        f"Commit `{about['commit']}`, {about['machine']}; the load average when it began was {load}. Written by "
-        f"`{command}`.",
-        "",
-    ]
-    for part in found.values():
-        page += [f"## {part['title']}", "", _table(part), "", *(f"* {note}" for note in part["notes"]), ""]
-    if name:
-        page += LONG[name].page(found[name])
-    (FOLDER / f"{today}.md").write_text("\n".join(page))
-    print(f"wrote docs/benchmarks/{today}.md")
-
-
-def _table(part: dict[str, Any]) -> str:
-    lines = ["| what | measured | peer | peer's figure | ratio | goal |", "|---|---|---|---|---|---|"]
-    return "\n".join([*lines, *(_line(row) for row in part["rows"])])
-
-
-def _line(row: dict[str, Any]) -> str:
-    peer = f"{row.get('peer', '-')} | {_number(row.get('peer_value'))} | {_number(row.get('ratio'))}"
-    return f"| {row['what']} | {row['value']:,.6g} {row['unit']} | {peer} | {row.get('goal', '-')} |"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.4g}"
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
 """The test of champion against challenger on simulated block metrics: wrong verdicts where the arms are equal, and how
 soon a difference of a stated size is found.
 
-``python -m bench ab`` writes docs/benchmarks/<date>-ab.md and .json. Differences follow a first-order autoregression
+``python -m bench ab`` writes a section of the day's page. Differences follow a first-order autoregression
 (``rho``), scaled to a standard deviation of one, so that an effect is in standard deviations of a block's difference;
 tails are normal or Student's with 3 degrees of freedom. The test is production's, looked at after every block.
 """

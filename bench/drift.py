@@ -1,6 +1,6 @@
 """Drift verdicts on simulated markets: false alarms where nothing changed, and how long a known change takes.
 
-``python -m bench drift`` writes docs/benchmarks/<date>-drift.md and .json. It takes as long as it is given
+``python -m bench drift`` writes a section of the day's page. It takes as long as it is given
 (``BENCH_DRIFT_SECONDS``, default an hour), since more hours give tighter bounds; words are seeds of other undrifted
 markets (``python -m bench drift 301 302``). The market is that of :mod:`bench.simulated`, the model a GRU trained on
 the first hour of the reference, rule and judging are production's.

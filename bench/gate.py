@@ -2,7 +2,7 @@
 
 ``python -m bench.gate FOLDER KEPT`` reads the captures in FOLDER (one folder a venue, and ``dq_fixtures`` with pairs of
 files, one of them spoiled), lands each in a lake under KEPT, which a second run finds there, and writes
-``docs/benchmarks/<date>-gate.md``. Only counts are written: nothing of the captures is.
+a section of the day's page. Only counts are written: nothing of the captures is.
 
 The limits are those of the table of rules; every minute is judged beside the others of its recording, as
 `keel validate` does. Three parts:
@@ -32,6 +32,7 @@ import numpy as np
 import orjson
 
 from bench import machine, market
+from bench.page import DayPage
 from bench.spoil import INJECTED
 from market.books.price_book import Book
 from market.clock import BATCH_NS
@@ -296,25 +297,20 @@ def _with_checkpoints(events: Events) -> Iterator[Events]:
 
 def main(folder: Path, kept: Path) -> None:
     """Measure and write."""
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    load = machine.load()
     minutes, quiet, n_clean = spoiled_minutes()
     files = spoiled_files(folder, kept)
     captures = clean_captures(folder, kept)
-    found = {"injected": minutes, "files": files.rows, "captures": captures}
-    about = {"date": today, "commit": machine.commit(), "machine": machine.name()}
-    (FOLDER / f"{today}-gate.json").write_text(orjson.dumps({**about, **found}, option=orjson.OPT_INDENT_2).decode())
-    page = [
-        f"# The quality gate on {today}",
-        "",
-        f"Commit `{about['commit']}`, {about['machine']}. Written by `python -m bench.gate FOLDER KEPT`. The limits "
-        "are those of the table of rules, none learned. The captures are not part of the repository.",
-        "",
-        *_files_page(files),
-        *_captures_page(captures),
-        *_minutes_page(minutes, quiet, n_clean),
-    ]
-    (FOLDER / f"{today}-gate.md").write_text("\n".join(page))
-    print(f"wrote docs/benchmarks/{today}-gate.md")
+    found = {
+        "title": "The quality gate",
+        "notes": ["The limits are those of the table of rules, none learned. The captures are not in the repository."],
+        "lines": [*_files_page(files), *_captures_page(captures), *_minutes_page(minutes, quiet, n_clean)],
+        **{"injected": minutes, "files": files.rows, "captures": captures},
+    }
+    about = {"commit": machine.commit(), "machine": machine.name(), "load": load}
+    page = DayPage(folder=FOLDER, date=datetime.datetime.now(tz=datetime.UTC).date().isoformat())
+    page.put("gate", found, {**about, "command": "python -m bench.gate FOLDER KEPT"})
+    print(f"wrote docs/benchmarks/{page.path.name}")
 
 
 def _files_page(files: Found) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -33,6 +34,12 @@ _LIKE_OURS = {
 }
 
 Rate = tuple[float, float]  # messages a second, bytes a second
+
+
+def lacks() -> str:
+    """What is missing for this, in words; empty where nothing is."""
+    there = (default_install() / "installed").is_file() and shutil.which("java") is not None
+    return "" if there else "no Kafka broker is installed here; run bash infra/kafka/install.sh, which says why"
 
 
 def run() -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""A dataset to a registered, deployed challenger: of a drift's instrument, or the dataset that a person names.
+"""A dataset to a registered, deployed challenger: of an instrument that has drifted or whose time has come, or the
+dataset that a person names.
 
 A version that has no champion to be tested against asks for its approval at once.
 """
@@ -11,17 +12,18 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from pipelines.orchestration.assets import (
     CHALLENGER,
-    DRIFT,
+    RETRAIN,
     TASK_DEFAULTS,
     TEST_WON,
     TRAINING_POOL,
     author_of,
     instrument_of,
+    trigger_of,
 )
 
 
 @dag(
-    schedule=PartitionedAssetTimetable(assets=DRIFT),
+    schedule=PartitionedAssetTimetable(assets=RETRAIN),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
@@ -38,7 +40,8 @@ def train_model():
         from pipelines.orchestration.questions import begin_retraining
 
         instrument, by_hand = instrument_of(dag_run, params), not dag_run.partition_key
-        may, why = begin_retraining(instrument, f"train_model {dag_run.run_id}", asked_by_a_person=by_hand)
+        trigger = f"{trigger_of(dag_run)}, train_model {dag_run.run_id}"
+        may, why = begin_retraining(instrument, trigger, asked_by_a_person=by_hand)
         if not may:
             raise AirflowSkipException(why)
         return instrument
@@ -55,7 +58,8 @@ def train_model():
     def train(dataset_id: str, dag_run=None) -> str:
         from pipelines.stages import run_as_task
 
-        return run_as_task("train", author=author_of(dag_run), dataset_id=dataset_id)["run_id"]
+        who_and_why = {"author": author_of(dag_run), "trigger": trigger_of(dag_run)}
+        return run_as_task("train", dataset_id=dataset_id, **who_and_why)["run_id"]
 
     @task
     def evaluate(trained: str) -> dict:

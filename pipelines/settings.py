@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from market.bus.cluster import Cluster, topic_named
 from market.clock import Clock, SystemClock
 from market.errors import SettingsError
-from pipelines.workspace import Address, Progress, Silent, Workspace
+from pipelines.workspace import Address, MailServer, Progress, Silent, Workspace
 
 T = TypeVar("T")
 
@@ -38,6 +38,12 @@ VARIABLES: Mapping[str, str] = {
     "KEEL_TRACKING_URI": "the MLflow server when it is not a file under KEEL_HOME",
     "KEEL_TRITON_GRPC": "host:port of a running Triton",
     "KEEL_MAIL": "host:port of the mail server",
+    "KEEL_SMTP_SECURITY": "none, starttls or tls (default: none on loopback without a user, else starttls)",
+    "KEEL_SMTP_USER": "the user at the mail server",
+    "KEEL_SMTP_PASSWORD": "that user's password; never sent over a connection in the clear",
+    "KEEL_SMTP_PASSWORD_FILE": "a file that holds the password, instead of the variable",
+    "KEEL_SMTP_CA_FILE": "certificates (PEM) that the mail server is checked by (default: the system's)",
+    "KEEL_SMTP_FROM": "the address that mails are from (default: `sender` of notify and of escalate)",
     "KEEL_APPROVERS": "names, with commas between, who may approve and end a safe state (default: any person)",
     "KEEL_AIRFLOW_URL": "Airflow's address, for links in mails",
     "KEEL_TRITON_HOME": "where the Triton server is installed (default: .serving beside the code)",
@@ -58,7 +64,12 @@ VARIABLES: Mapping[str, str] = {
 }
 
 # Their values are not for a screen.
-_SECRET = frozenset({"KEEL_FEAST_REGISTRY", "KEEL_FEAST_ONLINE"})
+_SECRET = frozenset(
+    {
+        *("KEEL_FEAST_REGISTRY", "KEEL_FEAST_ONLINE", "KEEL_KAFKA_KEY_PASSWORD", "KEEL_KAFKA_SASL_PASSWORD"),
+        "KEEL_SMTP_PASSWORD",
+    }
+)
 
 
 def shown(variable: str) -> str | None:
@@ -83,7 +94,7 @@ def workspace(*, clock: Clock | None = None, progress: Progress | None = None, a
         data_remote=os.environ.get("KEEL_DATA_REMOTE", ""),
         tracking_uri=os.environ.get("KEEL_TRACKING_URI", ""),
         triton_grpc=_address("KEEL_TRITON_GRPC"),
-        mail=_address("KEEL_MAIL"),
+        mail=mail_server(),
         feast_registry=os.environ.get("KEEL_FEAST_REGISTRY", ""),
         feast_online=os.environ.get("KEEL_FEAST_ONLINE", ""),
         stack_folder=Path(os.environ["KEEL_STACK"]).absolute() if os.environ.get("KEEL_STACK") else None,
@@ -103,6 +114,42 @@ def approvers() -> tuple[str, ...]:
     """Who may approve; empty: any person."""
     names = os.environ.get("KEEL_APPROVERS", "").split(",")
     return tuple(name for each in names if (name := each.strip()))
+
+
+def mail_server() -> MailServer | None:
+    """The mail server that the environment describes.
+
+    Raises:
+        SettingsError: settings of it without its address, or ones that cannot work or would show the password.
+    """
+    address = _address("KEEL_MAIL")
+    names = [name for name in VARIABLES if name.startswith("KEEL_SMTP_")]
+    given = {name: value for name in names if (value := os.environ.get(name))}
+    if address is None:
+        for name in given:
+            raise SettingsError(f"{name} is set but no mail server is; set KEEL_MAIL=host:port")
+        return None
+    return MailServer(
+        host=address.host,
+        port=address.port,
+        security=given.get("KEEL_SMTP_SECURITY", ""),
+        user=given.get("KEEL_SMTP_USER", ""),
+        password=SecretStr(_smtp_password(given)),
+        ca_file=given.get("KEEL_SMTP_CA_FILE", ""),
+        sender=given.get("KEEL_SMTP_FROM", ""),
+    )
+
+
+def _smtp_password(given: Mapping[str, str]) -> str:
+    file = given.get("KEEL_SMTP_PASSWORD_FILE")
+    if not file:
+        return given.get("KEEL_SMTP_PASSWORD", "")
+    if "KEEL_SMTP_PASSWORD" in given:
+        raise SettingsError("expected KEEL_SMTP_PASSWORD or KEEL_SMTP_PASSWORD_FILE, saw both")
+    try:
+        return Path(file).read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the password in KEEL_SMTP_PASSWORD_FILE={file}: {error}") from None
 
 
 def _airflow_run() -> str:
@@ -128,13 +175,16 @@ def kafka_topic(url: str) -> tuple[Cluster, str]:
     return Cluster(servers=servers, **given), topic_named(topic)
 
 
-def stage_config(section: str, config: type[T], overrides: Mapping[str, Any] | None = None) -> T:
-    """The configuration of one stage: its section of the parameters with ``overrides`` laid over it.
+def stage_config(
+    section: str, config: type[T], overrides: Mapping[str, Any] | None = None, *, params: Path | None = None
+) -> T:
+    """The configuration of one stage: its section of the parameters with ``overrides`` laid over it. ``params`` is read
+    instead of the file that KEEL_PARAMS names.
 
     Raises:
         SettingsError: an unknown key or a value of the wrong kind, named.
     """
-    values = {**_section(section), **(overrides or {})}
+    values = {**_section(section, params), **(overrides or {})}
     try:
         return TypeAdapter(config).validate_python(values)
     except ValidationError as error:
@@ -169,9 +219,9 @@ def parameters() -> dict[str, dict[str, Any]]:
     return {section: _section(section) for section in _params()}
 
 
-def _params() -> dict[str, dict[str, Any]]:
+def _params(instead: Path | None = None) -> dict[str, dict[str, Any]]:
     merged = {name: dict(values or {}) for name, values in _read_yaml(PARAMS).items()}
-    extra = os.environ.get("KEEL_PARAMS")
+    extra = instead or os.environ.get("KEEL_PARAMS")
     for name, values in (_read_yaml(Path(extra)) if extra else {}).items():
         if name not in merged:
             raise SettingsError(f"{extra}: unknown section {name!r}; known are {', '.join(merged)}")
@@ -179,8 +229,8 @@ def _params() -> dict[str, dict[str, Any]]:
     return merged
 
 
-def _section(section: str) -> dict[str, Any]:
-    values = _params().get(section, {})
+def _section(section: str, params: Path | None = None) -> dict[str, Any]:
+    values = _params(params).get(section, {})
     prefix = f"KEEL_{section.upper()}__"
     for name, text in os.environ.items():
         if name.startswith(prefix):

@@ -6,13 +6,19 @@ stage as ``stage(config, *, workspace)``. All paths are under ``KEEL_HOME``; not
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
+
+from pydantic import SecretStr
 
 from market.clock import Clock, SystemClock
+from market.errors import SettingsError
+
+MAIL_SECURITY: Final = ("none", "starttls", "tls")
 
 
 class Progress(Protocol):
@@ -47,6 +53,45 @@ class Address:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MailServer(Address):
+    """An SMTP server, how the connection to it is protected, and who we are there. No representation shows a password.
+
+    ``security``: ``none``, ``starttls`` (encrypted after a greeting in the clear, usually port 587) or ``tls``
+    (encrypted from the first byte, usually port 465). Empty: ``none`` on loopback without a user, else ``starttls``.
+    ``ca_file`` (PEM): the authority that the server's certificate is checked by, instead of the system's. ``sender``:
+    the address that mails are from, instead of the one in the parameters.
+    """
+
+    security: str = ""
+    user: str = ""
+    password: SecretStr = field(default_factory=lambda: SecretStr(""))
+    ca_file: str = ""
+    sender: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError: what cannot work, or would show a password, is refused before anything is sent."""
+        if self.security not in ("", *MAIL_SECURITY):
+            raise SettingsError(f"expected a mail security of {', '.join(MAIL_SECURITY)}, saw {self.security!r}")
+        secret = self.password.get_secret_value()
+        if bool(self.user) != bool(secret):
+            missing = "password" if self.user else "user"
+            raise SettingsError(f"expected the mail server's user and password together, saw no {missing}")
+        if not (self.user + secret).isascii():  # smtplib signs in with these only
+            raise SettingsError("expected ASCII in the mail server's user and password, saw other characters")
+        if self.protection == "none" and self.user:
+            raise SettingsError("mail security none would send the password in the clear; use starttls or tls")
+        if self.protection == "none" and self.ca_file:
+            raise SettingsError("mail security none checks nothing by the ca_file; use starttls or tls")
+        if self.ca_file and not Path(self.ca_file).is_file():
+            raise SettingsError(f"the mail server's ca_file: there is no file {self.ca_file}")
+
+    @property
+    def protection(self) -> str:
+        """``security`` with its default filled in."""
+        return self.security or ("none" if _is_loopback(self.host) and not self.user else "starttls")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workspace:
     """The folder and the servers a run works with.
 
@@ -66,7 +111,7 @@ class Workspace:
     data_remote: str = ""
     tracking_uri: str = ""
     triton_grpc: Address | None = None
-    mail: Address | None = None
+    mail: MailServer | None = None
     feast_registry: str = ""
     feast_online: str = ""
     stack_folder: Path | None = None
@@ -138,3 +183,10 @@ def tracked(progress: Progress, what: str, total: float | None = None) -> Iterat
         yield progress
     finally:
         progress.stop()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

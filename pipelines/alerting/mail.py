@@ -9,7 +9,7 @@ from __future__ import annotations
 import smtplib
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -20,11 +20,11 @@ from typing import Any
 from market.clock import NS_PER_S
 from market.errors import ServiceError, SettingsError
 from market.files import replacing
-from pipelines.workspace import Address, Workspace
+from pipelines.alerting import smtp
+from pipelines.workspace import MailServer, Workspace
 
 TEMPLATES = Path(__file__).parent
 PICTURE_ID = "picture"
-TIMEOUT_S = 10.0
 _TEMPORARY = range(400, 500)  # SMTP replies that mean: later
 
 
@@ -64,9 +64,12 @@ def post(letter: Letter, postage: Postage, *, workspace: Workspace) -> Posted:
     """Send a letter, unless one with its key was sent.
 
     Raises:
-        SettingsError: no recipient, or one that is not an address, or the server refuses one for good.
+        SettingsError: no recipient, or one that is not an address; or the server refuses one for good, does not accept
+            our password, or cannot be trusted. The mail waits in the outbox.
         ServiceError: the mail server stayed away; the mail waits in the outbox and goes with the next call.
     """
+    if workspace.mail is not None and workspace.mail.sender:
+        postage = replace(postage, sender=workspace.mail.sender)
     require_addresses(postage)
     kept, waiting = _places(workspace, letter.key)
     waiting.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +148,7 @@ def _render(template: str, facts: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(facts)
 
 
-def _send(postage: Postage, server: Address, waiting: Path, kept: Path) -> None:
+def _send(postage: Postage, server: MailServer, waiting: Path, kept: Path) -> None:
     """Hand the mail to the server, trying again while it is away, then move it out of the outbox."""
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
@@ -170,13 +173,9 @@ def _send(postage: Postage, server: Address, waiting: Path, kept: Path) -> None:
     waiting.replace(kept)
 
 
-def _hand_over(postage: Postage, server: Address, mail: bytes) -> None:
-    with smtplib.SMTP(server.host, server.port, timeout=TIMEOUT_S) as smtp:
-        smtp.ehlo()
-        if smtp.has_extn("starttls"):
-            smtp.starttls(context=ssl.create_default_context())
-            smtp.ehlo()
-        smtp.sendmail(postage.sender, list(postage.recipients), mail)
+def _hand_over(postage: Postage, server: MailServer, mail: bytes) -> None:
+    with smtp.session(server) as connection:
+        connection.sendmail(postage.sender, list(postage.recipients), mail)
 
 
 def _may_pass(error: BaseException) -> bool:

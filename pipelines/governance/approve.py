@@ -176,9 +176,9 @@ def _require_second_person(config: ApproveConfig, name: str, author: str) -> Non
         )
     if people.is_program(author):
         raise ApprovalError(
-            f"expected a person as the author of version {config.version} of {config.instrument}, saw {author!r}: nobody "
-            "can be told from a program. Set KEEL_SCHEDULE_OWNER (for what Airflow starts by itself) or KEEL_AUTHOR, and "
-            "train it again"
+            f"expected a person as the author of version {config.version} of {config.instrument}, saw {author!r}: a "
+            "program cannot be another person than the approver. Set KEEL_SCHEDULE_OWNER (for what Airflow starts by "
+            "itself) or KEEL_AUTHOR, and train it again"
         )
     if people.same_person(name, author):
         raise ApprovalError(

@@ -97,16 +97,16 @@ def append(path: Path, *, clock: Clock, kind: str, what: Mapping[str, Any]) -> E
         ) from None
 
 
-def append_once(path: Path, *, clock: Clock, kind: str, what: Mapping[str, Any]) -> None:
-    """Add a decision about ``what["model_name"]``, unless it is the last one about it: whoever completes what was cut
-    off does not record it twice.
+def append_once(path: Path, *, clock: Clock, kind: str, what: Mapping[str, Any], about: str = "model_name") -> None:
+    """Add a decision about ``what[about]``, unless it is the last one about it: completing what was cut off does not
+    record it twice.
 
     Raises:
         GateError: the chain is broken.
         ServiceError: another process held the record for longer than LOCK_SECONDS.
     """
-    about = [entry for entry in read(path) if entry.what.get("model_name") == what["model_name"]]
-    if not about or (about[-1].kind, dict(about[-1].what)) != (kind, dict(what)):
+    earlier = [entry for entry in read(path) if entry.what.get(about) == what[about]]
+    if not earlier or (earlier[-1].kind, dict(earlier[-1].what)) != (kind, dict(what)):
         append(path, clock=clock, kind=kind, what=what)
 
 

@@ -10,16 +10,18 @@ import filelock
 from market.errors import ServiceError
 from pipelines.features import featurize
 from pipelines.models import cooldown, evaluate, export, register, train
+from pipelines.models.retraining_schedule import RetrainingSchedule
 from pipelines.settings import stage_config
 from pipelines.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrainConfig:
+class RetrainConfig(RetrainingSchedule):
     """The data to learn from: ``sources`` (empty: all) between the times, or only the newest ``last_seconds``;
     ``trigger`` says what asked for it.
 
-    ``cool_down_hours``: how long after a retraining began a scheduler may not begin another of the instrument.
+    ``cool_down_hours``: how long after a retraining began a scheduler may not begin another of the instrument. ``cron``
+    and ``timezone``: when the DAG ``retrain_nightly`` asks for one of each instrument in service.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -79,7 +81,8 @@ def _retrain(config: RetrainConfig, workspace: Workspace) -> RetrainResult:
     cut: dict[str, object] = {"instrument": config.instrument, "sources": config.sources, "start_ns": config.start_ns}
     cut |= {"end_ns": config.end_ns, "last_seconds": config.last_seconds}
     dataset = featurize.featurize(stage_config("featurize", featurize.FeaturizeConfig, cut), workspace=workspace)
-    run = train.train(stage_config("train", train.TrainConfig, {"dataset_id": dataset.dataset_id}), workspace=workspace)
+    asked = {"dataset_id": dataset.dataset_id, "trigger": config.trigger}
+    run = train.train(stage_config("train", train.TrainConfig, asked), workspace=workspace)
     this = {"run_id": run.run_id}
     judged = evaluate.evaluate(stage_config("evaluate", evaluate.EvaluateConfig, this), workspace=workspace)
     steps, version = [dataset.line(), run.line(), judged.line()], None

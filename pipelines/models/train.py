@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """``workers`` 0 trains in this process. Shares of ``split`` are of the rows; times in nanoseconds.
+    """``trigger``: what asked for it (a drift, the schedule, a person), a tag of the run.
+
+    ``workers`` 0 trains in this process. Shares of ``split`` are of the rows; times in nanoseconds.
 
     ``seq_len`` steps are back-propagated through, ``lanes`` sequences a worker at a time, ``accumulate`` of them make
     one update.
@@ -29,6 +31,7 @@ class TrainConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     dataset_id: str
+    trigger: str = "by hand"
     workers: int = 2
     precision: Literal["bf16", "fp32"] = "bf16"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -140,6 +143,7 @@ def _begin(plan: Plan, config: TrainConfig, workspace: Workspace) -> Path:
         "feature_set": plan.feature_set,
         "instrument": plan.instrument,
         "author": workspace.author,
+        "trigger": config.trigger,
         "plan": digest,
     }
     with tracking.spoken("start a run", workspace.tracking):

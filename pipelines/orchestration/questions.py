@@ -66,14 +66,19 @@ def may_retrain(instrument: str) -> tuple[bool, str]:
 
 
 def begin_retraining(instrument: str, trigger: str, *, asked_by_a_person: bool) -> tuple[bool, str]:
-    """Begin a retraining, or go on with it; whether it may, and why not. No cool-down holds up a person, and an
-    instrument's first model is no retraining."""
+    """Begin a retraining, or resume it; whether it may, and why not. No cool-down holds up a person, and an
+    instrument's first model is no retraining. One that begins is in the audit record, with its trigger."""
+    from pipelines.governance import audit
     from pipelines.models.cooldown import admit
 
     if instrument not in instruments_in_service():
         return True, ""
+    workspace = settings.workspace()
     cool_down = 0.0 if asked_by_a_person else _retraining().cool_down_seconds
-    answer = admit(settings.workspace(), instrument, trigger, cool_down_seconds=cool_down)
+    answer = admit(workspace, instrument, trigger, cool_down_seconds=cool_down)
+    if answer.admitted:
+        what = {"instrument": instrument, "note": trigger}
+        audit.append_once(audit.path_of(workspace), clock=workspace.clock, kind="retraining", what=what, about="note")
     return answer.admitted, answer.why
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
+from pipelines import settings
 from pipelines.stack.site import HOST, Site, write_private
+from pipelines.workspace import MailServer
 
 APPROVER = "quant"  # an account of pipelines.stack.servers.airflow
 
 
 def variables(site: Site) -> Mapping[str, str]:
-    """What a shell, or a task of Airflow, sets. A server that was left out is not named: its embedded form is used."""
+    """What a shell, or a task of Airflow, sets. A server that was left out is not named: its embedded form is used.
+
+    Mail is the exception: a stack without the server that keeps mails uses the one that our own environment names.
+    """
     up = site.has
     found = {"KEEL_HOME": str(site.home), "KEEL_STACK": str(site.folder)}
     if site.params.is_file():
@@ -29,6 +36,8 @@ def variables(site: Site) -> Mapping[str, str]:
         }
     if up("mail"):
         found["KEEL_MAIL"] = f"{HOST}:{site.port('mail')}"
+    else:
+        found |= _mail_variables()
     if up("kafka"):
         found["KEEL_KAFKA_SERVERS"] = str(site.address("kafka"))
     if up("airflow-api"):
@@ -37,6 +46,22 @@ def variables(site: Site) -> Mapping[str, str]:
     if up("triton"):
         found["KEEL_TRITON_GRPC"] = str(site.address("triton-grpc"))
     return found
+
+
+def mail_server(site: Site) -> MailServer | None:
+    """Who takes the mails of Airflow and Alertmanager.
+
+    Raises:
+        SettingsError: the one that our environment names cannot work.
+    """
+    return MailServer(host=HOST, port=site.port("mail")) if site.has("mail") else settings.mail_server()
+
+
+def _mail_variables() -> dict[str, str]:
+    names = ("KEEL_MAIL", *(name for name in settings.VARIABLES if name.startswith("KEEL_SMTP_")))
+    given = {name: value for name in names if (value := os.environ.get(name))}
+    # servers of the stack work in a folder of their own
+    return {name: str(Path(value).absolute()) if name.endswith("_FILE") else value for name, value in given.items()}
 
 
 def write_environment(site: Site) -> None:

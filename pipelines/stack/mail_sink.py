@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from market.errors import PortInUseError, ServiceError
-from pipelines.workspace import Address
+from pipelines.workspace import MailServer
 
 HOST = "127.0.0.1"
 START_SECONDS = 15.0
@@ -24,7 +24,7 @@ _TRIES = 3
 
 
 @contextmanager
-def running_mail_sink(folder: Path, *, port: int = 0) -> Iterator[Address]:
+def running_mail_sink(folder: Path, *, port: int = 0) -> Iterator[MailServer]:
     """Keep mails in the Maildir ``folder`` while the block runs; ``port`` 0 takes a free one.
 
     Raises:
@@ -38,11 +38,11 @@ def running_mail_sink(folder: Path, *, port: int = 0) -> Iterator[Address]:
         _stop(process)
 
 
-def _start(folder: Path, port: int) -> tuple[subprocess.Popen[bytes], Address]:
+def _start(folder: Path, port: int) -> tuple[subprocess.Popen[bytes], MailServer]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(f"{folder.name}.log")
     for tries_left in reversed(range(_TRIES)):
-        address = Address(host=HOST, port=_free_port(port))
+        address = MailServer(host=HOST, port=_free_port(port))
         with log.open("ab") as sink:
             process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", "pipelines.stack.mail_sink", str(address.port), str(folder)],
@@ -71,7 +71,7 @@ def _free_port(wanted: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(process: subprocess.Popen[bytes], address: Address) -> bool:
+def _wait(process: subprocess.Popen[bytes], address: MailServer) -> bool:
     """Whether the server greets before the time is up."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:

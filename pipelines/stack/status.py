@@ -18,8 +18,11 @@ from market.lake.lake import Lake
 from pipelines.governance import audit
 from pipelines.governance.approve import undecided
 from pipelines.in_service import state_path
+from pipelines.models.export import ExportConfig
+from pipelines.models.retraining_schedule import RetrainingSchedule, too_rare
 from pipelines.monitoring.monitor import read_result
 from pipelines.quoting.safe_state import stance_path
+from pipelines.settings import stage_config
 from pipelines.stack.catalog import chosen_servers
 from pipelines.stack.processes import memory_of
 from pipelines.stack.registry_probe import champions
@@ -185,6 +188,8 @@ def status(config: StatusConfig, *, workspace: Workspace) -> StatusResult:  # no
         warnings += _stray_aliases(ring, site)
     except ServiceError as error:
         not_known.append(f"whether the registry's champions are those on record ({error})")
+    if site and states and site.has("airflow-scheduler"):
+        warnings += retrained_too_rarely(ring, site)
     return StatusResult(
         folder=str(workspace.stack),
         home=str(ring.home),
@@ -205,6 +210,20 @@ def _stray_aliases(ring: Workspace, site: Site | None) -> list[str]:
     recorded = audit.champions(audit.read(audit.path_of(ring)))
     models = {*recorded, *(model_name(key) for key in read_state(state_path(ring)))}
     return audit.stray_aliases(ring, champions(ring, site, sorted(models))) if models else []
+
+
+def retrained_too_rarely(ring: Workspace, site: Site) -> list[str]:
+    """A warning where the stack's schedule lets models expire; with its own numbers, which this shell may not have been
+    told.
+
+    Raises:
+        SettingsError: they cannot be.
+    """
+    params = site.params if site.params.is_file() else None
+    schedule = stage_config("retrain", RetrainingSchedule, params=params)
+    expires_days = stage_config("export", ExportConfig, {"run_id": ""}, params=params).expires_days
+    now = datetime.fromtimestamp(ring.clock.now_ns() / NS_PER_S, tz=UTC)
+    return [warning] if (warning := too_rare(schedule, expires_days, now=now)) else []
 
 
 def _servers(site: Site, states: dict[str, State]) -> tuple[ServerStatus, ...]:

@@ -14,6 +14,7 @@ from pipelines.models.register import RegisterConfig, register
 from pipelines.models.train import TrainConfig, train
 from pipelines.workspace import Workspace
 from serving.manifest import WEIGHTS_FILE
+from training.registry import tracking
 from training.registry.registry import Registry
 
 
@@ -67,7 +68,9 @@ def test_a_dataset_or_run_that_is_not_there_is_said(workspace: Workspace) -> Non
 
 
 def test_a_run_that_fails_its_gate_is_not_exported(workspace: Workspace) -> None:
-    run = train(TrainConfig(dataset_id="planted", epochs=1, hidden=4, workers=0), workspace=workspace)
+    asked = TrainConfig(dataset_id="planted", epochs=1, hidden=4, workers=0, trigger="schedule")
+    run = train(asked, workspace=workspace)
+    assert tracking.client(workspace.tracking).get_run(run.run_id).data.tags["trigger"] == "schedule"
     judged = evaluate(EvaluateConfig(run_id=run.run_id, max_ece=0.0, most_rows=500), workspace=workspace)
     assert not judged.passed
     with pytest.raises(GateError, match="did not pass"):

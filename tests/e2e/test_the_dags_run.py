@@ -283,7 +283,8 @@ def test_each_dag_waits_for_what_another_makes(airflow: AirflowHome) -> None:
         "from airflow.dag_processing.dagbag import DagBag;"
         "dags = DagBag().dags;"
         "made = {name: sorted({o.name for t in dag.tasks for o in t.outlets}) for name, dag in dags.items()};"
-        "waits = {name: getattr(getattr(dag.timetable, 'asset_condition', None), 'name', '')"
+        "from airflow.serialization.encoders import coerce_to_core_timetable as core;"
+        "waits = {name: sorted(key.name for key, _ in core(dag.timetable).asset_condition.iter_assets())"
         " for name, dag in dags.items()};"
         "import json; print(json.dumps([made, waits], sort_keys=True))"
     )
@@ -292,19 +293,21 @@ def test_each_dag_waits_for_what_another_makes(airflow: AirflowHome) -> None:
         "ingest_ticks": ["ticks"],
         "build_features": ["features"],
         "monitor_drift": ["drift", "test_lost", "test_won"],
+        "retrain_nightly": ["retraining_due"],
         "train_model": ["challenger", "test_won"],
         "promote_model": [],
         "escalate_alerts": [],
         "acknowledge_drift": [],
     }
     assert waits == {
-        "ingest_ticks": "",
-        "build_features": "ticks",
-        "monitor_drift": "",
-        "train_model": "drift",
-        "promote_model": "test_won",
-        "escalate_alerts": "",
-        "acknowledge_drift": "",
+        "ingest_ticks": [],
+        "build_features": ["ticks"],
+        "monitor_drift": [],
+        "retrain_nightly": [],
+        "train_model": ["drift", "retraining_due"],
+        "promote_model": ["test_won"],
+        "escalate_alerts": [],
+        "acknowledge_drift": [],
     }
 
 

@@ -23,7 +23,7 @@ from pipelines.governance import audit
 from pipelines.models.cooldown import admit
 from pipelines.monitoring.checks import Check
 from pipelines.stack.mail_sink import running_mail_sink
-from pipelines.workspace import Address, Workspace
+from pipelines.workspace import MailServer, Workspace
 
 ASKED = NotifyConfig(recipients=("ada@desk.example", "grace@desk.example"), attempts=2, wait_seconds=0.05)
 
@@ -38,7 +38,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def sink(tmp_path: Path) -> Iterator[Address]:
+def sink(tmp_path: Path) -> Iterator[MailServer]:
     with running_mail_sink(tmp_path / "sink") as address:
         yield address
 
@@ -48,7 +48,9 @@ def _received(tmp_path: Path) -> list[EmailMessage]:
     return [email.message_from_bytes(f.read_bytes(), policy=email.policy.default) for f in files]
 
 
-def test_a_drift_is_mailed_with_text_and_an_inline_picture(workspace: Workspace, sink: Address, tmp_path: Path) -> None:
+def test_a_drift_is_mailed_with_text_and_an_inline_picture(
+    workspace: Workspace, sink: MailServer, tmp_path: Path
+) -> None:
     result = notify(ASKED, workspace=replace(workspace, mail=sink))
     assert result.sent
     assert Path(result.eml) == workspace.mails / "drift-0123456789ab.eml"
@@ -72,7 +74,7 @@ def test_a_drift_is_mailed_with_text_and_an_inline_picture(workspace: Workspace,
 
 
 def test_what_is_done_what_fails_and_where_to_look_is_in_the_mail(
-    workspace: Workspace, sink: Address, tmp_path: Path
+    workspace: Workspace, sink: MailServer, tmp_path: Path
 ) -> None:
     def check(name: str, verdict: str, value: float | None) -> dict[str, Any]:
         return asdict(Check(name=name, verdict=verdict, value=value, unit="x", warn=2.0, fail=50.0, says="slow steps"))  # type: ignore[arg-type]
@@ -109,7 +111,7 @@ def test_the_mail_says_whether_a_retraining_begins(workspace: Workspace) -> None
 
 
 def test_the_same_drift_is_mailed_once_however_often_it_is_found(
-    workspace: Workspace, sink: Address, tmp_path: Path
+    workspace: Workspace, sink: MailServer, tmp_path: Path
 ) -> None:
     equipped = replace(workspace, mail=sink)
     notify(ASKED, workspace=equipped)
@@ -123,7 +125,7 @@ def test_the_same_drift_is_mailed_once_however_often_it_is_found(
 def test_a_mail_waits_while_the_server_is_away_and_goes_with_the_next_run(workspace: Workspace, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: every connection is refused
-        away = replace(workspace, mail=Address(port=taken.getsockname()[1]))
+        away = replace(workspace, mail=MailServer(port=taken.getsockname()[1]))
         with pytest.raises(ServiceError, match="after 2 tries"):
             notify(ASKED, workspace=away)
     waiting = workspace.mails / "outbox" / "drift-0123456789ab.eml"
@@ -169,7 +171,7 @@ def test_a_recipient_refused_for_good_is_not_tried_again(workspace: Workspace) -
     server.start()
     try:
         with pytest.raises(SettingsError, match="550 no such person"):
-            notify(ASKED, workspace=replace(workspace, mail=Address(port=port)))
+            notify(ASKED, workspace=replace(workspace, mail=MailServer(port=port)))
     finally:
         server.stop()
     assert handler.asked == 2  # both recipients, once each

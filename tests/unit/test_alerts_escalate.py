@@ -23,7 +23,7 @@ from pipelines.governance import audit
 from pipelines.in_service import state_path
 from pipelines.quoting.safe_state import ResumeConfig, SafeConfig, resume, safe, stance_path
 from pipelines.stack.mail_sink import running_mail_sink
-from pipelines.workspace import Address, Workspace
+from pipelines.workspace import MailServer, Workspace
 from serving.risk.safe_state import read_stances
 from serving.rollout.roles import Roles, write_roles
 
@@ -136,7 +136,7 @@ def test_a_scheduler_that_was_down_goes_to_the_safe_state_at_once(
 def test_a_mail_server_that_is_away_holds_up_no_safe_state(workspace: Workspace, clock: ManualClock) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: every connection is refused
-        away = replace(workspace, mail=Address(port=taken.getsockname()[1]))
+        away = replace(workspace, mail=MailServer(port=taken.getsockname()[1]))
         with pytest.raises(ServiceError, match="did not take the mail"):
             after(30, away, clock)
     assert (mode(workspace), kinds(workspace)) == ("safe", ["safe state"])

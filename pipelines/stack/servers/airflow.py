@@ -14,16 +14,17 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from market.errors import ServiceError
-from pipelines.stack.environment import variables
+from pipelines.stack.environment import mail_server, variables
 from pipelines.stack.server import PROBE_SECONDS, Server, get, spoken
 from pipelines.stack.servers.postgresql import query
 from pipelines.stack.site import CHECKOUT, HOST, Site, write_private
+from pipelines.workspace import MailServer
 
 _ROLES = {"admin": "admin", "engineer": "op", "quant": "viewer"}
 SCHEDULE_OWNER = "engineer"  # answers for what a schedule or a drift starts, unless KEEL_SCHEDULE_OWNER names another
-_SMTP = "smtp://{address}/?disable_ssl=true&disable_tls=true&from_email=airflow%40desk.example"
 _PARTS = ("api", "scheduler", "dags", "triggerer")
 _MIGRATE_SECONDS = 180.0
 _ANEW = (sys.executable, "-m", "pipelines.stack.restart")
@@ -132,8 +133,8 @@ def _environment(site: Site) -> Mapping[str, str]:
         "USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     found = {f"AIRFLOW__{name}": value for name, value in settings.items()}
-    if site.has("mail"):
-        found["AIRFLOW_CONN_SMTP_DEFAULT"] = _SMTP.format(address=site.address("mail"))
+    if server := mail_server(site):
+        found["AIRFLOW_CONN_SMTP_DEFAULT"] = _smtp_connection(server)
     return {
         **variables(site),
         **found,
@@ -142,6 +143,18 @@ def _environment(site: Site) -> Mapping[str, str]:
         "KEEL_SCHEDULE_OWNER": os.environ.get("KEEL_SCHEDULE_OWNER") or SCHEDULE_OWNER,
         "PYTHONPATH": str(CHECKOUT),
     }
+
+
+def _smtp_connection(server: MailServer) -> str:
+    """For DAGs of a desk's own that mail through Airflow; its hook checks certificates by the system's authorities."""
+    sign_in = (
+        f"{quote(server.user, safe='')}:{quote(server.password.get_secret_value(), safe='')}@" if server.user else ""
+    )
+    protection = server.protection
+    off = {"disable_ssl": protection != "tls", "disable_tls": protection != "starttls"}  # it takes any word for true
+    extra = {name: "true" for name, value in off.items() if value}
+    extra["from_email"] = server.sender or "airflow@desk.example"
+    return f"smtp://{sign_in}{server}/?{urlencode(extra)}"
 
 
 def _prepare(site: Site) -> None:

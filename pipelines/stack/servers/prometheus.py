@@ -6,8 +6,10 @@ import functools
 import shutil
 import sys
 
+from pipelines.stack.environment import mail_server
 from pipelines.stack.server import Server, get
 from pipelines.stack.site import CHECKOUT, HOST, Site
+from pipelines.workspace import MailServer
 
 _KEEP = "15d"
 
@@ -71,7 +73,8 @@ def _prepare(site: Site) -> None:
 
 
 def _prepare_alertmanager(site: Site) -> None:
-    site.render("prometheus/alertmanager.yml.j2")
+    server = mail_server(site) or MailServer(host=HOST, port=site.port("mail"))  # without one, alerts are on its page
+    site.render("prometheus/alertmanager.yml.j2", mail=server, password=server.password.get_secret_value())
 
 
 def _ready(site: Site, name: str) -> None:

@@ -23,7 +23,7 @@ LAKE_BYTES = 1 << 32  # at most: memory is taken as it fills
 
 # The market runs six times as fast, so days become minutes; a drift starts one retraining.
 PARAMS = {
-    "retrain": {"cool_down_hours": 0.5, "last_seconds": LEARNED_S},
+    "retrain": {"cool_down_hours": 0.5, "last_seconds": LEARNED_S, "cron": ""},  # a night may fall while this runs
     "monitor": {
         "last_seconds": 240.0,
         "window_seconds": 15.0,
