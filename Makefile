@@ -1,11 +1,14 @@
 # Three commands: `make demo` (the whole life of a model on one machine), `make up` (real servers on loopback) and
-# `make test`. Each installs what it needs.
+# `make test`. Each installs what it needs. `make soak` is what takes hours.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help install demo up down status test e2e lint bench docs clean
+.PHONY: help install demo up down status test soak e2e lint bench docs clean
 
 VENV := .venv/bin
 CAPTURE ?=
+PART ?=
+# where it is set, every process compiles every library again
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## say what can be made
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
@@ -25,8 +28,11 @@ down: ## stop the local stack; its data stays
 status: ## one screen: what is up, what is in service, last data, drift, open approvals
 	@$(VENV)/keel status
 
-test: install ## everything that is checked before a change may land
+test: ## everything that is checked before a change may land, in half an hour; installs first, and says how long it took
 	@bash tests/run.sh
+
+soak: install ## the campaigns: kills, fuzz, properties, long, lifecycle, drift; hours. PART="kills fuzz" runs some
+	@bash tests/soak.sh $(PART)
 
 e2e: install ## the life of a model on the local stack: schedules, drift, people, faults (make test has a short form of it)
 	@bash infra/local/install_stack.sh --with-browser && $(VENV)/python -m pytest tests/e2e/lifecycle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,11 @@ class Read:
         return int((np.diff(self.times) < 0).sum())
 
 
-def read(module: Any, path: Path, instrument: Instrument) -> Read:
-    """Every row of a recording through the parser of its venue."""
+def read(module: Any, path: Path, instrument: Instrument, *, most: int | None = None) -> Read:
+    """Every row of a recording, or its first ``most``, through the parser of its venue."""
     done = Read()
     parser = module.Parser(instrument)
-    for frame, recv_ns, payload in module.frames(path):
+    for frame, recv_ns, payload in islice(module.frames(path), most):
         done.rows += 1
         assert frame == done.rows
         done.times.append(recv_ns)

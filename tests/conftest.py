@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -57,3 +58,7 @@ def write_seeded_bundle() -> WriteBundle:
         return folder
 
     return write
+
+
+# `pytest --hypothesis-profile=soak`: every property with fifty times its examples, see budget.py
+hypothesis.settings.register_profile("soak", max_examples=5_000, deadline=None)

@@ -6,40 +6,18 @@ then is the whole command, ``pipelines.cli.main`` with its words, in a process a
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import psutil
+from forked import assert_preloaded, server
 
-PRELOADED = [
-    "pytest",
-    "mlflow.onnx",
-    "sqlalchemy",
-    "pandas",
-    "sklearn.linear_model",
-    "lightgbm",
-    "feast",
-    "evidently.presets",
-    "matplotlib.figure",
-    "onnxruntime",
-    "tritonclient.grpc",
-    "training.evaluation.evaluate",
-    "training.export.int8",
-    "training.export.bundle",
-    "training.fitting.loop",
-    "training.registry.registry",
-    "pipelines.cli.main",
-    "pipelines.stages",
-    "pipelines.charts",
-]
 _LAKE_WRITES = ("append", "replace", "delete", "compact")
 
 
@@ -73,7 +51,7 @@ def keel(home: Path, *words: str, at: int = 0, by: signal.Signals = signal.SIGKI
     """Run a verb; at its ``at``-th change (0: never) it is sent ``by``."""
     said = home.parent / "said"
     said.mkdir(exist_ok=True)
-    context = _server()
+    context = server()
     child = context.Process(target=_verb, args=(str(home), words, at, int(by), str(said), variables))
     child.start()
     child.join()
@@ -86,22 +64,9 @@ def keel(home: Path, *words: str, at: int = 0, by: signal.Signals = signal.SIGKI
     )
 
 
-def _server() -> Any:
-    """The server that verbs are forked from. Its libraries count their threads on import: one is plenty."""
-    context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    forkserver.ensure_running()
-    if before is None:
-        del os.environ["OMP_NUM_THREADS"]
-    else:
-        os.environ["OMP_NUM_THREADS"] = before
-    return context
-
-
 def _verb(home: str, words: Sequence[str], at: int, by: int, said: str, variables: dict[str, str]) -> None:
     os.setsid()
+    assert_preloaded()
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(f"{said}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,39 +30,54 @@ HEAVY = [
 ]
 
 
-@pytest.fixture(scope="session")
-def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    home = tmp_path_factory.mktemp("airflow")
-    return {
+# what Airflow makes of them, in one process of its own: importing it takes seconds
+LOOK = """
+import json, runpy, sys
+import airflow.sdk, airflow.providers.standard.operators.hitl
+folder, heavy = sys.argv[1], set(json.loads(sys.argv[2]))
+found = {"heavy": {}}
+for path in json.loads(sys.argv[3]):
+    before = set(sys.modules)
+    runpy.run_path(path)
+    found["heavy"][path] = sorted(heavy & (set(sys.modules) - before))
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(folder)
+tasks = [task for dag in bag.dags.values() for task in dag.tasks]
+found |= {"errors": bag.import_errors, "dags": sorted(bag.dags)}
+found |= {"retries": sorted({t.retries for t in tasks}), "once": sorted({t.task_id for t in tasks if not t.retries})}
+from market.errors import ApprovalError, LakeError, ServiceError
+from pipelines.orchestration.assets import TASK_DEFAULTS
+judge = TASK_DEFAULTS["retry_policy"].evaluate
+errors = ServiceError("away"), LakeError("full"), TimeoutError(), ApprovalError("no"), TypeError()
+found["judged"] = [judge(error, 1, 2).action.value for error in errors]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    variables = {
         **os.environ,
-        "AIRFLOW_HOME": str(home),
+        "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     }
-
-
-def test_all_dags_parse_without_an_error(airflow_home: dict[str, str]) -> None:
-    code = (
-        "from airflow.dag_processing.dagbag import DagBag;"
-        f"bag = DagBag({str(ROOT / 'dags')!r});"
-        "print(bag.import_errors); print(sorted(bag.dags))"
+    words = [str(ROOT / "dags"), json.dumps(HEAVY), json.dumps([str(path) for path in DAGS])]
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, *words], capture_output=True, text=True, env=variables, check=False
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=airflow_home, check=True)
-    errors, names = done.stdout.strip().splitlines()[-2:]
-    assert errors == "{}"
-    assert names == str(sorted(path.stem for path in DAGS))
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def test_all_dags_parse_without_an_error(found: dict[str, Any]) -> None:
+    assert found["errors"] == {}
+    assert found["dags"] == sorted(path.stem for path in DAGS)
 
 
 @pytest.mark.parametrize("path", DAGS, ids=lambda p: p.stem)
-def test_parsing_a_dag_loads_no_heavy_library(path: Path, airflow_home: dict[str, str]) -> None:
-    code = (
-        "import sys, runpy; import airflow.sdk, airflow.providers.standard.operators.hitl;"
-        "before = set(sys.modules);"
-        f"runpy.run_path({str(path)!r});"
-        f"print(sorted(set({HEAVY!r}) & (set(sys.modules) - before)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=airflow_home, check=True)
-    assert done.stdout.strip().splitlines()[-1] == "[]"
+def test_parsing_a_dag_loads_no_heavy_library(path: Path, found: dict[str, Any]) -> None:
+    assert found["heavy"][str(path)] == []
 
 
 @pytest.mark.parametrize("path", DAGS, ids=lambda p: p.stem)
@@ -84,24 +101,9 @@ def test_every_stage_a_dag_runs_exists(path: Path) -> None:
     assert named <= set(stages.table())
 
 
-def test_only_what_time_mends_is_tried_again(airflow_home: dict[str, str]) -> None:
-    code = (
-        "from market.errors import ApprovalError, LakeError, ServiceError;"
-        "from pipelines.orchestration.assets import TASK_DEFAULTS;"
-        "judge = TASK_DEFAULTS['retry_policy'].evaluate;"
-        "errors = ServiceError('away'), LakeError('full'), TimeoutError(), ApprovalError('no'), TypeError();"
-        "print([judge(error, 1, 2).action.value for error in errors])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=airflow_home, check=True)
-    assert done.stdout.strip().splitlines()[-1] == "['retry', 'retry', 'retry', 'fail', 'fail']"
+def test_only_what_time_mends_is_tried_again(found: dict[str, Any]) -> None:
+    assert found["judged"] == ["retry", "retry", "retry", "fail", "fail"]
 
 
-def test_every_task_but_a_question_is_tried_again(airflow_home: dict[str, str]) -> None:
-    code = (
-        "from airflow.dag_processing.dagbag import DagBag;"
-        f"dags = DagBag({str(ROOT / 'dags')!r}).dags.values();"
-        "tasks = [t for dag in dags for t in dag.tasks];"
-        "print(sorted({t.retries for t in tasks}), sorted({t.task_id for t in tasks if not t.retries}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=airflow_home, check=True)
-    assert done.stdout.strip().splitlines()[-1] == "[0, 2] ['ask']"
+def test_every_task_but_a_question_is_tried_again(found: dict[str, Any]) -> None:
+    assert (found["retries"], found["once"]) == ([0, 2], ["ask"])

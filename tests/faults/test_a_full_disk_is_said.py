@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from landed_lake import contents
 from wire_frames import ToyExchange, stamped, write_lines
 
@@ -77,30 +79,21 @@ def test_a_full_disk_stops_compaction_with_a_sentence_and_harms_nothing(recordin
     assert contents(lake) == undisturbed
 
 
-_CHILD = """
-import resource, signal, sys
-from pathlib import Path
-from market.errors import LakeError
-from pipelines.ingestion.ingest import IngestConfig, ingest
-from pipelines.workspace import Workspace
-
-home, recording, limit = sys.argv[1:]
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-try:
-    ingest(IngestConfig(files=(recording,)), workspace=Workspace(home=Path(home)))
-except LakeError as error:
-    print(error)
-    sys.exit(error.exit_code)
-"""
+def ingest_limited(home: Path, recording: Path, limit: int) -> tuple[int, str]:
+    """Exit code and sentence of a run whose files may have so many bytes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        ingest(IngestConfig(files=(str(recording),)), workspace=Workspace(home=home))
+    except LakeError as error:
+        return error.exit_code, str(error)
+    return 0, ""
 
 
 def test_a_limit_on_file_size_is_said_and_lifting_it_lets_ingest_go_on(recording, undisturbed, tmp_path):
     workspace = Workspace(home=tmp_path / "home")
-    command = [sys.executable, "-c", _CHILD, str(workspace.home), str(recording), "20000"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == LakeError.exit_code, done.stderr
-    assert "no space left on its disk" in done.stdout
-    assert "Traceback" not in done.stderr
+    code, said = Forked(ingest_limited, workspace.home, recording, 20_000).answer()
+    assert code == LakeError.exit_code, said
+    assert "no space left on its disk" in said
     ingest(IngestConfig(files=(str(recording),)), workspace=workspace)
     assert contents(Lake(workspace.lake)) == undisturbed

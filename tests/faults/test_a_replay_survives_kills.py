@@ -1,7 +1,7 @@
 """kill -9 of ingest, writer, compactor, sender and broker while a capture is replayed: the lake ends as undisturbed.
 
 A bounded part of `python -m bench.kills`, over a real capture where one lies beside the checkout, else over a simulated
-recording. KILLS says how many kills (20 unless told), KILLS_SEED when.
+recording. KILLS says how many kills (10 unless told), KILLS_SEED when.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 from captured import FOLDER
+from forked import server
 from kafka_broker import broker, needs_kafka
 from wire_frames import ToyExchange, stamped, write_lines
 
@@ -22,8 +23,14 @@ __all__ = ["broker"]
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(3600)]
 
-KILLS = int(os.environ.get("KILLS", "20"))
+KILLS = int(os.environ.get("KILLS", "10"))
 SEED = int(os.environ.get("KILLS_SEED", "7"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def preloaded() -> None:
+    """The campaign forks its verbs from the server that runs, whoever has started it."""
+    server()
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ SMALL = {"workers": 0, "epochs": 2, "hidden": 8, "learning_rate": 0.02}
 SHORT = [f"--set={rule}" for rule in ("window_seconds=10", "k=3", "n=4", "window_alarm=0.05", "min_strength=0.08")]
 TRAIN = ["train", "--dataset", "planted", "--json", *(f"--set={k}={v}" for k, v in SMALL.items())]
 RETRAIN = {f"KEEL_TRAIN__{k.upper()}": str(v) for k, v in SMALL.items()} | {"KEEL_EVALUATE__MOST_ROWS": "500"}
+KILLS = int(os.environ.get("VERB_KILLS", "1"))
 VERBS = (
     *("validate", "featurize", "train", "evaluate", "export", "register", "deploy", "approve", "promote", "rollback"),
     *("serve", "trace", "monitor", "notify", "acknowledge", "compare", "report", "retrain"),
@@ -135,7 +136,12 @@ def live_through(life: Life, recording: Path) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_killed_and_then_stopped_ends_as_if_undisturbed(life: Life, verb: str) -> None:
-    scene, chance = life.scenes[verb], random.Random(verb)
+    chance = random.Random(verb)
+    for _ in range(KILLS):
+        kill_then_stop(life, life.scenes[verb], chance)
+
+
+def kill_then_stop(life: Life, scene: Scene, chance: random.Random) -> None:
     life.restore(scene)
     killed = life.again(scene, chance.randint(1, scene.changes), signal.SIGKILL)
     assert killed.killed, killed.err

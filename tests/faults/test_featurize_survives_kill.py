@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from forked import Forked
 from small_lake import INSTRUMENT, Market, later, workspace_with
 
 from market.features import meaning
@@ -21,31 +22,27 @@ from training.data import datasets
 MARKET = Market(seconds=100, frames=10)
 MARKETS = (MARKET, later(MARKET, 240, source="file-two", seed=2))
 
-# Kills itself right before the first thing of this kind happens: an audit event with this text in its first or second
-# argument, or the commit of a lake table.
-_DOOMED = """
-import os, signal, sys
-from pathlib import Path
-from market.lake.lake import Lake
-from pipelines.features.featurize import FeaturizeConfig, featurize
-from pipelines.workspace import Workspace
 
-home, event, text = sys.argv[1:]
+def featurize_doomed(home: Path, event: str, text: str) -> None:
+    """Kills itself right before the first thing of this kind happens: an audit event with this text in its first or
+    second argument, or the commit of a lake table."""
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def watch(name, arguments):
-    if name == event and any(text in str(argument) for argument in arguments[:2]):
-        die()
+    def watch(name: str, arguments: tuple[object, ...]) -> None:
+        if name == event and any(text in str(argument) for argument in arguments[:2]):
+            die()
 
-if event == "replace":
-    replace = Lake.replace
-    Lake.replace = lambda self, table, *rest, **more: die() if table == text else replace(self, table, *rest, **more)
-else:
-    sys.addaudithook(watch)
-featurize(FeaturizeConfig(), workspace=Workspace(home=Path(home)))
-"""
+    if event == "replace":
+        replace = Lake.replace
+        Lake.replace = lambda self, table, *rest, **more: (  # type: ignore[method-assign]
+            die() if table == text else replace(self, table, *rest, **more)  # type: ignore[func-returns-value]
+        )
+    else:
+        sys.addaudithook(watch)
+    featurize(FeaturizeConfig(), workspace=Workspace(home=home))
+
 
 MOMENTS = [
     ("replace", "features"),  # nothing was written yet
@@ -60,10 +57,7 @@ MOMENTS = [
 def test_featurize_killed_anywhere_ends_as_if_undisturbed(tmp_path: Path) -> None:
     workspace = workspace_with(tmp_path / "killed", *MARKETS)
     for event, text in MOMENTS:
-        done = subprocess.run(
-            [sys.executable, "-c", _DOOMED, str(workspace.home), event, text], check=False, capture_output=True
-        )
-        assert done.returncode == -signal.SIGKILL, (event, text, done.stderr.decode())
+        assert Forked(featurize_doomed, workspace.home, event, text).ended() == -signal.SIGKILL, (event, text)
         assert not list(workspace.datasets.glob("*/dataset.json"))
     calm = workspace_with(tmp_path / "calm", *MARKETS)
     killed, undisturbed = (featurize(FeaturizeConfig(), workspace=w) for w in (workspace, calm))

@@ -1,15 +1,18 @@
-"""kill -9 while frames are being landed: the next run ends with the lake that an undisturbed one leaves."""
+"""kill -9 while frames are being landed: the next run ends with the lake that an undisturbed one leaves.
+
+LAND_KILLS says how many kills (five unless told).
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from landed_lake import contents
 from stamped_server import StampedServer
 from wire_frames import USDM, ToyExchange, bytes_of, stamped, write_lines
@@ -20,34 +23,17 @@ from market.lake.lake import Lake
 from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
 
-KILLS = 10
-
-_CHILD = """
-import sys
-from pathlib import Path
-from pipelines.ingestion.ingest import IngestConfig, ingest
-from pipelines.workspace import Workspace
-
-home, kind, given = sys.argv[1:]
-config = IngestConfig(files=(given,)) if kind == "file" else IngestConfig(url=given, instrument="binance-usdm.BTCUSDT")
-print("ready", flush=True)
-ingest(config, workspace=Workspace(home=Path(home)))
-print("done", flush=True)
-"""
+KILLS = int(os.environ.get("LAND_KILLS", "5"))
 
 
-def start(home: Path, kind: str, given: str) -> subprocess.Popen[bytes]:
-    child = subprocess.Popen([sys.executable, "-c", _CHILD, str(home), kind, given], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"ready\n"
-    return child
+def land(home: Path, kind: str, given: str) -> None:
+    file = IngestConfig(files=(given,))
+    stream = IngestConfig(url=given, instrument="binance-usdm.BTCUSDT")
+    ingest(file if kind == "file" else stream, workspace=Workspace(home=home))
 
 
-def kill(child: subprocess.Popen[bytes]) -> bool:
-    """Whether it was killed before it was done."""
-    child.kill()
-    out, _ = child.communicate()
-    return b"done" not in out
+def start(home: Path, kind: str, given: str) -> Forked:
+    return Forked(land, home, kind, given)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +52,7 @@ def undisturbed(recording, tmp_path_factory):
     workspace = Workspace(home=tmp_path_factory.mktemp("undisturbed"))
     child = start(workspace.home, "file", str(recording))
     began = time.monotonic()
-    out, _ = child.communicate()
-    assert (out, child.returncode) == (b"done\n", 0)
+    assert child.ended() == 0
     return contents(Lake(workspace.lake)), time.monotonic() - began
 
 
@@ -84,7 +69,7 @@ def test_a_recording_killed_at_random_moments_is_landed_exactly_once(recording, 
         while not finished:
             child = start(workspace.home, "file", str(recording))
             time.sleep(chance.uniform(0, seconds))
-            finished = not kill(child)
+            finished = not child.kill()
             killed += not finished
             finished = finished or killed >= KILLS
         lake = Lake(workspace.lake)
@@ -109,9 +94,9 @@ def test_ctrl_c_on_a_live_stream_lands_what_came_and_leaves_nothing_unfinished(t
         child = start(workspace.home, "url", server.url)
         while lake.read("raw", columns=["frame"]).num_rows < 1000:
             time.sleep(0.05)
-        child.send_signal(signal.SIGINT)
-        child.communicate()
-    assert child.returncode != 0
+        os.kill(child.process.pid, signal.SIGINT)
+        code = child.ended()
+    assert code != 0
     assert landing.unfinished(lake) == []
     last = lake.read("raw", columns=["frame"]).num_rows
     assert [lake.position(table, source_of_only(lake)) for table in ("raw", "ticks")] == [last, last]
@@ -131,7 +116,7 @@ def test_a_killed_live_stream_is_finished_from_its_raw_frames_by_the_next_run(re
         child = start(workspace.home, "url", server.url)
         while lake.read("raw", columns=["frame"]).num_rows < 2000:
             time.sleep(0.05)
-        assert kill(child)
+        assert child.kill()
     [left] = landing.unfinished(lake)
     assert left.live
     result = ingest(IngestConfig(files=(str(recording),)), workspace=workspace)

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from forked import Forked
 from kafka_broker import broker, cluster, needs_kafka, new_topic, url_of, values
 from landed_lake import contents
 from stamped_server import StampedServer
 from wire_frames import ToyExchange, stamped, write_lines
 
 from market.lake.lake import Lake
+from pipelines import stages
 from pipelines.ingestion.forward import ForwardConfig, forward
 from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
@@ -31,36 +32,14 @@ KILLS = int(os.environ.get("KAFKA_KILLS", "2"))
 SEED = int(os.environ.get("KAFKA_SEED", "7"))
 KEY = "binance-usdm.BTCUSDT"
 
-_CHILD = """
-import sys
-from pathlib import Path
-from pipelines import stages
-from pipelines.workspace import Workspace
-import pipelines.ingestion.forward, pipelines.ingestion.ingest, pipelines.ingestion.kafka
 
-home, verb, *given = sys.argv[1:]
-overrides = dict(each.split("=", 1) for each in given)
-if "files" in overrides:
-    overrides["files"] = [overrides["files"]]
-print("ready", flush=True)
-stages.run(verb, workspace=Workspace(home=Path(home)), **overrides)
-print("done", flush=True)
-"""
+def run(home: Path, verb: str, given: dict[str, str]) -> None:
+    words: dict[str, Any] = {**given, **({"files": [given["files"]]} if "files" in given else {})}
+    stages.run(verb, workspace=Workspace(home=home), **words)
 
 
-def start(home: Path, verb: str, **given: str) -> subprocess.Popen[bytes]:
-    words = [f"{name}={value}" for name, value in given.items()]
-    child = subprocess.Popen([sys.executable, "-c", _CHILD, str(home), verb, *words], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"ready\n"
-    return child
-
-
-def kill(child: subprocess.Popen[bytes]) -> bool:
-    """Whether it was killed before it was done."""
-    child.kill()
-    out, _ = child.communicate()
-    return b"done" not in out
+def start(home: Path, verb: str, **given: str) -> Forked:
+    return Forked(run, home, verb, given)
 
 
 def without_source(found):
@@ -95,8 +74,7 @@ def test_a_broker_killed_while_it_is_sent_to_stores_every_frame_once_and_in_orde
             broker.kill()
             time.sleep(chance.uniform(0, 1))
             broker.start()
-        out, _ = child.communicate(timeout=600)
-    assert (out, child.returncode) == (b"done\n", 0)
+        assert child.ended() == 0
     assert values(topic) == [*lines, b""]
 
 
@@ -107,7 +85,7 @@ def test_a_recording_whose_sender_is_killed_is_in_the_topic_once(new_topic, reco
     for _ in range(KILLS):
         child = start(tmp_path, "forward", files=str(recording), to=url_of(topic))
         time.sleep(chance.uniform(0.05, 0.6))
-        kill(child)
+        child.kill()
     forward(ForwardConfig(files=(str(recording),), to=url_of(topic)), workspace=Workspace(home=tmp_path))
     assert values(topic) == [*lines, b""]
 
@@ -117,7 +95,7 @@ def test_a_lander_killed_at_random_moments_lands_every_frame_once(new_topic, rec
     forward(ForwardConfig(files=(str(recording),), to=url_of(topic)), workspace=Workspace(home=tmp_path))
     began = time.monotonic()
     child = start(tmp_path / "quiet", "ingest", url=url_of(topic), instrument=KEY, drain="true")
-    child.communicate()
+    child.ended()
     seconds = time.monotonic() - began
     chance = random.Random(SEED)
     killed, lakes = 0, 0
@@ -128,11 +106,11 @@ def test_a_lander_killed_at_random_moments_lands_every_frame_once(new_topic, rec
         while not finished:
             child = start(home, "ingest", url=url_of(topic), instrument=KEY, drain="true")
             time.sleep(chance.uniform(0, seconds))
-            finished = not kill(child)
+            finished = not child.kill()
             killed += not finished
             finished = finished or killed >= KILLS
         rest = start(home, "ingest", url=url_of(topic), instrument=KEY, drain="true")
-        rest.communicate()  # fails only where everything had been landed already
+        rest.ended()  # fails only where everything had been landed already
         assert without_source(contents(Lake(home / "lake"))) == straight
 
 
@@ -147,12 +125,9 @@ def test_a_broker_killed_while_frames_are_landed_as_they_come(broker, new_topic,
         broker.kill()
         time.sleep(chance.uniform(0, 1))
         lander.kill()
-        lander.communicate()
         broker.start()
         lander = start(tmp_path / "lander", "ingest", url=url_of(topic), instrument=KEY)
-        out, _ = sender.communicate(timeout=600)
-    assert (out, sender.returncode) == (b"done\n", 0)
+        assert sender.ended() == 0
     lander.kill()
-    lander.communicate()
     ingest(IngestConfig(url=url_of(topic), instrument=KEY, drain=True), workspace=Workspace(home=tmp_path / "lander"))
     assert without_source(contents(Lake(tmp_path / "lander" / "lake"))) == straight

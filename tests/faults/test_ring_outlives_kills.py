@@ -4,47 +4,40 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from multiprocessing.synchronize import Event as Begun
 
 import numpy as np
+from forked import Forked, server
 
 from market.bus.shm import ShmRing
 
 PAIR = np.dtype([("n", "<i8"), ("twice", "<i8", (7,))])
 SEED = 7
 
-_CHILD = """
-import sys
-import numpy as np
-from market.bus.shm import ShmRing
 
-role, name = sys.argv[1:]
-dtype = np.dtype([("n", "<i8"), ("twice", "<i8", (7,))])
-if role == "reader":
-    reader = ShmRing.attach(name, dtype).subscribe(from_start=True)
+def read(name: str, begun: Begun) -> None:
+    reader = ShmRing.attach(name, PAIR).subscribe(from_start=True)
     reader.poll(1)
-    print("ready", flush=True)
+    begun.set()
     while True:
         reader.poll(64)
-ring = ShmRing.create(name, dtype, 64)
-records = np.zeros(1000, dtype=dtype)
-first = 1
-while True:
-    records["n"] = np.arange(first, first + 1000)
-    records["twice"] = 2 * records["n"][:, None]
-    ring.publish(records)
-    if first == 1:
-        print("ready", flush=True)
-    first += 1000
-"""
 
 
-def start(role: str, name: str) -> subprocess.Popen[bytes]:
-    child = subprocess.Popen([sys.executable, "-c", _CHILD, role, name], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"ready\n"
+def write(name: str, begun: Begun) -> None:
+    ring = ShmRing.create(name, PAIR, 64)
+    first = 1
+    while True:
+        ring.publish(pairs(first, 1000))
+        begun.set()
+        first += 1000
+
+
+def start(work: Callable[[str, Begun], None], name: str) -> Forked:
+    begun = server().Event()
+    child = Forked(work, name, begun)
+    assert begun.wait(60)
     return child
 
 
@@ -55,11 +48,6 @@ def pairs(first: int, count: int) -> np.ndarray:
     return out
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
-    child.kill()
-    child.communicate()
-
-
 def test_a_reader_that_is_killed_disturbs_neither_the_writer_nor_the_other_readers() -> None:
     chance = random.Random(SEED)
     name = f"kills-{os.getpid()}"
@@ -67,15 +55,14 @@ def test_a_reader_that_is_killed_disturbs_neither_the_writer_nor_the_other_reade
         other = ring.subscribe()
         got, first = [], 1
         for _ in range(3):
-            child = start("reader", name)
+            child = start(read, name)
             kill_at = first + 1000 * chance.randrange(1, 20)
             for _ in range(20):
                 if first == kill_at:
-                    end(child)
+                    assert child.kill()
                 ring.publish(pairs(first, 1000))
                 got.append(other.poll(4096))
                 first += 1000
-            assert child.returncode == -9
         assert np.concatenate(got).tobytes() == pairs(1, first - 1).tobytes()
         assert other.lost == 0
         again = ShmRing.attach(name, PAIR)  # the reader that comes in the place of the killed one
@@ -88,11 +75,11 @@ def test_a_writer_that_is_killed_leaves_whole_records_and_its_name_to_the_next()
     chance = random.Random(SEED)
     name = f"killed-{os.getpid()}"
     for _ in range(3):
-        writer = start("writer", name)
+        writer = start(write, name)
         attached = ShmRing.attach(name, PAIR)
         reader = attached.subscribe(from_start=True)
         time.sleep(chance.uniform(0, 0.05))
-        end(writer)
+        assert writer.kill()
         got = reader.poll(64)
         assert len(got) > 0
         assert got.tobytes() == pairs(got["n"][0], len(got)).tobytes()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import subprocess
-import sys
+import os
 import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from landed_lake import contents
 from wire_frames import ToyExchange, stamped, write_lines
 
-from market.errors import EmptyDataError, InputError, LakeError
+from market.errors import EmptyDataError, InputError, KeelError, LakeError
 from market.feeds.landing import Lander, unfinished
 from market.lake.lake import Lake
 from pipelines.ingestion.ingest import IngestConfig, ingest
@@ -32,33 +32,26 @@ def rows(lake: Lake) -> dict[str, list[dict]]:
 
 # -- permission denied ------------------------------------------------------------------------------------------------
 
-_CHILD = """
-import os, sys, tempfile
-from pathlib import Path
-from market.errors import KeelError
-from market.lake.lake import Lake
-from pipelines.ingestion.ingest import IngestConfig, ingest
-from pipelines.workspace import Workspace
 
-home, recording, verb = sys.argv[1:]
-workspace = Workspace(home=Path(home))
-with tempfile.TemporaryDirectory() as elsewhere:  # imports and loads all that it needs while it may read it
-    path = Path(elsewhere) / "toy.gz"
-    path.write_bytes(Path(recording).read_bytes())
-    ingest(IngestConfig(files=(str(path),)), workspace=Workspace(home=Path(elsewhere)))
-if os.geteuid() == 0:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)  # for good: an account without root's rights
-try:
-    if verb == "compact":
-        Lake(workspace.lake).compact("raw")
-    else:
-        ingest(IngestConfig(files=(recording,)), workspace=workspace)
-except KeelError as error:
-    print(type(error).__name__, error)
-    sys.exit(error.exit_code)
-"""
+def run_by_nobody(home: Path, recording: Path, verb: str) -> tuple[int, str]:
+    """Exit code and sentence of a run by an account that owns nothing; it does not come back from there."""
+    workspace = Workspace(home=home)
+    with tempfile.TemporaryDirectory() as elsewhere:  # imports and loads all that it needs while it may read it
+        path = Path(elsewhere) / "toy.gz"
+        path.write_bytes(recording.read_bytes())
+        ingest(IngestConfig(files=(str(path),)), workspace=Workspace(home=Path(elsewhere)))
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    try:
+        if verb == "compact":
+            Lake(workspace.lake).compact("raw")
+        else:
+            ingest(IngestConfig(files=(str(recording),)), workspace=workspace)
+    except KeelError as error:
+        return error.exit_code, f"{type(error).__name__} {error}"
+    return 0, ""
 
 
 @pytest.fixture
@@ -70,11 +63,8 @@ def place() -> Iterator[Path]:
 
 
 def by_nobody(home: Path, recording: Path, verb: str = "ingest") -> tuple[int, str]:
-    """Exit code and words of a run by an account that owns nothing."""
-    command = [sys.executable, "-c", _CHILD, str(home), str(recording), verb]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout
+    code, said = Forked(run_by_nobody, home, recording, verb).answer()
+    return int(code), str(said)
 
 
 def given(place: Path, *, landed: float = 0) -> tuple[Workspace, Path]:

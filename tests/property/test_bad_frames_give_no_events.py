@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from slow_binance import events_of
@@ -72,13 +73,13 @@ def check(payload: bytes) -> None:
         assert seen == expected
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(1500), deadline=None)
 @given(damaged())
 def test_a_damaged_frame_is_refused_or_means_what_it_says(payload):
     check(payload)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.binary(max_size=200))
 @example(b"[" * 5000)
 @example(b'{"data":' * 2000)
@@ -96,7 +97,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(st.sampled_from(GOOD), st.data())
 def test_any_field_with_any_value_is_refused_or_means_what_it_says(frame, data):
     inner = dict(frame.get("data", frame))
@@ -108,7 +109,7 @@ def test_any_field_with_any_value_is_refused_or_means_what_it_says(frame, data):
     )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.binary(max_size=60))
 def test_a_line_gives_a_time_or_says_why_not(line):
     try:
@@ -122,7 +123,7 @@ def test_a_line_gives_a_time_or_says_why_not(line):
     assert line.endswith(payload)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([SPOT, USDM]), st.data())
 def test_no_wrong_book_is_shown_whatever_happens_to_the_frames(seed, instrument, data):
     """Frames are damaged, lost, doubled and swapped; a synced book is then the exchange's book, or there is none."""

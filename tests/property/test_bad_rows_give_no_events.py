@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from budget import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -135,7 +136,7 @@ def test_the_good_rows_are_good(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.data())
 def test_a_damaged_row_is_refused_or_can_be_judged(form, data):
     module, key, rows = FORMS[form]
@@ -143,7 +144,7 @@ def test_a_damaged_row_is_refused_or_can_be_judged(form, data):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.binary(max_size=120))
 @example(b"")
 @example(b"\n\n\n\n")
@@ -156,7 +157,7 @@ def test_random_bytes_are_refused_or_can_be_judged(form, payload):
     check(module, key, payload)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_a_damaged_option_is_refused_or_is_a_record(data):
     good = dict.fromkeys(deribit.COLUMNS, "1.0") | {

@@ -1,4 +1,5 @@
 import numpy as np
+from budget import examples
 from event_streams import START, record, streams, wild_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from market.events import ASK, BID, CLEAR, DEPTH, EVENT, F_LAST
 
 
 @given(streams(max_frames=50))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_book_equals_a_dictionary_of_levels(events):
     fast, slow = Book(), SlowBook()
     for event in events:
@@ -24,7 +25,7 @@ def test_book_equals_a_dictionary_of_levels(events):
 
 
 @given(streams(max_frames=30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_a_checkpoint_rebuilds_the_levels(events):
     book = Book()
     book.apply_batch(events)
@@ -36,7 +37,7 @@ def test_a_checkpoint_rebuilds_the_levels(events):
 
 
 @given(wild_records())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_a_refused_record_leaves_the_book_as_it_was(events):
     book = Book(capacity=8)
     for event in events:
@@ -91,7 +92,7 @@ def wandering(seed: int, batches: int) -> np.ndarray:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_a_price_that_walks_and_jumps_leaves_no_level_behind(seed):
     events = wandering(seed, batches=120)
     book, slow = Book(), SlowBook()

@@ -8,6 +8,7 @@ from math import inf, nextafter, ulp
 
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,7 +51,7 @@ def expected(step: Decimal, text: str) -> int | None:
     return int(steps) if steps == int(steps) and steps <= LIMIT else None
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(1500), deadline=None)
 @given(st.sampled_from(STEPS), texts)
 def test_both_readers_give_the_exact_number_of_steps_or_refuse(step, text):
     right = expected(step, text)
@@ -59,7 +60,7 @@ def test_both_readers_give_the_exact_number_of_steps_or_refuse(step, text):
         assert seen == right if right is not None else isinstance(seen, str), (read, seen)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(STEPS), st.integers(0, LIMIT))
 def test_every_multiple_comes_back(step, steps):
     text = format(step * steps, "f")
@@ -71,7 +72,7 @@ def test_a_step_that_does_not_fit_is_refused():
         Unit(Decimal(1000), limit=2**40, off_step="off")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(STEPS), st.integers(0, 10**9), st.integers(0, 4))
 def test_a_double_that_was_a_multiple_is_read_back_and_says_which(step, steps, ulps):
     value = float(steps * step)
@@ -80,7 +81,7 @@ def test_a_double_that_was_a_multiple_is_read_back_and_says_which(step, steps, u
     assert UNITS[step].of_float(value) == steps
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(STEPS), st.floats(0, 10**9))
 def test_a_double_is_never_moved_further_than_its_last_places(step, value):
     try:

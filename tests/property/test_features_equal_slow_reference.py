@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from budget import examples
 from event_streams import random_stream, streams, wild_records
 from hypothesis import given, settings
 from slow_reference import SlowFeatures
@@ -22,7 +23,7 @@ def check_against_reference(events):
 
 
 @given(streams())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_features_are_what_the_catalog_says(events):
     check_against_reference(events)
 
@@ -33,7 +34,7 @@ def test_features_are_what_the_catalog_says_over_a_long_stream(seed):
 
 
 @given(streams(max_frames=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_batch_and_live_are_equal_to_the_bit(events):
     rows = compute(events)
     book, state, out = new_book(), new_state(), np.empty(N_TICK, dtype=np.float32)
@@ -42,7 +43,7 @@ def test_batch_and_live_are_equal_to_the_bit(events):
 
 
 @given(streams(max_frames=60))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_computing_in_two_parts_changes_no_bit(events):
     whole = compute(events)
     book, state = new_book(), new_state()
@@ -53,7 +54,7 @@ def test_computing_in_two_parts_changes_no_bit(events):
 
 
 @given(wild_records())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_no_record_however_wild_makes_a_value_that_is_not_finite(events):
     book, state, out = new_book(16), new_state(), np.zeros(N_TICK, dtype=np.float32)
     clips = np.array([f.clip for f in FEATURES[:N_TICK]], dtype=np.float32)

@@ -10,6 +10,7 @@ import json
 from random import Random
 
 import pytest
+from budget import examples
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from wire_frames import SPOT, USDM, bytes_of, depth, trade
@@ -43,7 +44,7 @@ def test_every_parser_has_good_frames_and_takes_them():
 
 @pytest.mark.parametrize("good", SEEDS, ids=lambda each: each.name)
 @seed(20)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(case=st.integers(0, 2**40))
 def test_a_session_with_damaged_frames_keeps_every_promise(good, case):
     frames.run(good, 8 * case, "hypothesis", POOL, lambda _i: None)
@@ -51,7 +52,7 @@ def test_a_session_with_damaged_frames_keeps_every_promise(good, case):
 
 @pytest.mark.parametrize("good", SEEDS, ids=lambda each: each.name)
 @seed(20)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(payload=st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
 def test_random_bytes_keep_every_promise(good, payload):
     judge = Judge(good)
@@ -61,7 +62,7 @@ def test_random_bytes_keep_every_promise(good, payload):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda each: each.name)
 @seed(20)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(case=st.integers(0, 2**40))
 def test_a_damaged_file_is_read_as_far_as_it_goes_or_refused_in_a_sentence(file, case, tmp_path_factory):
     files.run(file, case, "hypothesis", tmp_path_factory.mktemp("damaged"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,7 +66,7 @@ STEADY = {
 
 
 @given(minutes=st.integers(1, 8), **STEADY)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_no_rule_speaks_of_a_market_that_does_not_move(minutes: int, **how: int) -> None:
     measured = [measure(columns(steady(28_333_333 + i, **how))) for i in range(minutes)]
     beside = compared(measured[: minutes // 2], measured[minutes // 2 :], always)
@@ -73,7 +74,7 @@ def test_no_rule_speaks_of_a_market_that_does_not_move(minutes: int, **how: int)
 
 
 @given(minutes=st.integers(3, 8), **STEADY)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_limits_learned_from_a_market_let_it_pass(minutes: int, **how: int) -> None:
     measured = [measure(columns(steady(28_333_333 + i, **how))) for i in range(minutes)]
     beside = compared([], measured, always)
@@ -88,7 +89,7 @@ def test_an_empty_batch_is_nothing_to_find_fault_with(name: str) -> None:
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_levels_of_one_frame_may_come_in_any_order(seed: int) -> None:
     """They share their times and ids, and only what the book shows after the last of them counts."""
     rng = np.random.default_rng(seed)
@@ -103,7 +104,7 @@ def test_levels_of_one_frame_may_come_in_any_order(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 80), ticks=st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_trades_of_one_time_may_come_in_any_order(seed: int, n: int, ticks: int) -> None:
     """Only the figures about ids look at the order; all others, and so their rules, stay as they are."""
     rng = np.random.default_rng(seed)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from budget import examples
 from event_streams import random_stream, stream, streams
 from hypothesis import given, settings
 
@@ -69,7 +70,7 @@ def test_both_arms_say_what_onnx_runtime_says_on_the_same_features(bundles, mode
     assert (warm["features"][:, N_TICK:] == np.array([1.5, -3.0], np.float32)).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(events=streams())
 def test_features_of_decisions_are_those_of_the_batch_to_the_bit(models, events):
     decisions = HotPath(models[:1], PolicyConfig(), INSTRUMENT).run(events)

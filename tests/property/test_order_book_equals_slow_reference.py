@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from budget import examples
 from event_streams import START, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,7 +86,7 @@ def check_equal(fast, slow):
 
 
 @given(order_streams() | wild_order_records())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_order_book_equals_lists_of_orders(events):
     fast, slow = OrderBook(capacity=6, orders=5), SlowOrders(capacity=6, orders=5)
     for event in events:
@@ -105,7 +106,7 @@ def test_order_book_equals_lists_of_orders(events):
 
 
 @given(order_streams() | wild_order_records())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_what_is_sifted_is_what_a_book_of_levels_needs(events):
     fast, slow, levels = OrderBook(capacity=6, orders=5), SlowOrders(capacity=6, orders=5), Book(capacity=6)
     said, codes = fast.sift(events)
@@ -119,7 +120,7 @@ def test_what_is_sifted_is_what_a_book_of_levels_needs(events):
 
 
 @given(order_streams())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_a_checkpoint_rebuilds_every_queue(events):
     book, again, levels = OrderBook(), OrderBook(), Book()
     book.sift(events)

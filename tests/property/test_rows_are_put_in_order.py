@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from market.lake.rows import in_order
 KEYS = st.integers(-3, 3) | st.sampled_from([-(2**63), 2**62, 2**63 - 1])
 
 
-@settings(deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["b", "a", "ab", ""]), KEYS, KEYS), max_size=30))
 def test_rows_are_sorted_by_each_column_in_turn_and_ties_stay(rows):
     numbered = [(*row, number) for number, row in enumerate(rows)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+from budget import examples
 from event_streams import random_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ def test_runs_break_at_holes_and_nowhere_else(present: set[int], missing: set[in
         assert any(before[-1] < hole < after[0] for hole in holes)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(seed=st.integers(0, 1000), cuts=st.lists(st.integers(1, 599), max_size=5))
 def test_rows_do_not_depend_on_how_many_minutes_are_read_at_once(seed: int, cuts: list[int]) -> None:
     events = random_stream(seed, 300)

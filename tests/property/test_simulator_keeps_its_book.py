@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_market import bytes_of_world, sides_of_world
@@ -63,7 +64,7 @@ def taken_from_others(world: World, order_id: int, records: list[Record]) -> int
 
 
 @given(st.lists(ACTIONS, max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_nothing_is_lost_or_created_and_the_queue_is_kept(actions: list[tuple]) -> None:
     world = World(ExchangeConfig())
     for action in actions:
@@ -118,7 +119,7 @@ def _sizes_add_up(action: tuple, before: tuple, after: tuple, records: list[Reco
     cuts_ms=st.lists(st.floats(0.001, 400.0), max_size=20),
     orders=st.lists(st.tuples(SIDES, DISTANCES, st.integers(1, 500)), max_size=4),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_the_world_does_not_depend_on_how_its_time_is_cut(
     seed: int, regime: str, cuts_ms: list[float], orders: list[tuple[int, int, int]]
 ) -> None:

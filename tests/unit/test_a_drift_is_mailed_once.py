@@ -5,7 +5,6 @@ from __future__ import annotations
 import email
 import email.policy
 import socket
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from email.message import EmailMessage
 from pathlib import Path
@@ -35,12 +34,6 @@ def workspace(tmp_path: Path) -> Workspace:
     )
     found_drift(workspace)
     return workspace
-
-
-@pytest.fixture
-def sink(tmp_path: Path) -> Iterator[MailServer]:
-    with running_mail_sink(tmp_path / "sink") as address:
-        yield address
 
 
 def _received(tmp_path: Path) -> list[EmailMessage]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import email
 import email.policy
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
@@ -22,7 +21,6 @@ from pipelines.alerting.notify import NotifyConfig, notify
 from pipelines.governance import audit
 from pipelines.in_service import state_path
 from pipelines.quoting.safe_state import ResumeConfig, SafeConfig, resume, safe, stance_path
-from pipelines.stack.mail_sink import running_mail_sink
 from pipelines.workspace import MailServer, Workspace
 from serving.risk.safe_state import read_stances
 from serving.rollout.roles import Roles, write_roles
@@ -40,15 +38,14 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, clock: ManualClock) -> Iterator[Workspace]:
+def workspace(tmp_path: Path, clock: ManualClock, sink: MailServer) -> Workspace:
     """A drift of version 1 was found and mailed."""
-    with running_mail_sink(tmp_path / "sink") as address:
-        workspace = Workspace(home=tmp_path / "home", clock=clock, mail=address)
-        found_drift(workspace)
-        write_roles(state_path(workspace), KEY, Roles(champion=1))
-        approved(workspace, KEY, 1)  # trained by ada
-        notify(TOLD, workspace=workspace)
-        yield workspace
+    workspace = Workspace(home=tmp_path / "home", clock=clock, mail=sink)
+    found_drift(workspace)
+    write_roles(state_path(workspace), KEY, Roles(champion=1))
+    approved(workspace, KEY, 1)  # trained by ada
+    notify(TOLD, workspace=workspace)
+    return workspace
 
 
 def after(minutes: int, workspace: Workspace, clock: ManualClock) -> EscalateResult:

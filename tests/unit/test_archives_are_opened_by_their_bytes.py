@@ -37,14 +37,16 @@ def zipped(*files):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress], ids=str)
+@pytest.mark.parametrize(
+    "pack", [bytes, gzip.compress, bz2.compress, lzma.compress], ids=["plain", "gzip", "bz2", "lzma"]
+)
 def test_a_packed_file_gives_its_lines(tmp_path, pack):
     path = tmp_path / "recording"
     path.write_bytes(pack(TEXT))
     assert list(lines(path)) == [("recording", line) for line in LINES]
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress], ids=str)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress], ids=["plain", "gzip", "lzma"])
 def test_members_of_a_tar_come_in_the_order_of_their_names(tmp_path, pack):
     path = tmp_path / "recording"
     path.write_bytes(pack(tar(("b", b"2\n"), ("a", TEXT))))
@@ -64,15 +66,15 @@ def test_an_empty_file_has_no_lines(tmp_path):
     assert list(lines(path)) == []
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=str)
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bz2", "lzma"])
 def test_a_truncated_file_gives_what_is_there_and_then_says_so(tmp_path, pack):
     path = tmp_path / "recording"
-    data = pack(b"".join(os.urandom(40).hex().encode() + b"\n" for _ in range(50_000)))
+    data = pack(b"".join(os.urandom(40).hex().encode() + b"\n" for _ in range(20_000)))
     path.write_bytes(data[: len(data) * 2 // 3])
     seen: list[tuple[str, bytes]] = []
     with pytest.raises(CaptureError, match="recording: damaged or truncated"):
         seen.extend(lines(path))
-    assert len(seen) > 10_000
+    assert len(seen) > 4_000
 
 
 @pytest.mark.parametrize("data", [b"PK\x03\x04" + bytes(30), b"\x1f\x8b" + bytes(30), b"BZh9" + bytes(30)])

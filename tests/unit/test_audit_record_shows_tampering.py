@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
-from market.clock import ManualClock
+from market.clock import ManualClock, SystemClock
 from market.errors import GateError
 from pipelines.governance import audit
 
@@ -68,13 +67,13 @@ def test_a_line_cut_off_by_a_kill_is_told_and_the_next_decision_takes_its_place(
     assert (result.entries, result.torn) == (4, False)
 
 
+def append_many(path: Path) -> None:
+    for i in range(40):
+        audit.append(path, clock=SystemClock(), kind="t", what={"i": i})
+
+
 def test_two_processes_that_append_at_once_leave_one_unbroken_chain(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from market.clock import SystemClock; from pipelines.governance import audit\n"
-        "for i in range(40): audit.append(Path(sys.argv[1]), clock=SystemClock(), kind='t', what={'i': i})"
-    )
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(2)]
-    assert [w.wait(60) for w in writers] == [0, 0]
+    writers = [Forked(append_many, path) for _ in range(2)]
+    assert [writer.ended() for writer in writers] == [0, 0]
     assert audit.verify(path).entries == 80

@@ -129,6 +129,17 @@ def test_a_row_without_a_readable_time_is_still_a_frame(tmp_path):
     assert [frame[:2] for frame in bitstamp.frames(path)] == [(1, -1), (2, 7_000_000)]
 
 
+@pytest.mark.parametrize("name", ["2015-05-01.log.bz2", "2026-05-02/orders.csv.gz"])
+def test_the_first_rows_of_a_recording_are_all_read(name):
+    begun = read(bitstamp, capture(f"bitstamp_l3/{name}"), BTC, most=20_000)
+    assert begun.rows == 20_000
+    assert set(begun.rejected) <= {"out_of_range", "zero_size"}
+    book, why = refused(begun.events)
+    assert set(why) <= {"unknown_order"}
+    assert len(book) > 0
+
+
+@pytest.mark.soak
 def test_the_day_of_2015_has_559_events_of_orders_never_created():
     name = "bitstamp_l3/2015-05-01.log.bz2"
     path = capture(name)
@@ -142,6 +153,7 @@ def test_the_day_of_2015_has_559_events_of_orders_never_created():
     assert len(book) == 439
 
 
+@pytest.mark.soak
 def test_the_half_hour_of_2026_begins_with_a_snapshot_and_its_clock_runs_back_once():
     name = "bitstamp_l3/2026-05-02/orders.csv.gz"
     session = read(bitstamp, capture(name), BTC)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import orjson
 import pytest
+from empty_registry import empty_registry
 from in_service import Session, fill, open_workspace, serve
 from planted import INSTRUMENT
 from small_story import write_evaluation
 
+from market.clock import ManualClock
 from market.errors import ApprovalError, ModelError
 from pipelines.governance import audit
 from pipelines.governance.approve import ApproveConfig, approve, undecided
@@ -31,11 +33,12 @@ TEST = Session(name="live-ab", rows=18_000, skill=(0.2, 0.5))
 ASKED = DossierConfig(instrument=INSTRUMENT)
 
 
-@pytest.fixture
-def workspace(tmp_path: Path, write_seeded_bundle: Callable[..., Path]) -> Workspace:
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory, write_seeded_bundle: Callable[..., Path]) -> Workspace:
     """Two registered versions, the second one trained with another width on another dataset; nothing in service."""
-    workspace = open_workspace(tmp_path / "home", write_seeded_bundle, rows=200)
-    client = tracking.client(workspace.tracking)
+    folder = tmp_path_factory.mktemp("registered")
+    workspace = open_workspace(folder / "home", write_seeded_bundle, rows=200)
+    client = empty_registry(workspace.tracking)
     experiment = tracking.experiment(client, "keel", workspace.artifacts)
     client.create_registered_model(MODEL)
     for version, hidden, dataset in ((1, "32", "d0"), (2, "64", "d1")):
@@ -45,19 +48,37 @@ def workspace(tmp_path: Path, write_seeded_bundle: Callable[..., Path]) -> Works
         for name, loss in (("gru", 0.40), ("lightgbm", 0.39), ("prior", 0.45), ("champion", 0.43)):
             client.log_metric(run_id, f"test_log_loss_{name}", loss)
         client.log_metric(run_id, "test_ece", 0.021)
-        client.create_model_version(MODEL, source=str(tmp_path), run_id=run_id)
+        client.create_model_version(MODEL, source=str(folder), run_id=run_id)
         for tag, value in (("author", "grace"), ("dataset_id", dataset), ("gate", "passed")):
             client.set_model_version_tag(MODEL, str(version), tag, value)
     return workspace
 
 
-@pytest.fixture
-def tested(workspace: Workspace, tmp_path: Path) -> Workspace:
-    """Both in service, and a test that the challenger has won."""
+@pytest.fixture(scope="module")
+def won(registered: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """As ``registered``, with both in service, and a test that the challenger has won."""
+    folder = tmp_path_factory.mktemp("won")
+    workspace = copy_of(registered, folder / "home")
     write_roles(state_path(workspace), INSTRUMENT, Roles(champion=1, challenger=2))
-    serve(workspace, TEST, tmp_path / "rows")
+    serve(workspace, TEST, folder / "rows")
     fill(workspace, TEST, edge=(1.0, 1.0))
     return workspace
+
+
+def copy_of(workspace: Workspace, home: Path) -> Workspace:
+    """With a clock of its own."""
+    shutil.copytree(workspace.home, home)
+    return replace(workspace, home=home, clock=ManualClock(workspace.clock.now_ns()))
+
+
+@pytest.fixture
+def workspace(registered: Workspace, tmp_path: Path) -> Workspace:
+    return copy_of(registered, tmp_path / "home")
+
+
+@pytest.fixture
+def tested(won: Workspace, tmp_path: Path) -> Workspace:
+    return copy_of(won, tmp_path / "home")
 
 
 def answer(who: str | None, choice: str, reason: str = "because") -> dict[str, object]:

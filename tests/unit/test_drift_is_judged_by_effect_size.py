@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -128,7 +129,7 @@ def test_a_signal_known_for_the_last_fifth_of_the_reference_is_bounded_by_that_f
     assert not few.judged[9]  # three windows are no distribution
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_order_of_rows_within_a_window_changes_nothing(reference: Reference, seed: int) -> None:
     sample = _market(8, 60, loud=1.5)
@@ -141,7 +142,7 @@ def test_the_order_of_rows_within_a_window_changes_nothing(reference: Reference,
     assert (one.violated == two.violated).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(column=st.integers(0, SIGNALS - 1), scale=st.floats(1e-3, 1e3), offset=st.floats(-1e3, 1e3))
 def test_the_unit_of_a_signal_changes_nothing(column: int, scale: float, offset: float) -> None:
     reference, sample = _market(0, 120), _market(9, 40, loud=2.0)

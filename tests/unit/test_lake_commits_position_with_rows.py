@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from forked import server
 from small_lake import Market, land
 
 import market.lake
@@ -211,7 +211,7 @@ def _append_many(uri: str, source: str) -> None:
 
 
 def test_writers_of_different_sources_do_not_lose_each_others_rows(lake):
-    context = multiprocessing.get_context("spawn")
+    context = server()
     writers = [context.Process(target=_append_many, args=(lake.uri, f"s{i}")) for i in range(2)]
     for writer in writers:
         writer.start()
@@ -231,7 +231,7 @@ def _compact_many(uri: str) -> None:
 def test_compaction_beside_writers_and_another_compaction_loses_nothing(lake):
     for n in range(11, 21):
         lake.append("raw", raw(n, n, source="before"), source="before", position=n)
-    context = multiprocessing.get_context("spawn")
+    context = server()
     jobs = [context.Process(target=_append_many, args=(lake.uri, f"s{i}")) for i in range(2)]
     jobs += [context.Process(target=_compact_many, args=(lake.uri,)) for _ in range(2)]
     for job in jobs:

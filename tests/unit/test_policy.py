@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,7 +76,7 @@ def test_a_full_long_position_is_not_bid_for_and_leans_to_sell():
     st.integers(1, 100),
     st.integers(-60, 60),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_a_quote_never_crosses_the_touch_and_never_exceeds_its_limits(probs, bid, spread, inventory):
     top = (bid, 3, bid + spread, 4)
     quoted, _ = quote(np.array(probs, dtype=np.float32), top=top, inventory=inventory)
@@ -87,7 +88,7 @@ def test_a_quote_never_crosses_the_touch_and_never_exceeds_its_limits(probs, bid
 
 
 @given(*[st.floats(0, 1, width=32)] * 3)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_more_danger_never_means_a_better_bid(down_low, down_high, bid_fall):
     low, high = sorted((down_low, down_high))
     (bid_low, size_low, *_), _ = quote(word(down=low, bid_fall=bid_fall))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from empty_registry import empty_registry
 
 from market.clock import ManualClock
 from pipelines.monitoring.report_archive import REPORT_FILE, WAITING_FILE, Links, forget_pages, keep
@@ -35,7 +36,7 @@ def workspace(home: Path) -> Workspace:
 
 @pytest.fixture(scope="module")
 def run_id(workspace: Workspace) -> str:
-    client = tracking.client(workspace.tracking)
+    client = empty_registry(workspace.tracking)
     return str(client.create_run(tracking.experiment(client, "keel", workspace.artifacts)).info.run_id)
 
 

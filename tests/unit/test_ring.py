@@ -1,10 +1,10 @@
 import os
 import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
+from forked import Forked
 
 from market.bus.memory import MemoryBus
 from market.bus.shm import ShmRing, pop
@@ -91,25 +91,19 @@ def test_nothing_is_torn_while_a_writer_runs_in_another_thread(ring):
     assert seen[1] == 0
 
 
-READER = """
-import sys, numpy as np
-from market.bus.shm import ShmRing
-dtype = np.dtype([("n", "<i8"), ("payload", "<i8", (7,))])
-ring = ShmRing.attach(sys.argv[1], dtype)
-reader = ring.subscribe(from_start=True)
-total = 0
-while not reader.stopped:
-    total += int(reader.poll(64)["n"].sum())
-print(total, reader.lost)
-"""
+def sum_and_lost(name):
+    reader = ShmRing.attach(name, PAIR).subscribe(from_start=True)
+    total = 0
+    while not reader.stopped:
+        total += int(reader.poll(64)["n"].sum())
+    return total, reader.lost
 
 
 def test_another_process_attaches_by_name_and_does_not_take_the_ring_with_it(ring):
     name = ring.path.name.removeprefix("quotekeel-")
     ring.publish(pairs(1, 50))
     ring.stop()
-    done = subprocess.run([sys.executable, "-c", READER, name], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1275", "0"]
+    assert Forked(sum_and_lost, name).answer() == (1275, 0)
     assert ring.path.exists()
 
 
@@ -127,7 +121,7 @@ def test_a_name_in_use_is_refused_and_one_left_by_the_dead_is_replaced(ring):
     name = ring.path.name.removeprefix("quotekeel-")
     with pytest.raises(ServiceError, match="in use by process"):
         ShmRing.create(name, PAIR, 8)
-    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead = subprocess.Popen(["true"])
     dead.wait()
     ring._words[5] = dead.pid
     ring.publish(pairs(1, 3))

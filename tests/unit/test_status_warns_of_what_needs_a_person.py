@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from empty_registry import empty_registry
 from in_service import approved
 
 from market.clock import ManualClock
@@ -33,7 +34,7 @@ def move_alias(workspace: Workspace, version: int) -> None:
 def workspace(tmp_path: Path) -> Workspace:
     """Version 1 of two is champion, in the registry, in service and on record."""
     workspace = Workspace(home=tmp_path / "home", clock=ManualClock())
-    client = tracking.client(workspace.tracking)
+    client = empty_registry(workspace.tracking)
     client.create_registered_model(MODEL)
     for version in (1, 2):
         client.create_model_version(MODEL, source=str(tmp_path))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import server
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,7 +68,7 @@ def test_a_damaged_state_is_said(tmp_path: Path) -> None:
 
 def test_two_changes_at_once_are_refused_and_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "serving.json"
-    context = multiprocessing.get_context("spawn")
+    context = server()
     with changing(path):
         other = context.Process(target=_try_to_change, args=(path,))
         other.start()
