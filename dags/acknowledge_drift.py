@@ -19,6 +19,7 @@ from pipelines.orchestration.assets import TASK_DEFAULTS
     default_args=TASK_DEFAULTS,
     params={
         "event_id": Param("", type="string", description="from the mail"),
+        "kind": Param("drift", type="string"),
         "instrument": Param("", type="string"),
         "says": Param("", type="string"),
     },
@@ -27,8 +28,8 @@ from pipelines.orchestration.assets import TASK_DEFAULTS
 def acknowledge_drift():
     ask = HITLOperator(
         task_id="ask",
-        subject="Drift on {{ params.instrument }}: who takes it on?",
-        body="{{ params.event_id }} {{ params.says }}. What moved and by how much is in the mail and in its report.",
+        subject="{{ params.kind | capitalize }} on {{ params.instrument }}: who takes it on?",
+        body="{{ params.event_id }} {{ params.says }}. What was found is in the mail and in its report.",
         options=["I take it on", "leave it"],
         defaults=["leave it"],
         response_timeout=timedelta(days=1),

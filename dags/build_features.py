@@ -6,6 +6,7 @@ import pendulum
 from airflow.sdk import Param, PartitionedAssetTimetable, dag, task
 
 from pipelines.orchestration.assets import FEATURES, TASK_DEFAULTS, TICKS, instrument_of
+from pipelines.settings import default_instrument
 
 
 @dag(
@@ -15,7 +16,7 @@ from pipelines.orchestration.assets import FEATURES, TASK_DEFAULTS, TICKS, instr
     max_active_runs=1,
     default_args=TASK_DEFAULTS,
     params={
-        "instrument": Param("sim-usdm.BTCUSDT", type="string"),
+        "instrument": Param(default_instrument(), type="string"),
         "day": Param(None, type=["null", "string"], format="date", description="in UTC; empty: what is new"),
     },
     tags=["quotekeel"],

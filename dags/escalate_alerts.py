@@ -30,7 +30,7 @@ def escalate_alerts():
     @task
     def unanswered(done: dict) -> list[dict]:
         waiting = [each for each in done["alerts"] if each["state"] in ("waiting", "escalated")]
-        shown = ("event_id", "instrument", "says")
+        shown = ("event_id", "kind", "instrument", "says")
         return [{"trigger_run_id": each["event_id"], "conf": {name: each[name] for name in shown}} for each in waiting]
 
     ask = TriggerDagRunOperator.partial(

@@ -1,8 +1,9 @@
 """Every quarter of an hour, for each instrument in service: look for drift, mail it, and see whether a test was won or
 lost.
 
-A drift is mailed once and starts train_model, again only when the cool-down after it is over and the drift is not; a
-challenger that has won its test starts promote_model, one that has lost it is withdrawn at once.
+Failing checks are mailed once, and nothing is retrained for them. A drift is mailed once and starts train_model, again
+only when the cool-down after it is over and the drift is not; a challenger that has won its test starts promote_model,
+one that has lost it is withdrawn at once.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def monitor_drift():
         def notify(verdict: dict) -> dict:
             from pipelines.stages import run_as_task
 
-            if not verdict["drifted"]:
-                raise AirflowSkipException("no drift")
+            if not (verdict["drifted"] or verdict["alert_id"]):
+                raise AirflowSkipException("no drift, and no check fails")
             return run_as_task("notify", monitor_id=verdict["monitor_id"])
 
         @task(outlets=[DRIFT])

@@ -17,7 +17,7 @@ from airflow.sdk import Param, PartitionedAssetTimetable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from pipelines.orchestration.assets import TASK_DEFAULTS, TEST_WON, instrument_of
-from pipelines.settings import approvers
+from pipelines.settings import approvers, default_instrument
 
 
 @dag(
@@ -26,7 +26,7 @@ from pipelines.settings import approvers
     catchup=False,
     max_active_runs=64,  # two an instrument at most, see turn
     default_args=TASK_DEFAULTS,
-    params={"instrument": Param("sim-usdm.BTCUSDT", type="string")},
+    params={"instrument": Param(default_instrument(), type="string")},
     tags=["quotekeel"],
 )
 def promote_model():

@@ -20,6 +20,7 @@ from pipelines.orchestration.assets import (
     instrument_of,
     trigger_of,
 )
+from pipelines.settings import default_instrument
 
 
 @dag(
@@ -29,7 +30,7 @@ from pipelines.orchestration.assets import (
     max_active_runs=1,
     default_args=TASK_DEFAULTS,
     params={
-        "instrument": Param("sim-usdm.BTCUSDT", type="string"),
+        "instrument": Param(default_instrument(), type="string"),
         "dataset_id": Param(None, type=["null", "string"], description="empty: of the ticks there are now"),
     },
     tags=["quotekeel"],

@@ -1,4 +1,4 @@
-"""What a model predicts: by time, from the current mid, at four horizons. See DESIGN section 4.
+"""What a model predicts: by time, from the current mid, at four horizons.
 
 The value at ``t + h`` is the state of the last row whose receive time is not after ``t + h``. Direction compares mids;
 depth compares lots near the touch. A label is UNKNOWN where the rows of its segment do not reach ``t + h``.

@@ -25,12 +25,14 @@ from pipelines.workspace import Address, MailServer, Progress, Silent, Workspace
 
 T = TypeVar("T")
 
+DEFAULT_INSTRUMENT = "sim-usdm.BTCUSDT"
 PARAMS = Path(__file__).with_name("params.yaml")
 
 # Variables that are not stage parameters, with what they mean; `keel settings` prints them.
 VARIABLES: Mapping[str, str] = {
     "KEEL_HOME": "folder that holds everything a run makes (default: .keel in the current folder)",
     "KEEL_PARAMS": "a YAML file laid over pipelines/params.yaml",
+    "KEEL_INSTRUMENT": "whose data and model a verb or a DAG is about that names none (default: sim-usdm.BTCUSDT)",
     "KEEL_AUTHOR": "who trains; recorded with every run, and barred from approving it (default: the login name)",
     "KEEL_SCHEDULE_OWNER": "the author of what a schedule or a drift starts in Airflow (default: KEEL_AUTHOR)",
     "KEEL_LAKE_URI": "the lake's address when it is not a folder under KEEL_HOME: s3://bucket/prefix, or a folder",
@@ -102,6 +104,11 @@ def workspace(*, clock: Clock | None = None, progress: Progress | None = None, a
         airflow_url=os.environ.get("KEEL_AIRFLOW_URL", "").rstrip("/"),
         airflow_run=_airflow_run(),
     )
+
+
+def default_instrument() -> str:
+    """The instrument of what names none."""
+    return os.environ.get("KEEL_INSTRUMENT", "").strip() or DEFAULT_INSTRUMENT
 
 
 def schedule_owner() -> str:
@@ -184,7 +191,9 @@ def stage_config(
     Raises:
         SettingsError: an unknown key or a value of the wrong kind, named.
     """
-    values = {**_section(section, params), **(overrides or {})}
+    fields = dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()
+    unnamed = {each.name: default_instrument() for each in fields if each.default == DEFAULT_INSTRUMENT}
+    values = {**unnamed, **_section(section, params), **(overrides or {})}
     try:
         return TypeAdapter(config).validate_python(values)
     except ValidationError as error:

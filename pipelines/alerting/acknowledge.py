@@ -15,7 +15,7 @@ KIND = "acknowledgement"
 
 @dataclass(frozen=True, kw_only=True)
 class AcknowledgeConfig:
-    """Which drift event, by whom, with what note."""
+    """Which alert, a drift or failing checks, by whom, with what note."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -39,7 +39,7 @@ class AcknowledgeResult:
 
 
 def acknowledge(config: AcknowledgeConfig, *, workspace: Workspace) -> AcknowledgeResult:
-    """Record that a person has seen a drift; the same person a second time changes nothing.
+    """Record that a person has seen an alert; the same person a second time changes nothing.
 
     Raises:
         ApprovalError: no name, or a program's.
@@ -50,7 +50,7 @@ def acknowledge(config: AcknowledgeConfig, *, workspace: Workspace) -> Acknowled
     people.require_person(name, "an acknowledgement")
     known = workspace.reports.glob(f"monitor-*/{MONITOR_FILE}")
     if not config.event_id or not any(f'"{config.event_id}"'.encode() in path.read_bytes() for path in known):
-        raise InputError(f"no drift event {config.event_id!r}; its id is in the mail and in what keel monitor printed")
+        raise InputError(f"no alert {config.event_id!r}; its id is in the mail and in what keel monitor printed")
     path = audit.path_of(workspace)
     what = {"event_id": config.event_id, "name": name, "note": config.note.strip()}
     before = [e for e in audit.read(path) if e.kind == KIND and dict(e.what) == what]

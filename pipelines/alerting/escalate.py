@@ -7,6 +7,7 @@ completed by the next and nothing is done twice. The safe state comes before the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -30,6 +31,9 @@ from pipelines.workspace import Workspace
 BY: Final = "quotekeel"  # whose word a safe state is that no person asked for
 LONGEST_S: Final = 7 * 86_400
 
+_THING: Final = {letters.DRIFT: "drift", letters.CHECKS: "failing checks"}
+_SUBJECT: Final = {letters.DRIFT: "a drift was", letters.CHECKS: "failing checks were"}
+
 State = Literal["waiting", "acknowledged", "superseded", "escalated", "safe"]
 
 
@@ -50,9 +54,10 @@ class EscalateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """A drift event and where it stands. ``raised_ns``: when its first mail was written."""
+    """A drift, or failing checks (``kind``), and where it stands. ``raised_ns``: when its first mail was written."""
 
     event_id: str
+    kind: str
     monitor_id: str
     instrument: str
     raised_ns: int
@@ -114,8 +119,23 @@ def _first_mails(workspace: Workspace) -> list[EmailMessage]:
     with mail.lock(workspace):
         paths = [*workspace.mails.glob("*.eml"), *(workspace.mails / "outbox").glob("*.eml")]
         read = [BytesHeaderParser(EmailMessage, policy=default).parsebytes(path.read_bytes()) for path in paths]
-    first = [each for each in read if each[letters.ALERT_HEADER] == letters.DRIFT]
+    first = [each for each in read if _kind(each) in letters.FIRST]
     return sorted(first, key=lambda each: (_written_ns(each), str(each[letters.EVENT_HEADER])))
+
+
+def raised(workspace: Workspace) -> Counter[tuple[str, str]]:
+    """How many alerts there were, by instrument and kind.
+
+    Raises:
+        InputError: the report of a mail's monitor run is gone.
+    """
+    firsts = _first_mails(workspace)
+    looks = [read_result(workspace, str(each[letters.MONITOR_HEADER])) for each in firsts]
+    return Counter((str(look["instrument"]), _kind(each)) for each, look in zip(firsts, looks, strict=True))
+
+
+def _kind(headers: EmailMessage) -> str:
+    return str(headers[letters.ALERT_HEADER])
 
 
 def _written_ns(headers: EmailMessage) -> int:
@@ -140,6 +160,7 @@ class _Desk:
         state, says = self._step(event, found, raised_ns, first)
         return Alert(
             event_id=event,
+            kind=_kind(first),
             monitor_id=monitor_id,
             instrument=str(found["instrument"]),
             raised_ns=raised_ns,
@@ -156,7 +177,8 @@ class _Desk:
         if event in self._acknowledged:
             return "acknowledged", f"acknowledged by {self._acknowledged[event].what['name']}"
         champion = roles_of(self._workspace, found["instrument"]).champion
-        if champion and champion != found["model_version"]:
+        of_the_model = _kind(first) == letters.DRIFT  # a broken feed outlives a change of champion
+        if of_the_model and champion and champion != found["model_version"]:
             return "superseded", f"was about version {found['model_version']}, which is champion no more"
         if self._now_ns >= safe_ns:
             self._make_safe(event, found, first)
@@ -179,22 +201,26 @@ class _Desk:
             f"Nobody has acknowledged this within {minutes} min. Unless somebody does, {found['instrument']} goes into "
             f"the safe state (wider, smaller quotes) at {utc(safe_ns)}."
         )
-        subject = f"Not acknowledged: {letters.drift_subject(found)}"
-        self._post(found, self._config.escalate_to, _later("escalated", urgent, subject, first))
+        subject = f"Not acknowledged: {letters.subject_of(_kind(first), found)}"
+        self._post(found, self._config.escalate_to, _later("escalated", urgent, subject, first), first)
 
     def _tell_of_safe_state(self, found: dict[str, Any], since_ns: int, first: EmailMessage) -> None:
         key = found["instrument"]
+        thing = _THING[_kind(first)]
         urgent = (
             f"{key} is in the SAFE STATE since {utc(since_ns)}: wider and smaller quotes, since nobody acknowledged "
-            f"the drift. Only a person ends it: keel resume --instrument {key} --name YOUR-NAME --reason WHY"
+            f"the {thing}. Only a person ends it: keel resume --instrument {key} --name YOUR-NAME --reason WHY"
         )
         everybody = dict.fromkeys((*(a.addr_spec for a in first["To"].addresses), *self._config.escalate_to))
-        subject = f"Safe state: {key}, a drift was not acknowledged"
-        self._post(found, tuple(everybody), _later("safe", urgent, subject, first))
+        subject = f"Safe state: {key}, {_SUBJECT[_kind(first)]} not acknowledged"
+        self._post(found, tuple(everybody), _later("safe", urgent, subject, first), first)
 
-    def _post(self, found: dict[str, Any], to: Sequence[str], later: Later) -> None:
-        doing = retraining(self._workspace, found["instrument"])
-        letter = letters.letter(self._workspace, found, doing=doing, later=later)
+    def _post(self, found: dict[str, Any], to: Sequence[str], later: Later, first: EmailMessage) -> None:
+        if _kind(first) == letters.CHECKS:
+            letter = letters.checks_letter(self._workspace, found, later=later)
+        else:
+            doing = retraining(self._workspace, found["instrument"])
+            letter = letters.letter(self._workspace, found, doing=doing, later=later)
         postage = Postage(
             sender=self._config.sender,
             recipients=tuple(to),

@@ -1,4 +1,5 @@
-"""The words of a mail about a drift: what moved, by how much, since when, what is being done, how to acknowledge.
+"""The words of the mails about alerts. About a drift: what moved, by how much, since when, what is being done, how to
+acknowledge it. About failing checks of latency and integrity: which, and by how much.
 
 One template for the first mail, the one that escalates it and the one that tells of the safe state: whoever is told
 later is told all of it.
@@ -16,10 +17,12 @@ from pipelines import links
 from pipelines.alerting.mail import Letter
 from pipelines.workspace import Workspace
 
-ALERT_HEADER: Final = "X-Keel-Alert"  # "drift" for the first mail, which an acknowledgement answers
+ALERT_HEADER: Final = "X-Keel-Alert"  # "drift" or "checks" for the first mail, which an acknowledgement answers
 MONITOR_HEADER: Final = "X-Keel-Monitor"
 EVENT_HEADER: Final = "X-Keel-Event"
 DRIFT: Final = "drift"
+CHECKS: Final = "checks"
+FIRST: Final = (DRIFT, CHECKS)  # kinds of alerts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ def letter(workspace: Workspace, found: Mapping[str, Any], *, doing: str, later:
         key=f"{event}.{later.alert}" if later else event,
         subject=later.subject if later else drift_subject(found),
         template="mail",
-        facts={**_facts(workspace, found), "doing": doing, "urgent": later.urgent if later else ""},
+        facts={**_facts(workspace, found, event), "doing": doing, "urgent": later.urgent if later else ""},
         picture=picture if picture.is_file() else None,
         headers=headers,
     )
@@ -55,7 +58,36 @@ def drift_subject(found: Mapping[str, Any]) -> str:
     return f"Drift on {found['instrument']}: {found['violated']} of {found['windows']} windows, first {first}"
 
 
-def _facts(workspace: Workspace, found: Mapping[str, Any]) -> dict[str, Any]:
+def checks_letter(workspace: Workspace, found: Mapping[str, Any], *, later: Later | None = None) -> Letter:
+    """The letter about the failing checks of a monitor run. No retraining follows from it: what is broken is mended."""
+    event = str(found["alert_id"])
+    headers = {ALERT_HEADER: CHECKS, EVENT_HEADER: event, MONITOR_HEADER: str(found["monitor_id"])}
+    if later is not None:
+        headers |= {ALERT_HEADER: later.alert, "In-Reply-To": later.answers, "References": later.answers}
+    return Letter(
+        key=f"{event}.{later.alert}" if later else event,
+        subject=later.subject if later else checks_subject(found),
+        template="checks",
+        facts={**_facts(workspace, found, event), "event": event, "urgent": later.urgent if later else ""},
+        headers=headers,
+    )
+
+
+def checks_subject(found: Mapping[str, Any]) -> str:
+    """Instrument, and the checks that fail."""
+    return f"Failing checks on {found['instrument']}: {', '.join(_failing(found, 'fail'))}"
+
+
+def subject_of(kind: str, found: Mapping[str, Any]) -> str:
+    """The subject of an alert's first mail."""
+    return checks_subject(found) if kind == CHECKS else drift_subject(found)
+
+
+def _failing(found: Mapping[str, Any], verdict: str) -> list[str]:
+    return [str(each["name"]) for each in found.get("checks") or () if each["verdict"] == verdict]
+
+
+def _facts(workspace: Workspace, found: Mapping[str, Any], event: str) -> dict[str, Any]:
     def within(path: str) -> str:
         place = Path(path)
         return str(place.relative_to(workspace.home)) if place.is_relative_to(workspace.home) else path
@@ -68,13 +100,13 @@ def _facts(workspace: Workspace, found: Mapping[str, Any]) -> dict[str, Any]:
         "evidently_file": within(found["evidently"]),
         "figures_file": within(found["path"]),
         "failing": [each for each in found.get("checks") or () if each["verdict"] in ("warn", "fail")],
-        "pages": _pages(workspace, found),
+        "pages": _pages(workspace, found, event),
     }
 
 
-def _pages(workspace: Workspace, found: Mapping[str, Any]) -> dict[str, str]:
+def _pages(workspace: Workspace, found: Mapping[str, Any], event: str) -> dict[str, str]:
     """Title to address; what is not there is left out."""
-    screen = f"{workspace.airflow_url}/dags/acknowledge_drift/runs/{found['event_id']}/required_actions"
+    screen = f"{workspace.airflow_url}/dags/acknowledge_drift/runs/{event}/required_actions"
     pages = {
         "Acknowledge in Airflow": screen if workspace.airflow_url else "",
         "Airflow run": workspace.airflow_run,

@@ -1,9 +1,10 @@
-"""A mail about a drift, once an event: what moved, by how much, since when, what happens now, how to acknowledge it."""
+"""Mails about what a monitor run found, once an event: about a drift, what moved, by how much, since when, what happens
+now; about failing checks, which ones; and how to acknowledge them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from market.errors import ServiceError
 from pipelines.alerting import letters, mail
@@ -29,8 +30,20 @@ class NotifyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckMail:
+    """The mail about failing checks; as in :class:`NotifyResult`."""
+
+    alert_id: str
+    sent: bool
+    before: bool
+    subject: str
+    eml: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class NotifyResult:
-    """``sent`` now; ``before``: it had been sent by an earlier run. ``eml`` is the kept mail, empty without a drift."""
+    """The mail about the drift: ``sent`` now; ``before``: it had been sent by an earlier run. ``eml`` is the kept mail,
+    empty without a drift. ``checks``: the one about failing checks; None where none fails."""
 
     monitor_id: str
     event_id: str
@@ -40,22 +53,23 @@ class NotifyResult:
     recipients: tuple[str, ...]
     server: str
     eml: str
+    checks: CheckMail | None = None
 
     def line(self) -> str:
-        if not self.event_id:
-            return f"{self.monitor_id} found no drift; no mail"
-        if self.before:
-            return f"the mail about {self.event_id} was sent before; kept in {self.eml}"
+        drift = self._told(self.event_id, self) if self.event_id else f"{self.monitor_id} found no drift; no mail"
+        return f"{drift}; {self._told(self.checks.alert_id, self.checks)}" if self.checks else drift
+
+    def _told(self, event: str, mail: NotifyResult | CheckMail) -> str:
+        if mail.before:
+            return f"the mail about {event} was sent before; kept in {mail.eml}"
         to = ", ".join(self.recipients)
-        if self.sent:
-            return f"mail about {self.event_id} sent to {to} through {self.server}; kept in {self.eml}"
-        return (
-            f"mail about {self.event_id} written to {self.eml}, not sent: no mail server is set (KEEL_MAIL=host:port)"
-        )
+        if mail.sent:
+            return f"mail about {event} sent to {to} through {self.server}; kept in {mail.eml}"
+        return f"mail about {event} written to {mail.eml}, not sent: no mail server is set (KEEL_MAIL=host:port)"
 
 
 def notify(config: NotifyConfig, *, workspace: Workspace) -> NotifyResult:
-    """Send the mail about a drift once.
+    """Send the mail about a drift once, and that about failing checks.
 
     Raises:
         InputError: no such monitor run.
@@ -71,7 +85,9 @@ def notify(config: NotifyConfig, *, workspace: Workspace) -> NotifyResult:
     mail.require_addresses(postage)
     found = read_result(workspace, config.monitor_id)
     event = str(found["event_id"])
-    posted, subject = Posted(sent=False, before=False, eml=""), ""
+    posted, subject, checks = Posted(sent=False, before=False, eml=""), "", None
+    if found.get("alert_id"):
+        checks = _post_checks(workspace, found, postage)
     if event:
         letter = letters.letter(workspace, found, doing=retraining(workspace, found["instrument"]))
         posted, subject = mail.post(letter, postage, workspace=workspace), letter.subject
@@ -83,6 +99,19 @@ def notify(config: NotifyConfig, *, workspace: Workspace) -> NotifyResult:
         subject=subject,
         recipients=config.recipients,
         server=str(workspace.mail or ""),
+        eml=posted.eml,
+        checks=checks,
+    )
+
+
+def _post_checks(workspace: Workspace, found: dict[str, Any], postage: Postage) -> CheckMail:
+    letter = letters.checks_letter(workspace, found)
+    posted = mail.post(letter, postage, workspace=workspace)
+    return CheckMail(
+        alert_id=str(found["alert_id"]),
+        sent=posted.sent,
+        before=posted.before,
+        subject=letter.subject,
         eml=posted.eml,
     )
 

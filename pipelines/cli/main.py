@@ -27,6 +27,7 @@ from pipelines.cli.lake import lake_app
 from pipelines.cli.output import Bars, Json, print_result
 from pipelines.cli.quality import quarantine_app, thresholds_app
 from pipelines.cli.stack import stack_app
+from pipelines.settings import DEFAULT_INSTRUMENT
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,9 +43,8 @@ app.add_typer(thresholds_app, name="thresholds")
 app.add_typer(quarantine_app, name="quarantine")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other parameter of the stage.")]
-Instrument = Annotated[str, typer.Option(help="Instrument key, venue.SYMBOL.")]
+Instrument = Annotated[str, typer.Option(help="Instrument key, venue.SYMBOL.", envvar="KEEL_INSTRUMENT")]
 
-DEFAULT_INSTRUMENT = "sim-usdm.BTCUSDT"
 STOPPED = 130
 
 
@@ -174,6 +174,9 @@ def register(run: Run, as_json: Json = False, set_: Set = None) -> None:
 def deploy(
     instrument: Instrument = DEFAULT_INSTRUMENT,
     version: Annotated[int | None, typer.Option(help="Registry version; default: the challenger's.")] = None,
+    platform: Annotated[
+        str | None, typer.Option(help="Triton's backend: python, onnxruntime or tensorrt; default: as it is.")
+    ] = None,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
@@ -181,7 +184,7 @@ def deploy(
 
     Example: `keel deploy --instrument sim-usdm.BTCUSDT --version 2`
     """
-    _run("deploy", as_json, set_, instrument=instrument, version=version)
+    _run("deploy", as_json, set_, instrument=instrument, version=version, platform=platform)
 
 
 @app.command()

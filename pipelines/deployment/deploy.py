@@ -23,6 +23,7 @@ from pipelines.workspace import Workspace
 from serving.bundle import Bundle, Floats, Step, check_golden, load_bundle
 from serving.rollout.roles import Role, Roles, changing, write_roles
 from serving.triton.client import TritonClient
+from serving.triton.repository import Platform
 from training.registry.registry import MANIFEST_TAG, Registry, model_name
 
 HOTPATH_TOLERANCE = 1e-5
@@ -34,7 +35,11 @@ _DECIDED: Final[tuple[Role, ...]] = ("champion", "previous")
 
 @dataclass(frozen=True, kw_only=True)
 class DeployConfig:
-    """Which version: ``version``, or the one ``alias`` points to. ``max_p50_ms`` is the gate on a round trip."""
+    """Which version: ``version``, or the one ``alias`` points to. ``max_p50_ms`` is the gate on a round trip.
+
+    ``platform``: Triton's backend that runs the model, with all its versions in service (None: the one it runs on, at
+    first ``python``). ``tensorrt`` builds a plan with trtexec, on the machine of Triton's GPU.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -42,6 +47,7 @@ class DeployConfig:
     version: int | None = None
     alias: Alias = "challenger"
     max_p50_ms: float = 25.0
+    platform: Platform | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,7 @@ class DeployResult:
     run_id: str
     bundle: str
     triton: str
+    platform: str
     serving: tuple[int, ...]
     golden_rows: int
     onnx_gap: float
@@ -150,14 +157,16 @@ def _serve(config: DeployConfig, workspace: Workspace, candidate: _Candidate, cl
     after, role = _with_role(before, candidate, workspace.clock.now_ns())
     if role in _DECIDED:  # the registry's alias alone decides nothing
         require_recorded(workspace, model, candidate.version)
+    repository = inference_server.repository_of(workspace, config.platform)
+    ran_on = repository.published_platform(model)
     started = time.perf_counter()
     try:
-        inference_server.repository_of(workspace).put(candidate.placed.bundle)
-        serve_exactly(workspace, client, model, {*before.versions(), *after.versions()})
+        repository.put(candidate.placed.bundle)
+        serve_exactly(workspace, client, model, {*before.versions(), *after.versions()}, platform=config.platform)
         load_s = time.perf_counter() - started
         gap, p50_us, p99_us = _prove(config, candidate, client)
     except KeelError as error:
-        _withdraw(workspace, client, candidate, before, error)
+        _withdraw(workspace, client, candidate, (before, ran_on), error)
         raise
     write_roles(in_service.state_path(workspace), config.instrument, after)
     serve_exactly(workspace, client, model, after.versions())
@@ -169,6 +178,7 @@ def _serve(config: DeployConfig, workspace: Workspace, candidate: _Candidate, cl
         run_id=manifest.run_id,
         bundle=str(candidate.placed.bundle.path),
         triton=client.address,
+        platform=repository.platform_of(model),
         serving=after.versions(),
         golden_rows=len(candidate.placed.bundle.golden.features),
         onnx_gap=candidate.placed.bundle.golden_gap,
@@ -211,11 +221,20 @@ def golden_over_grpc(client: TritonClient, bundle: Bundle) -> tuple[float, list[
     return check_golden(timed, bundle.golden, bundle.manifest.tolerance, who), times
 
 
-def serve_exactly(workspace: Workspace, client: TritonClient, model: str, versions: set[int] | tuple[int, ...]) -> None:
-    """Make Triton serve these versions of a model and no others; folders of others are removed afterwards."""
-    repository = inference_server.repository_of(workspace)
+def serve_exactly(
+    workspace: Workspace,
+    client: TritonClient,
+    model: str,
+    versions: set[int] | tuple[int, ...],
+    *,
+    platform: Platform | None = None,
+) -> None:
+    """Make Triton serve these versions of a model and no others, on ``platform`` (None: where it is); folders of others
+    are removed afterwards."""
+    repository = inference_server.repository_of(workspace, platform)
     wanted = tuple(sorted(versions))
-    if repository.published_versions(model) == wanted == client.served(model):
+    stays = repository.published_platform(model) == repository.platform_of(model)
+    if stays and repository.published_versions(model) == wanted == client.served(model):
         client.revive(model, wanted)
     else:
         repository.publish(model, wanted)
@@ -266,13 +285,18 @@ def _with_role(roles: Roles, candidate: _Candidate, now_ns: int) -> tuple[Roles,
 
 
 def _withdraw(
-    workspace: Workspace, client: TritonClient, candidate: _Candidate, roles: Roles, error: KeelError
+    workspace: Workspace,
+    client: TritonClient,
+    candidate: _Candidate,
+    before: tuple[Roles, Platform | None],
+    error: KeelError,
 ) -> None:
-    """Back to what served before; a version that has a role from an earlier proof keeps it."""
+    """Back to what served before, where it did; a version that has a role from an earlier proof keeps it."""
+    roles, ran_on = before
     repository = inference_server.repository_of(workspace)
     try:
         if roles.versions():
-            serve_exactly(workspace, client, candidate.model, roles.versions())
+            serve_exactly(workspace, client, candidate.model, roles.versions(), platform=ran_on)
         else:
             repository.remove_model(candidate.model)
             client.unload(candidate.model)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from market.errors import ServiceError
 from pipelines.workspace import Address, Workspace
 from serving.triton.client import TritonClient
-from serving.triton.repository import ModelRepository
+from serving.triton.repository import ModelRepository, Platform
 from serving.triton.server import TritonConfig, TritonServer, default_install, find_running, running_triton
 
 
-def repository_of(workspace: Workspace) -> ModelRepository:
-    """Triton's model repository of a workspace."""
-    return ModelRepository(workspace.triton_repository)
+def repository_of(workspace: Workspace, platform: Platform | None = None) -> ModelRepository:
+    """Triton's model repository of a workspace; ``platform`` moves what is published there to another one."""
+    return ModelRepository(workspace.triton_repository, platform)
 
 
 @contextmanager

@@ -1,15 +1,16 @@
 """Watching a model in service: did its inputs, its words or its rightness leave what it was trained on?
 
 The verdict is :mod:`pipelines.monitoring.drift`'s (effect sizes against the reference's own windows, k of the last n
-windows and the newest). Evidently's report is kept beside it for a person to browse; it decides nothing. Latency and
-integrity are :mod:`pipelines.monitoring.checks`'; a failing check is an alert and no drift. See docs/drift.md.
+windows and the newest). Evidently's report is kept beside it for a person to browse; it decides nothing, and its
+distances agree with ours. Latency and integrity are :mod:`pipelines.monitoring.checks`'; a failing check is an alert of
+its own, which ``keel notify`` mails, and no drift. See docs/drift.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -102,11 +103,13 @@ class Drifted:
 @dataclass(frozen=True, kw_only=True)
 class MonitorResult:
     """The verdict. ``event_id`` names the drift: it stays the same while the same drift goes on, and is empty without
-    one. ``loss_reference`` (on rows not trained on) and ``loss_now`` are mean log-losses of the direction. ``checks``
-    are of latency and integrity; ``links`` say where MLflow keeps the report."""
+    one. ``alert_id`` names failing checks in the same way: it is another one when a check fails that passed before.
+    ``loss_reference`` (on rows not trained on) and ``loss_now`` are mean log-losses of the direction. ``checks`` are of
+    latency and integrity; ``links`` say where MLflow keeps the report."""
 
     monitor_id: str
     event_id: str
+    alert_id: str
     instrument: str
     dataset_id: str
     sessions: tuple[str, ...]
@@ -141,7 +144,7 @@ class MonitorResult:
 
     def line(self) -> str:
         failing = "; ".join(each.words() for each in self.failing)
-        alert = f"; FAILING CHECKS: {failing}" if failing else ""
+        alert = f"; FAILING CHECKS {self.alert_id}: {failing}" if failing else ""
         waits = f"; the report waits for MLflow: {self.links.waiting}" if self.links.waiting else ""
         return self._verdict() + alert + waits
 
@@ -203,6 +206,19 @@ def read_result(workspace: Workspace, monitor_id: str) -> dict[str, Any]:
     return found
 
 
+def newest_results(workspace: Workspace, instruments: Collection[str]) -> list[dict[str, Any]]:
+    """The newest run about each of some instruments that the newest runs tell of, in order of the instrument."""
+    files = sorted(workspace.reports.glob(f"monitor-*/{MONITOR_FILE}"), key=_age, reverse=True)[:_LOOKS_BACK]
+    found: dict[str, dict[str, Any]] = {}
+    for file in files:
+        if set(instruments) <= set(found):
+            break
+        look = orjson.loads(file.read_bytes())
+        if look["instrument"] in instruments:
+            found.setdefault(look["instrument"], look)
+    return [found[key] for key in sorted(found)]
+
+
 def _age(path: Path) -> int:
     return path.stat().st_mtime_ns
 
@@ -214,6 +230,7 @@ class _Watched:
     reference: Watched
     current: Watched
     rows: Served
+    instrument: str
     unjudged: tuple[str, ...]
     dataset_id: str
     run_id: str
@@ -248,6 +265,7 @@ def _gather(config: MonitorConfig, workspace: Workspace) -> _Watched:
         reference=signals.reference(data, bundle, judged_from),
         current=signals.current(lake, config.instrument, rows, manifest.heads.labels()),
         rows=rows,
+        instrument=config.instrument,
         unjudged=catalog.slow_names() if data.card.last_ns - data.card.first_ns < SLOW_NS else (),
         dataset_id=data.card.dataset_id,
         run_id=manifest.run_id,
@@ -289,9 +307,11 @@ def _result(config: MonitorConfig, workspace: Workspace, watched: _Watched, judg
     monitor_id = _digest("monitor", [asdict(config), sessions, rows.version, int(rows.recv_ns[-1]), len(rows.recv_ns)])
     folder = workspace.reports / monitor_id
     newest = judgement.effects[-1]
+    looks = _looks(config, workspace, monitor_id, int(judgement.end_ns[-1]))
     return MonitorResult(
         monitor_id=monitor_id,
-        event_id=_event(config, workspace, watched, judgement, monitor_id) if judgement.drifted else "",
+        event_id=_event(watched, judgement, looks) if judgement.drifted else "",
+        alert_id=_alert(watched, int(judgement.end_ns[-1]), looks),
         instrument=config.instrument,
         dataset_id=watched.dataset_id,
         sessions=sessions,
@@ -328,23 +348,46 @@ def _result(config: MonitorConfig, workspace: Workspace, watched: _Watched, judg
     )
 
 
-def _event(
-    config: MonitorConfig, workspace: Workspace, watched: _Watched, judgement: Judgement, monitor_id: str
-) -> str:
+def _looks(config: MonitorConfig, workspace: Workspace, monitor_id: str, until_ns: int) -> list[dict[str, Any]]:
+    """The newest other looks at this instrument that saw no later market, in order of what they saw last."""
+    files = sorted(workspace.reports.glob(f"monitor-*/{MONITOR_FILE}"), key=_age)
+    looks = [orjson.loads(file.read_bytes()) for file in files[-_LOOKS_BACK:]]
+    mine = [look for look in looks if look["instrument"] == config.instrument and look["monitor_id"] != monitor_id]
+    return sorted((look for look in mine if look["until_ns"] <= until_ns), key=lambda look: int(look["until_ns"]))
+
+
+def _alert(watched: _Watched, until_ns: int, looks: Sequence[dict[str, Any]]) -> str:
+    """The id of failing checks: that of the last look's where all of them are known from it, so that the alert was
+    sent; else a new one."""
+    failing = {each.name for each in watched.checks if each.verdict == "fail"}
+    if not failing:
+        return ""
+    last = str(looks[-1].get("alert_id", "")) if looks else ""
+    told = {
+        check["name"]
+        for look in looks
+        if last and look.get("alert_id") == last
+        for check in look["checks"]
+        if check["verdict"] == "fail"
+    }
+    return (
+        last
+        if failing <= told
+        else _digest("checks", [watched.instrument, watched.rows.version, sorted(failing), until_ns])
+    )
+
+
+def _event(watched: _Watched, judgement: Judgement, looks: Sequence[dict[str, Any]]) -> str:
     """The drift's id: that of the newest look whose drift reaches into this one; that of the last look, if it saw a
     drift and this one begins with one, so that nobody saw a calm market in between; else a new one."""
-    same = {"instrument": config.instrument, "dataset_id": watched.dataset_id, "model_version": watched.rows.version}
-    until_ns = int(judgement.end_ns[-1])
-    files = sorted(workspace.reports.glob(f"monitor-*/{MONITOR_FILE}"), key=_age, reverse=True)
-    looks = [orjson.loads(file.read_bytes()) for file in files[:_LOOKS_BACK]]
-    others = [look for look in looks if same.items() <= look.items() and look["monitor_id"] != monitor_id]
-    before = sorted((look["until_ns"], look["event_id"]) for look in others if look["until_ns"] <= until_ns)
+    same = {"dataset_id": watched.dataset_id, "model_version": watched.rows.version}
+    before = [(look["until_ns"], look["event_id"]) for look in looks if same.items() <= look.items()]
     went_on = [event for end_ns, event in before if event and judgement.since_ns <= end_ns]
     if not went_on and before and judgement.since_ns == int(judgement.start_ns[0]):
         went_on = [before[-1][1]]
     if went_on and went_on[-1]:
         return str(went_on[-1])
-    return _digest("drift", [*same.values(), judgement.since_ns])
+    return _digest("drift", [watched.instrument, *same.values(), judgement.since_ns])
 
 
 def _digest(kind: str, what: Sequence[Any]) -> str:

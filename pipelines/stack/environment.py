@@ -21,6 +21,8 @@ def variables(site: Site) -> Mapping[str, str]:
     """
     up = site.has
     found = {"KEEL_HOME": str(site.home), "KEEL_STACK": str(site.folder)}
+    if os.environ.get("KEEL_INSTRUMENT"):
+        found["KEEL_INSTRUMENT"] = os.environ["KEEL_INSTRUMENT"]
     if site.params.is_file():
         found["KEEL_PARAMS"] = str(site.params)
     if up("mlflow"):

@@ -10,17 +10,19 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from market.clock import NS_PER_S
 from market.errors import InputError, ServiceError
 from market.lake.lake import Lake
+from pipelines.alerting.acknowledge import KIND as ACKNOWLEDGED
 from pipelines.governance import audit
 from pipelines.governance.approve import undecided
 from pipelines.in_service import state_path
 from pipelines.models.export import ExportConfig
 from pipelines.models.retraining_schedule import RetrainingSchedule, too_rare
-from pipelines.monitoring.monitor import read_result
+from pipelines.monitoring.checks import Check
+from pipelines.monitoring.monitor import newest_results, read_result
 from pipelines.quoting.safe_state import stance_path
 from pipelines.settings import stage_config
 from pipelines.stack.catalog import chosen_servers
@@ -117,6 +119,19 @@ class DriftStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChecksStatus:
+    """Latency and integrity of an instrument at the last look. ``verdicts``: pass, warn, fail or unknown by check;
+    ``failing``: a phrase each. ``alert_id`` and ``acknowledged_by`` are empty without."""
+
+    instrument: str
+    monitor_id: str
+    verdicts: dict[str, str]
+    failing: tuple[str, ...]
+    alert_id: str
+    acknowledged_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class OpenApproval:
     """What waits for a person: a question of a DAG, or a challenger nobody has decided about (``keel approve``)."""
 
@@ -140,6 +155,7 @@ class StatusResult:
     approvals: tuple[OpenApproval, ...]
     not_known: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    checks: tuple[ChecksStatus, ...] = ()
 
     def line(self) -> str:
         """One screen."""
@@ -155,7 +171,13 @@ class StatusResult:
             "",
             *([_session_line(each) for each in self.sessions] or ["no session follows (keel serve --follow)"]),
         ]
-        lines += ["", _drift_line(self.drift), "", "open approvals" if self.approvals else "no open approvals"]
+        lines += [
+            "",
+            _drift_line(self.drift),
+            *map(_checks_line, self.checks),
+            "",
+            "open approvals" if self.approvals else "no open approvals",
+        ]
         lines += [f"  {each.where:12} {each.subject}" for each in self.approvals]
         lines += [f"WARNING: {each}" for each in self.warnings]
         return "\n".join([*lines, *(f"not known: {each}" for each in self.not_known)])
@@ -199,6 +221,7 @@ def status(config: StatusConfig, *, workspace: Workspace) -> StatusResult:  # no
         instruments=_instruments(ring),
         sessions=_sessions(ring),
         drift=_drift(ring),
+        checks=checks_of(ring),
         approvals=tuple(approvals),
         not_known=tuple(not_known),
         warnings=tuple(warnings),
@@ -307,6 +330,31 @@ def _drift(ring: Workspace) -> DriftStatus | None:
     )
 
 
+def checks_of(ring: Workspace) -> tuple[ChecksStatus, ...]:
+    """The checks of each instrument in service, as the newest look at it found them.
+
+    Raises:
+        GateError: the audit record is broken.
+        ServiceError: the record of what is in service is damaged.
+    """
+    served = {key for key, roles in read_state(state_path(ring)).items() if roles.champion}
+    seen = {e.what["event_id"]: str(e.what["name"]) for e in audit.read(audit.path_of(ring)) if e.kind == ACKNOWLEDGED}
+    return tuple(_checks(look, seen) for look in newest_results(ring, served))
+
+
+def _checks(look: dict[str, Any], seen: dict[str, str]) -> ChecksStatus:
+    checks = [Check(**each) for each in look["checks"]]
+    alert_id = str(look.get("alert_id", ""))
+    return ChecksStatus(
+        instrument=look["instrument"],
+        monitor_id=look["monitor_id"],
+        verdicts={each.name: each.verdict for each in checks},
+        failing=tuple(each.words() for each in checks if each.verdict == "fail"),
+        alert_id=alert_id,
+        acknowledged_by=seen.get(alert_id, ""),
+    )
+
+
 def _undecided(ring: Workspace) -> Iterable[OpenApproval]:
     for key, version in undecided(ring).items():
         subject = f"challenger version {version} of {key}: keel approve --version {version} --instrument {key}"
@@ -350,6 +398,14 @@ def _age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _checks_line(each: ChecksStatus) -> str:
+    if not each.failing:
+        warns = [name for name, verdict in each.verdicts.items() if verdict == "warn"]
+        return f"checks of {each.instrument}: none fails" + (f", {', '.join(warns)} warn" if warns else "")
+    taken = f"acknowledged by {each.acknowledged_by}" if each.acknowledged_by else "not acknowledged (keel acknowledge)"
+    return f"CHECKS FAIL on {each.instrument}, {each.alert_id} {taken}: {'; '.join(each.failing)}"
 
 
 def _drift_line(drift: DriftStatus | None) -> str:

@@ -3,7 +3,7 @@
 ::
 
     <root>/<model>/config.pbtxt            which versions are served (never "latest"), shapes, where it runs
-    <root>/<model>/<registry version>/     model.py, model.onnx, manifest.json, golden.safetensors
+    <root>/<model>/<registry version>/     model.py or model.plan, model.onnx, manifest.json, golden.safetensors
 """
 
 from __future__ import annotations
@@ -19,29 +19,55 @@ from market.errors import ManifestError, ModelError
 from market.files import draft_of
 from serving.bundle import Bundle
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
+from serving.triton.plan import build_plan
 
-# Where a model runs: ONNX Runtime inside the Python backend (a machine without a GPU); a GPU container's ONNX Runtime
-# backend with TensorRT underneath; a TensorRT plan that was built on that GPU.
-Platform = Literal["python-cpu", "onnxruntime-gpu", "tensorrt-plan"]
+# Triton's backend that runs a model: ONNX Runtime inside the Python backend (a machine without a GPU); a GPU
+# container's ONNX Runtime backend with TensorRT underneath; a TensorRT plan that was built on that GPU.
+Platform = Literal["python", "onnxruntime", "tensorrt"]
+DEFAULT_PLATFORM: Platform = "python"
 
 MAX_BATCH = 256
 CONFIG_FILE = "config.pbtxt"
+BACKEND_FILE = "model.py"
 PLAN_FILE = "model.plan"
 _FREE = -1  # a width in which the served versions differ
 
 
 class ModelRepository:
-    """Writes and reads one repository folder. Triton reads it only when a model is loaded."""
+    """Writes and reads one repository folder. Triton reads it only when a model is loaded. ``platform`` None: each
+    model stays on the one it is published for."""
 
-    def __init__(self, root: Path, platform: Platform = "python-cpu") -> None:
+    def __init__(self, root: Path, platform: Platform | None = None) -> None:
         self.root = root
         self.platform = platform
+
+    def platform_of(self, model: str) -> Platform:
+        """Where the next load of ``model`` runs: as was asked for, else as it is published, else on this machine's CPU.
+
+        Raises:
+            ModelError: the configuration is damaged, or names a backend that is none of ours.
+        """
+        return self.platform or self.published_platform(model) or DEFAULT_PLATFORM
+
+    def published_platform(self, model: str) -> Platform | None:
+        """Where ``model`` is published for; None when it is not published. Raises as :meth:`platform_of`."""
+        config = self._published(model)
+        if config is None:
+            return None
+        if config.backend not in _PLATFORM_FIELDS:
+            raise ModelError(
+                f"{self.root / model / CONFIG_FILE} names backend {config.backend!r}, expected one of "
+                f"{', '.join(_PLATFORM_FIELDS)}; remove it and deploy again"
+            )
+        platform: Platform = config.backend
+        return platform
 
     def put(self, bundle: Bundle) -> Path:
         """Write the version folder of a bundle, replacing one that is there; :meth:`publish` makes it served.
 
         Raises:
             ModelError: the bundle was never registered, so it has no version.
+            SettingsError, ServiceError: a TensorRT plan is wanted and cannot be built, see :func:`build_plan`.
         """
         manifest = bundle.manifest
         if manifest.registry_version < 1:
@@ -52,8 +78,7 @@ class ModelRepository:
         try:
             for name in (MODEL_FILE, MANIFEST_FILE, GOLDEN_FILE):
                 shutil.copyfile(bundle.path / name, draft / name)
-            if self.platform == "python-cpu":
-                shutil.copyfile(backend_model_source(), draft / "model.py")
+            _prepare(draft, manifest, self.platform_of(manifest.model_name))
             shutil.rmtree(place, ignore_errors=True)
             place.parent.mkdir(parents=True, exist_ok=True)
             draft.replace(place)
@@ -68,7 +93,10 @@ class ModelRepository:
             ModelError: a version was not put here, or the versions cannot be served side by side.
         """
         manifests = {version: self.manifest(model, version) for version in sorted(set(versions))}
-        text = config_text(model, manifests, self.platform)
+        platform = self.platform_of(model)
+        for version, manifest in manifests.items():
+            _prepare(self._version(model, version), manifest, platform)
+        text = config_text(model, manifests, platform)
         place = self.root / model / CONFIG_FILE
         draft = draft_of(place)
         draft.write_text(text)
@@ -87,22 +115,26 @@ class ModelRepository:
         return tuple(sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}")))
 
     def published_versions(self, model: str) -> tuple[int, ...]:
-        """Versions that the next load serves, ascending; empty where nothing was published.
+        """Versions that the next load of a model serves; none when it is not published.
 
         Raises:
             ModelError: the configuration is damaged.
         """
+        config = self._published(model)
+        return () if config is None else tuple(sorted(config.version_policy.specific.versions))
+
+    def _published(self, model: str) -> Any:
+        """A model's configuration as Triton's protobuf; None when it is not published."""
         from google.protobuf import text_format  # type: ignore[import-untyped]
         from tritonclient.grpc import model_config_pb2
 
         path = self.root / model / CONFIG_FILE
         try:
-            config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+            return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
         except FileNotFoundError:
-            return ()
+            return None
         except text_format.ParseError as error:
             raise ModelError(f"{path} is damaged ({error}); remove it and deploy again") from None
-        return tuple(sorted(config.version_policy.specific.versions))
 
     def versions(self, model: str) -> tuple[int, ...]:
         """Versions that lie here, ascending; served are those that were published."""
@@ -127,6 +159,22 @@ class ModelRepository:
 
     def _version(self, model: str, version: int) -> Path:
         return self.root / model / str(version)
+
+
+def _prepare(folder: Path, manifest: Manifest, platform: Platform) -> None:
+    """What a version's folder needs beside its ONNX step to run on a platform; what is there stays."""
+    wanted = {"python": folder / BACKEND_FILE, "tensorrt": folder / PLAN_FILE}.get(platform)
+    if wanted is None or wanted.is_file():
+        return
+    draft = draft_of(wanted)
+    try:
+        if platform == "python":
+            shutil.copyfile(backend_model_source(), draft)
+        else:
+            build_plan(folder / MODEL_FILE, manifest, draft, most_rows=MAX_BATCH)
+        draft.replace(wanted)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def backend_model_source() -> Path:
@@ -168,8 +216,8 @@ def state_width_key(version: int) -> str:
 
 _KIND_GPU, _KIND_CPU, _FP32 = 1, 2, 11
 _PLATFORM_FIELDS: Mapping[Platform, dict[str, Any]] = {
-    "python-cpu": {"backend": "python", "instance_group": [{"count": 1, "kind": _KIND_CPU}]},
-    "onnxruntime-gpu": {
+    "python": {"backend": "python", "instance_group": [{"count": 1, "kind": _KIND_CPU}]},
+    "onnxruntime": {
         "backend": "onnxruntime",
         "platform": "onnxruntime_onnx",
         "default_model_filename": MODEL_FILE,
@@ -180,7 +228,7 @@ _PLATFORM_FIELDS: Mapping[Platform, dict[str, Any]] = {
             }
         },
     },
-    "tensorrt-plan": {
+    "tensorrt": {
         "backend": "tensorrt",
         "platform": "tensorrt_plan",
         "default_model_filename": PLAN_FILE,
@@ -201,7 +249,7 @@ def _width(model: str, manifests: Mapping[int, Manifest], tensor: str, platform:
     }
     if len(set(widths.values())) == 1:
         return next(iter(widths.values()))
-    if platform == "python-cpu":
+    if platform == "python":
         return _FREE
     raise ModelError(
         f"{model}: versions differ in the width of {tensor!r} ({widths}), which {platform} cannot serve under "

@@ -316,9 +316,7 @@ def test_a_draft_of_a_version_is_never_seen_in_the_repository(tmp_path: Path, se
     assert [p.name for p in place.parent.iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize(
-    ("platform", "word"), [("onnxruntime-gpu", "onnxruntime_onnx"), ("tensorrt-plan", "tensorrt_plan")]
-)
+@pytest.mark.parametrize(("platform", "word"), [("onnxruntime", "onnxruntime_onnx"), ("tensorrt", "tensorrt_plan")])
 def test_a_gpu_configuration_is_text_that_triton_would_read(seeded: LoadSeeded, platform: str, word: str) -> None:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2

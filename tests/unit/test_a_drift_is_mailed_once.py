@@ -202,7 +202,7 @@ def test_who_has_seen_an_alert_is_in_the_audit_record_once(workspace: Workspace)
 
 
 def test_an_alert_that_nobody_raised_cannot_be_acknowledged(workspace: Workspace) -> None:
-    with pytest.raises(InputError, match="no drift event"):
+    with pytest.raises(InputError, match="no alert 'drift-none'"):
         acknowledge(AcknowledgeConfig(event_id="drift-none", name="ada"), workspace=workspace)
     for name in (" ", "Airflow"):
         with pytest.raises(ApprovalError, match="name of a person"):

@@ -132,7 +132,7 @@ def test_a_failing_check_is_an_alert_and_no_drift(workspace: Workspace) -> None:
     assert not result.drifted
     assert result.event_id == ""
     assert [each.name for each in result.failing] == ["step_p99"]
-    assert "FAILING CHECKS: step_p99" in result.line()
+    assert f"FAILING CHECKS {result.alert_id}: step_p99" in result.line()
     assert "the manifest expects" in result.line()
 
 
