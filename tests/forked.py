@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def server() -> Any:
     """The multiprocessing context of the server, which runs now if it did not."""
@@ -24,7 +26,8 @@ def server() -> Any:
     context.set_forkserver_preload(["preloaded"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # libraries count their threads on import: one is plenty
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setenv("PYTHONWARNINGS", "ignore")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), str(ROOT)]), prepend=os.pathsep)
         forkserver.ensure_running()
     return context
 

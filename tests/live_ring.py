@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import httpx
-from local_stack import Stack, until
+from local_stack import LONG, Stack, until
 
 from market.clock import NS_PER_S
 from market.lake.lake import Lake
@@ -19,16 +19,17 @@ from pipelines.workspace import Workspace
 from serving.session.heartbeat import Alive, alive_path, read_alive
 
 KEY = Exchange.instrument
-LONG = 1800  # half seconds
 LEARNED_S = 900.0  # of market time, by a retraining: more of a changed market than of the one before
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveRing:
-    """The stack with its workspace, and what a person does in Airflow. ``told`` keeps figures to show at the end."""
+    """The stack with its workspace, and what a person does in Airflow. ``first_screen``: what `keel status` said when
+    it had just come up; ``told`` keeps figures to show at the end."""
 
     stack: Stack
     workspace: Workspace
+    first_screen: str
     told: dict[str, Any] = field(default_factory=dict)
 
     def alive(self) -> Alive:
@@ -72,16 +73,24 @@ class LiveRing:
         return {f"{task['task_id']}[{task['map_index']}]": task["state"] for task in found["task_instances"]}
 
     def question(self) -> dict[str, Any]:
-        """The open question of promote_model, once it is asked."""
+        """The open question of promote_model, once it is asked and Airflow waits for an answer."""
 
         def asked() -> dict[str, Any] | None:
             """promote_model to ask"""
             with self.stack.airflow("quant") as api:
                 path = "/dags/promote_model/dagRuns/~/hitlDetails"
                 found = api.get(path, params={"response_received": False}).raise_for_status().json()["hitl_details"]
-            return found[0] if found else None
+            waiting = [each for each in found if self._is_put_away(each["task_instance"])]
+            return waiting[0] if waiting else None
 
         return dict(until(asked, LONG))
+
+    def _is_put_away(self, task: dict[str, Any]) -> bool:
+        """Whether the scheduler has seen the process end that asked: of a task that is answered before, it says that it
+        failed. Only its log tells."""
+        log = self.stack.site.log("airflow-scheduler").read_text(errors="replace")
+        ended = f"TaskInstance Finished: dag_id=promote_model, task_id=ask, run_id={task['dag_run_id']},"
+        return any(ended in line and "state=awaiting_input" in line for line in log.splitlines())
 
     def answer(self, account: str, question: dict[str, Any], choice: str, reason: str) -> httpx.Response:
         task = question["task_instance"]

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,22 @@ import yaml
 from ring import ROOT, run_keel
 
 from pipelines.stack.environment import variables
+from pipelines.stack.server import certificates
 from pipelines.stack.servers.airflow import token
 from pipelines.stack.site import HOST, PORTS, Site, find
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.2
+LONG = 900.0  # seconds: a machine may be busy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """``home`` is what a person's shell names; the stack keeps its models and data in a home of its own beside it."""
+    """``home`` is what a person's shell names; the stack keeps its models and data in a home of its own beside it.
+    ``tokens`` are those that Airflow gave for a day, by account."""
 
     home: Path
     first_port: int
+    tokens: dict[str, str] = field(default_factory=dict)
 
     def keel(self, *words: str, code: int | None = 0, **settings: str) -> Any:
         """What a verb prints as JSON; ``settings`` are variables."""
@@ -63,9 +67,11 @@ class Stack:
     @contextmanager
     def airflow(self, account: str) -> Iterator[httpx.Client]:
         """Airflow's API, signed in."""
-        headers = {"Authorization": f"Bearer {token(self.site, account)}"}
+        if account not in self.tokens:
+            self.tokens[account] = token(self.site, account)
+        headers = {"Authorization": f"Bearer {self.tokens[account]}"}
         base = f"{self.site.url('airflow')}/api/v2"
-        with httpx.Client(base_url=base, headers=headers, timeout=60, trust_env=False) as api:
+        with httpx.Client(base_url=base, headers=headers, timeout=60, trust_env=False, verify=certificates()) as api:
             yield api
 
 
@@ -140,10 +146,12 @@ def is_free(port: int) -> bool:
     return True
 
 
-def until(what: Callable[[], Any], tries: int = 240) -> Any:
-    """The first true answer of ``what``, whose docstring says what is waited for."""
-    for _ in range(tries):
+def until(what: Callable[[], Any], seconds: float = 240.0, *, every: float = POLL_SECONDS) -> Any:
+    """The first true answer of ``what``, whose docstring says what is waited for. ``every``: seconds between two looks;
+    one at the status of every server costs half a second of the machine."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         if answer := what():
             return answer
-        time.sleep(POLL_SECONDS)
+        time.sleep(every)
     pytest.fail(f"waited in vain for {what.__doc__ or what}")

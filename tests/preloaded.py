@@ -1,4 +1,4 @@
-"""What the server of ``doomed`` imports before verbs are forked from it: most of a verb's time is libraries.
+"""What the server of ``forked`` imports before verbs are forked from it: most of a verb's time is libraries.
 
 Importing this does that work, once for all verbs of a run: the libraries that stages import when they run, every stage,
 and what SQLAlchemy does at the first use of MLflow's tables.
@@ -23,10 +23,13 @@ import onnxruntime.quantization
 import pandas as pd
 import sklearn.linear_model
 import sqlalchemy.orm
+import torch
 import tritonclient.grpc
 import ville
 
 import pipelines.cli.main
+import pipelines.stack.status
+import pipelines.stack.up
 import training.evaluation.evaluate
 import training.export.bundle
 import training.export.int8
@@ -36,7 +39,7 @@ from pipelines import charts, stages
 
 LIBRARIES = (
     *(confluent_kafka, dvc, evidently, exchange_calendars, feast, great_expectations, lightgbm, matplotlib, mlflow),
-    *(onnxruntime, pd, sklearn, sqlite3, tritonclient, ville, training, pipelines, charts),
+    *(onnxruntime, pd, sklearn, sqlite3, torch, tritonclient, ville, training, pipelines, charts),
 )
 
 stages.table()

@@ -1,15 +1,19 @@
-"""A process of Airflow's that runs one DAG with ``dag.test()``: a line of conf in, a line of what came of it out."""
+"""A process of Airflow's that runs DAGs with ``dag.test()``: a line of what to run in, a line of what came out."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
 from airflow.dag_processing.dagbag import DagBag
 from airflow.models.asset import AssetEvent
 from airflow.models.dagrun import DagRun
 from airflow.models.xcom import XComModel
 from airflow.sdk.serde import deserialize
+from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
@@ -29,11 +33,34 @@ def told(run: DagRun) -> dict:
     return {"state": run.state, "tasks": tasks, "returned": returned, "events": events}
 
 
+def run(dag_id: str, conf: dict[str, Any], variables: dict[str, str]) -> dict:
+    """Run a DAG with these variables of the lifecycle, and with no others of its own."""
+    for name in [name for name in os.environ if name.startswith("KEEL_")]:
+        del os.environ[name]
+    os.environ.update(variables)
+    file = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]) / f"{dag_id}.py"
+    dag = DagBag(dag_folder=file).dags[dag_id]  # read anew: a run leaves its params in the DAG
+    return told(dag.test(run_conf=conf))
+
+
+def _waits_for(dag: Any) -> list[str]:
+    timetable = coerce_to_core_timetable(dag.timetable)
+    return sorted(key.name for key, _ in timetable.asset_condition.iter_assets())
+
+
+def assets() -> list[dict]:
+    """Which assets each DAG makes, and which one starts it."""
+    dags = DagBag().dags
+    made = {name: sorted({outlet.name for task in dag.tasks for outlet in task.outlets}) for name, dag in dags.items()}
+    waits = {name: _waits_for(dag) for name, dag in dags.items()}
+    return [made, waits]
+
+
 def main() -> None:
     for line in sys.stdin:
-        dag = DagBag().dags[sys.argv[1]]  # read anew: a run leaves its params in the DAG
-        run = dag.test(run_conf=json.loads(line))
-        print(f"\n{RESULT}{json.dumps(told(run), default=str)}", flush=True)
+        asked = json.loads(line)
+        answer = run(**asked) if asked else assets()
+        print(f"\n{RESULT}{json.dumps(answer, default=str)}", flush=True)
 
 
 if __name__ == "__main__":

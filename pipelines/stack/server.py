@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +45,12 @@ class Server:
     start_seconds: float = 240.0  # a cold machine compiles, migrates and reads from a slow disk
 
 
+@functools.cache
+def certificates() -> ssl.SSLContext:
+    """Those of the machine, read once: that takes longer than asking a server on loopback does."""
+    return httpx.create_ssl_context()
+
+
 def get(url: str, **options: Any) -> httpx.Response:
     """GET, with an answer of status 200 or nothing.
 
@@ -50,7 +58,7 @@ def get(url: str, **options: Any) -> httpx.Response:
         ServiceError: no answer, or another status.
     """
     with spoken(url, httpx.HTTPError):
-        answer = httpx.get(url, timeout=PROBE_SECONDS, trust_env=False, **options)
+        answer = httpx.get(url, timeout=PROBE_SECONDS, trust_env=False, verify=certificates(), **options)
     if answer.status_code != httpx.codes.OK:
         raise ServiceError(f"{url} answered {answer.status_code}, expected 200: {answer.text[:200]}")
     return answer

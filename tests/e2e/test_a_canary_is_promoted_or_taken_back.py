@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from desk import KEY, MODEL, Desk, killed_at
+from forked_keel import Keel
 
 from market.clock import SystemClock
 from market.errors import ApprovalError, GateError, InputError, ServiceError
@@ -67,16 +66,11 @@ class Floor:
         named = {"KEEL_HOME": str(workspace.home), "KEEL_TRITON_GRPC": str(workspace.triton_grpc), "KEEL_AUTHOR": "ada"}
         return {**os.environ, **named, "PYTHONPATH": str(ROOT)}
 
-    def keel(self, *words: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pipelines.cli", *words]
-        return subprocess.Popen(
-            command, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+    def keel(self, *words: str) -> Keel:
+        return Keel(*words, environment=self.environment(), together=True)
 
     @contextmanager
-    def quoting(
-        self, guardrails: Mapping[str, object] | None = None, **settings: object
-    ) -> Iterator[subprocess.Popen[str]]:
+    def quoting(self, guardrails: Mapping[str, object] | None = None, **settings: object) -> Iterator[Keel]:
         """A session that follows, quoting when the block begins, ended as a person would."""
         limits = {"step_p99_us": 50_000.0, **(guardrails or {})}  # a step may wait for other tests
         given = {"pace": 10, "block_seconds": 1.0, "guardrails": json.dumps(limits), **settings}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from airflow_home import make_airflow_home
+from airflow_home import AirflowHome
 from drift_found import EVENT, found_drift
 
 from market.clock import NS_PER_S, ManualClock, SystemClock
@@ -20,14 +20,17 @@ KEY = "sim-usdm.BTCUSDT"
 TIMES = {"KEEL_ESCALATE__ACKNOWLEDGE_WITHIN": "60", "KEEL_ESCALATE__SAFE_WITHIN": "604800"}
 
 
-def test_an_alert_goes_to_others_and_stops_once_somebody_takes_it_on_in_airflow(tmp_path: Path) -> None:
+def test_an_alert_goes_to_others_and_stops_once_somebody_takes_it_on_in_airflow(
+    airflow_home: AirflowHome, tmp_path: Path
+) -> None:
     with running_mail_sink(tmp_path / "sink") as mail:
         workspace = Workspace(home=tmp_path / "home", clock=ManualClock(SystemClock().now_ns() - 3600 * NS_PER_S))
         found_drift(workspace)
         notify(NotifyConfig(), workspace=workspace)
         variables = {"KEEL_HOME": str(workspace.home), "KEEL_AUTHOR": "airflow", "KEEL_MAIL": str(mail), **TIMES}
-        airflow = make_airflow_home(tmp_path / "airflow", **variables)
-        with airflow.api_server(), airflow.dag("escalate_alerts") as escalate_alerts:
+        airflow = airflow_home.of(**variables)
+        airflow.start_api_server()
+        with airflow.dag("escalate_alerts") as escalate_alerts:
             first, second = escalate_alerts.run(), escalate_alerts.run()
             with airflow.dag("acknowledge_drift") as acknowledge_drift:
                 acknowledge_drift.start(event_id=EVENT, instrument=KEY, says="waits")

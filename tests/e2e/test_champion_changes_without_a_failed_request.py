@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from desk import KEY, MODEL, Desk, killed_at
+from forked_keel import Keel
 
 from market.clock import ManualClock
 from market.errors import ApprovalError, FeatureSetError, KeelError, ModelError, ServiceError, TamperedError
@@ -223,19 +222,14 @@ def test_a_deploy_killed_with_9_is_completed_by_the_next_run(desk: Desk, tmp_pat
     workspace = replace(desk.workspace, home=home, tracking_uri=desk.workspace.tracking, triton_grpc=None)
     version = desk.register(1)
     assert version == 1
-    environment = {"KEEL_HOME": str(home), "KEEL_TRACKING_URI": workspace.tracking, "PYTHONPATH": str(ROOT)}
-    running = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", "deploy", "--version", "1"],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    environment = {**os.environ, "KEEL_HOME": str(home), "KEEL_TRACKING_URI": workspace.tracking}
+    running = Keel("deploy", "--version", "1", environment=environment)
     deadline = time.monotonic() + 120
     while not (home / until).exists() and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     running.kill()
     _, said = running.communicate()
-    assert (home / until).exists(), said.decode()
+    assert (home / until).exists(), said
     assert roles_of(workspace, KEY) == Roles()
     result = deploy(DeployConfig(instrument=KEY, version=1), workspace=workspace)
     assert result.triton_gap <= 1e-5

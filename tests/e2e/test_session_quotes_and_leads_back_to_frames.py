@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_keel import Keel
 from in_service import approved
 
 from market import instruments
@@ -130,15 +129,9 @@ def test_orders_do_not_outlive_the_session(workspace: Workspace, exchange: Excha
     assert all(row["order_id"].startswith(again.session.removeprefix("live-")) for row in first)
 
 
-def keel_serve(workspace: Workspace, exchange: Exchange) -> subprocess.Popen[str]:
-    environment = {**os.environ, "KEEL_HOME": str(workspace.home), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", "serve", "--url", exchange.url, "--seconds", "100000"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def keel_serve(workspace: Workspace, exchange: Exchange) -> Keel:
+    environment = {**os.environ, "KEEL_HOME": str(workspace.home)}
+    return Keel("serve", "--url", exchange.url, "--seconds", "100000", environment=environment)
 
 
 def wait_for_predictions(workspace: Workspace) -> None:

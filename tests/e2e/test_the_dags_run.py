@@ -1,4 +1,4 @@
-"""The DAGs, each run by Airflow in a process of its own, through the stages they name and into one home.
+"""The DAGs, run by Airflow through the stages they name and into one home.
 
 In the order of the ring: what one DAG leaves behind is what the next one begins with.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import email
 import email.policy
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,8 +15,7 @@ from typing import Any
 import httpx
 import planted
 import pytest
-from airflow_home import AirflowHome, DagProcess, Run, make_airflow_home
-from airflow_home import run as run_python
+from airflow_home import AirflowHome, Dag, Run
 from in_service import LATER_NS, Session, serve
 from wire_frames import START_NS, USDM, BreathingExchange, stamped, write_lines
 
@@ -79,9 +77,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def airflow(workspace: Workspace) -> AirflowHome:
+def airflow(airflow_home: AirflowHome, workspace: Workspace) -> AirflowHome:
     variables = {"KEEL_HOME": str(workspace.home), "KEEL_AUTHOR": workspace.author, "KEEL_APPROVERS": "ada, grace"}
-    return make_airflow_home(workspace.home.parent / "airflow", **variables, **SMALL)
+    return airflow_home.of(**variables, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +107,15 @@ def trained(airflow: AirflowHome, triton: Endpoint) -> Run:
 
 
 @pytest.fixture(scope="module")
-def promote_model(airflow: AirflowHome) -> Iterator[DagProcess]:
+def promote_model(airflow: AirflowHome) -> Iterator[Dag]:
     """Where people answer: the DAG that asks, and Airflow's API server."""
-    with airflow.api_server(), airflow.dag("promote_model") as process:
-        yield process
+    airflow.start_api_server()
+    with airflow.dag("promote_model") as dag:
+        yield dag
 
 
 @pytest.fixture(scope="module")
-def crowned(airflow: AirflowHome, trained: Run, promote_model: DagProcess) -> tuple[dict[str, Any], Run]:
+def crowned(airflow: AirflowHome, trained: Run, promote_model: Dag) -> tuple[dict[str, Any], Run]:
     """Version 1, asked about by its evaluation, since there is nothing to test it against."""
     promote_model.start()
     promote_model.wait_until_it_asks()
@@ -279,16 +278,7 @@ def test_a_drift_that_goes_on_starts_no_second_retraining_before_the_cool_down_i
 
 
 def test_each_dag_waits_for_what_another_makes(airflow: AirflowHome) -> None:
-    code = (
-        "from airflow.dag_processing.dagbag import DagBag;"
-        "dags = DagBag().dags;"
-        "made = {name: sorted({o.name for t in dag.tasks for o in t.outlets}) for name, dag in dags.items()};"
-        "from airflow.serialization.encoders import coerce_to_core_timetable as core;"
-        "waits = {name: sorted(key.name for key, _ in core(dag.timetable).asset_condition.iter_assets())"
-        " for name, dag in dags.items()};"
-        "import json; print(json.dumps([made, waits], sort_keys=True))"
-    )
-    made, waits = json.loads(run_python(airflow.environment, "-c", code).stdout.strip().splitlines()[-1])
+    made, waits = airflow.assets()
     assert made == {
         "ingest_ticks": ["ticks"],
         "build_features": ["features"],
@@ -336,7 +326,7 @@ def test_the_first_version_is_asked_about_by_its_evaluation(
 
 
 def test_nobody_is_asked_before_the_test_is_won(
-    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess, retrained: Run
+    airflow: AirflowHome, workspace: Workspace, promote_model: Dag, retrained: Run
 ) -> None:
     serve(workspace, EVEN, workspace.home.parent / "even")
     run = promote_model.run()
@@ -348,7 +338,7 @@ def test_nobody_is_asked_before_the_test_is_won(
 
 
 def test_an_answer_of_a_stranger_of_the_author_or_without_a_reason_counts_for_nothing(
-    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess
+    airflow: AirflowHome, workspace: Workspace, promote_model: Dag
 ) -> None:
     promote_model.start()
     promote_model.wait_until_it_asks()
@@ -374,7 +364,7 @@ def test_an_answer_of_a_stranger_of_the_author_or_without_a_reason_counts_for_no
 
 
 def test_more_data_decides_nothing_and_nobody_is_asked_again_before_there_is_more(
-    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess
+    airflow: AirflowHome, workspace: Workspace, promote_model: Dag
 ) -> None:
     promote_model.start()
     promote_model.wait_until_it_asks()
@@ -389,7 +379,7 @@ def test_more_data_decides_nothing_and_nobody_is_asked_again_before_there_is_mor
 
 
 def test_no_answer_in_time_is_a_rejection_by_nobody(
-    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess
+    airflow: AirflowHome, workspace: Workspace, promote_model: Dag
 ) -> None:
     serve(workspace, MORE, workspace.home.parent / "more")
     promote_model.start()
@@ -405,7 +395,7 @@ def test_no_answer_in_time_is_a_rejection_by_nobody(
 
 
 def test_promote_model_moves_the_alias_when_a_second_person_approves(
-    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess, triton: Endpoint
+    airflow: AirflowHome, workspace: Workspace, promote_model: Dag, triton: Endpoint
 ) -> None:
     registry = Registry(workspace.tracking)
     serve(workspace, LAST, workspace.home.parent / "last")
@@ -424,7 +414,7 @@ def test_promote_model_moves_the_alias_when_a_second_person_approves(
 
 
 def test_a_challenger_that_loses_its_test_is_out_of_service_and_it_is_announced(
-    airflow: AirflowHome, workspace: Workspace, promote_model: DagProcess, triton: Endpoint
+    airflow: AirflowHome, workspace: Workspace, promote_model: Dag, triton: Endpoint
 ) -> None:
     assert roles_of(workspace, KEY).champion == 2, "the test before this one has promoted it"
     planted.write_dataset(workspace.datasets / "planted-again", planted.Planted(rows=8000, seed=9))

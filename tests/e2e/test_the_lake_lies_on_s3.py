@@ -6,9 +6,6 @@ import hashlib
 import json
 import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 from itertools import count
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 from deltalake import DeltaTable
+from doomed import Ended, keel
 from seaweed import Seaweed, needs_seaweed, seaweed
 from typer.testing import CliRunner
 from wire_frames import USDM, ToyExchange, bytes_of, stamped, write_lines
@@ -39,31 +37,6 @@ _PREFIXES = count(1)
 SIM = find("sim-usdm.BTCUSDT")
 START = 1_723_161_240 * 10**9
 KILLS = 6
-
-# lands a recording, and is killed at the change of the lake whose number is given (0: never)
-_CHILD = """
-import os, signal, sys
-from market.lake.lake import Lake
-from pipelines.ingestion.ingest import IngestConfig, ingest
-from pipelines.settings import workspace
-
-at, seen, append = int(sys.argv[2]), 0, Lake.append
-
-def change():
-    global seen
-    seen += 1
-    if seen == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def doomed(*arguments, **named):
-    change()
-    append(*arguments, **named)
-    change()
-
-Lake.append = doomed
-ingest(IngestConfig(files=(sys.argv[1],)), workspace=workspace())
-print(seen)
-"""
 
 
 @pytest.fixture
@@ -98,11 +71,6 @@ def raw(first: int, last: int, source: str = "s"):
     return rows_of("raw", SIM, columns)
 
 
-def land(recording: Path, at: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", _CHILD, str(recording), str(at)]
-    return subprocess.run(command, text=True, capture_output=True, check=False)
-
-
 def test_ingest_lands_on_s3_what_it_lands_in_a_folder(uri, recording, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("KEEL_LAKE_URI", uri)
     monkeypatch.setenv("KEEL_HOME", str(tmp_path / "home"))
@@ -118,24 +86,25 @@ def test_ingest_lands_on_s3_what_it_lands_in_a_folder(uri, recording, tmp_path, 
 
 
 def test_a_landing_that_is_killed_at_any_commit_goes_on_and_lands_each_frame_once(
-    uri, recording, tmp_path, monkeypatch
+    uri, recording, tmp_path, seaweed
 ) -> None:
     here = Workspace(home=tmp_path / "here")
     ingest(IngestConfig(files=(str(recording),)), workspace=here)
     expected = digest(Lake(here.lake))
-    monkeypatch.setenv("KEEL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("KEEL_LAKE_URI", f"{uri}/whole")
-    quiet = land(recording)
-    assert quiet.returncode == 0, quiet.stderr
-    changes = int(quiet.stdout)
-    assert changes >= 8
+
+    def land(place: object, at: int = 0) -> Ended:
+        variables = {**seaweed.environment(), "KEEL_LAKE_URI": f"{uri}/{place}"}
+        return keel(tmp_path / "home", "ingest", str(recording), at=at, **variables)
+
+    quiet = land("whole")
+    assert quiet.code == 0, quiet.err
+    assert quiet.changes >= 8
 
     chance = random.Random(11)
     for place in range(KILLS):
-        monkeypatch.setenv("KEEL_LAKE_URI", f"{uri}/{place}")
-        killed = land(recording, at=chance.randint(1, changes))
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert land(recording).returncode == 0
+        killed = land(place, at=chance.randint(1, quiet.changes))
+        assert killed.killed, killed.err
+        assert land(place).code == 0
         assert digest(Lake(f"{uri}/{place}")) == expected
     assert inventory.faults(Lake(f"{uri}/0")) == ()
 

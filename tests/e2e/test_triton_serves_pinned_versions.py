@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +53,26 @@ def seeded(tmp_path_factory: pytest.TempPathFactory, write_seeded_bundle: Callab
     return bundle
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[TritonServer]:
+@contextmanager
+def running(folder: Path) -> Iterator[TritonServer]:
     if not (default_install() / "installed").is_file():
         pytest.skip("no Triton server here; run infra/triton/install.sh")
-    config = TritonConfig(
-        install=default_install(), repository=tmp_path / "triton" / "repository", logs=tmp_path / "logs"
-    )
+    config = TritonConfig(install=default_install(), repository=folder / "triton" / "repository", logs=folder / "logs")
     with TritonServer(config) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """One server for all tests that leave it running."""
+    with running(tmp_path_factory.mktemp("served")) as started:
+        yield started
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[TritonServer]:
+    """For a test that stops it."""
+    with running(tmp_path) as started:
         yield started
 
 
@@ -66,6 +80,9 @@ def server(tmp_path: Path) -> Iterator[TritonServer]:
 def client(server: TritonServer) -> Iterator[TritonClient]:
     with TritonClient(server.running.endpoint) as connected:
         yield connected
+        if connected.served(MODEL):
+            connected.unload(MODEL)
+        shutil.rmtree(server.config.repository / MODEL, ignore_errors=True)
 
 
 @pytest.fixture
@@ -157,21 +174,20 @@ def test_a_damaged_version_is_refused_by_the_server_and_the_old_one_goes_on_serv
 
 
 @pytest.mark.heavy
-def test_a_model_process_that_was_killed_is_found_out_and_revived(
-    server: TritonServer, repository: ModelRepository, client: TritonClient, seeded: LoadSeeded
-) -> None:
-    serve(repository, client, seeded(1), seeded(2))
-    stubs = psutil.Process(server.running.pid).children()
-    victim = next(p for p in stubs if f"{MODEL}/2/model.py" in " ".join(p.cmdline()))
-    os.kill(victim.pid, signal.SIGKILL)
-    with pytest.raises(ServiceError):
-        client.check(MODEL, 2)
-    assert client.served(MODEL) == (1, 2), "the server still calls it ready: that is why it is asked"
-    assert client.revive(MODEL, [1, 2]) == (2,)
-    check_golden(client.step(MODEL, 2), seeded(2).golden, 1e-5, "Triton")
-    areas = server.running.shm
+def test_a_model_process_that_was_killed_is_found_out_and_revived(own_server: TritonServer, seeded: LoadSeeded) -> None:
+    with TritonClient(own_server.running.endpoint) as client:
+        serve(ModelRepository(own_server.config.repository), client, seeded(1), seeded(2))
+        stubs = psutil.Process(own_server.running.pid).children()
+        victim = next(p for p in stubs if f"{MODEL}/2/model.py" in " ".join(p.cmdline()))
+        os.kill(victim.pid, signal.SIGKILL)
+        with pytest.raises(ServiceError):
+            client.check(MODEL, 2)
+        assert client.served(MODEL) == (1, 2), "the server still calls it ready: that is why it is asked"
+        assert client.revive(MODEL, [1, 2]) == (2,)
+        check_golden(client.step(MODEL, 2), seeded(2).golden, 1e-5, "Triton")
+    areas = own_server.running.shm
     assert left_in_memory(areas)
-    server.stop()
+    own_server.stop()
     assert not left_in_memory(areas), "not even the dead process's"
 
 
@@ -196,7 +212,9 @@ def test_unloading_takes_a_model_out_of_service(
 
 
 @pytest.mark.heavy
-def test_a_taken_port_is_said(server: TritonServer, tmp_path: Path) -> None:
+def test_a_taken_port_is_said(tmp_path: Path) -> None:
+    if not (default_install() / "installed").is_file():
+        pytest.skip("no Triton server here; run infra/triton/install.sh")
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -213,11 +231,11 @@ def test_a_taken_port_is_said(server: TritonServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-def test_a_server_left_by_a_killed_run_is_found_and_stopped(server: TritonServer) -> None:
-    repository = server.config.repository
+def test_a_server_left_by_a_killed_run_is_found_and_stopped(own_server: TritonServer) -> None:
+    repository = own_server.config.repository
     left = find_running(repository)
-    assert left == server.running
-    successor = TritonServer(server.config)
+    assert left == own_server.running
+    successor = TritonServer(own_server.config)
     with successor:
         assert not left.alive
         assert find_running(repository) == successor.running

@@ -14,11 +14,11 @@ import pytest
 from forked import server
 from small_lake import Market, land
 
-import market.lake
 from market.clock import BATCH_NS
 from market.errors import LakeError
 from market.events import EVENT
 from market.instruments import find
+from market.lake import lake as lake_module
 from market.lake.lake import SCHEMAS, Lake, dates, events_of, rows_of, ticks_of
 
 SPOT, SIM = find("binance-spot.BTCUSDT"), find("sim-usdm.BTCUSDT")
@@ -63,7 +63,7 @@ def test_rows_and_position_are_one_commit(lake):
 
 
 def test_a_writer_that_goes_on_for_long_opens_its_table_anew_and_nobody_sees_it(lake):
-    count = 2 * market.lake._FRESH + 3
+    count = 2 * lake_module._FRESH + 3
     for frame in range(1, count):
         lake.append("raw", raw(frame, frame), source="s", position=frame)
         assert lake.position("raw", "s") == frame

@@ -50,6 +50,7 @@ def airflow(site: Site) -> tuple[Server, ...]:
         probe=functools.partial(_probe, site, "metadatabase", "airflow-api"),
         settle=functools.partial(_settle, site),
         page=site.url("airflow"),
+        stop_seconds=5,  # it waits for its clients to go; what it has answered is in PostgreSQL
     )
     rest = [
         Server(

@@ -11,7 +11,7 @@ import sys
 import httpx
 
 from market.errors import ServiceError
-from pipelines.stack.server import PROBE_SECONDS, Server, get, spoken
+from pipelines.stack.server import PROBE_SECONDS, Server, certificates, get, spoken
 from pipelines.stack.site import CHECKOUT, HOST, Site
 
 _ACCOUNTS = ("keel", "quant")
@@ -42,6 +42,7 @@ def mlflow(site: Site) -> Server:
         probe=functools.partial(_probe, site),
         settle=functools.partial(_settle, site),
         page=site.url("mlflow"),
+        stop_seconds=5,  # it waits for its clients to go; what it has answered is in PostgreSQL
     )
 
 
@@ -54,7 +55,7 @@ def _probe(site: Site) -> None:
     url = f"{site.url('mlflow')}/api/2.0/mlflow/registered-models/search"
     get(url, auth=("admin", site.passwords["mlflow-admin"]))
     with spoken(url, httpx.HTTPError):
-        stranger = httpx.get(url, timeout=PROBE_SECONDS, trust_env=False)
+        stranger = httpx.get(url, timeout=PROBE_SECONDS, trust_env=False, verify=certificates())
     if stranger.status_code != httpx.codes.UNAUTHORIZED:
         raise ServiceError(f"{url} answered a stranger with {stranger.status_code}, expected 401")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from live_ring import KEY, LEARNED_S, LONG, LiveRing
-from local_stack import running_stack, until
+from live_ring import KEY, LEARNED_S, LiveRing
+from local_stack import LONG, running_stack, until
+from ring import run_keel
 
 from market.clock import NS_PER_S
 from market.lake.lake import Lake
@@ -17,11 +17,11 @@ from pipelines import settings
 from pipelines.stack.environment import variables
 from serving.triton.server import default_install
 
-PACE = "6"  # of the market, against real time
-LEARN_S = 720  # of market time
+PACE = "10"  # of the market, against real time
+LEARN_S = 480  # of market time
 LAKE_BYTES = 1 << 32  # at most: memory is taken as it fills
 
-# The market runs six times as fast, so days become minutes; a drift starts one retraining.
+# The market runs ten times as fast, so days become minutes; a drift starts one retraining.
 PARAMS = {
     "retrain": {"cool_down_hours": 0.5, "last_seconds": LEARNED_S, "cron": ""},  # a night may fall while this runs
     "monitor": {
@@ -33,27 +33,28 @@ PARAMS = {
         "min_strength": 0.08,
     },
     "train": {"workers": 0},
+    "evaluate": {"most_rows": 4000},
     "serve": {"shadow_blocks": 6, "guardrails": {"step_p99_us": 50_000.0}},  # a step may wait for the others here
     "promote": {"step_seconds": 30.0, "window_seconds": 60.0},
     "deploy": {"max_p50_ms": 1000.0},  # beside everything else on a small machine
 }
-LEFT_OUT = ("kafka", "prometheus", "alertmanager", "probe")
 
 
 @pytest.fixture(scope="package")
 def ring() -> Iterator[LiveRing]:
     if not (default_install() / "installed").is_file():
         pytest.skip("no Triton server here; run infra/triton/install.sh")
-    without = [word for name in LEFT_OUT for word in ("--without", name)]
     with (
-        running_stack("--pace", PACE, *without, params=PARAMS, lake_bytes=LAKE_BYTES) as stack,
+        running_stack("--pace", PACE, params=PARAMS, lake_bytes=LAKE_BYTES) as stack,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name in [name for name in os.environ if name.startswith("KEEL_")]:
             patch.delenv(name)
         for name, value in variables(stack.site).items():
             patch.setenv(name, value)
-        ring = LiveRing(stack=stack, workspace=settings.workspace())
+        until(stack.is_well, every=1.0)
+        screen = run_keel(stack.home, "status").stdout
+        ring = LiveRing(stack=stack, workspace=settings.workspace(), first_screen=screen)
         try:
             yield ring
         finally:
@@ -67,9 +68,7 @@ def first(ring: LiveRing) -> LiveRing:
     ring.start("ingest_ticks")
     ring.ends_well("build_features", run_type="asset_triggered")
     ring.start("train_model", instrument=KEY)
-    question = ring.question()
-    time.sleep(10)  # Airflow is not ready for an answer as soon as it asks
-    ring.answer("quant", question, "approve", "the first one, and its gate passed").raise_for_status()
+    ring.answer("quant", ring.question(), "approve", "the first one, and its gate passed").raise_for_status()
     ring.ends_well("promote_model", run_type="asset_triggered")
     ring.champion_becomes(1)
     return ring

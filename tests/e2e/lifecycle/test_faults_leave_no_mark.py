@@ -1,6 +1,7 @@
 """A part of the stack is taken away in the middle of a run: what is there in the end is what would be there without.
 
-A twin in a folder of its own, without a stack, lands the same recordings undisturbed.
+A twin in a folder of its own, without a stack, lands the same recordings undisturbed. Every fault has a run of its own
+under ``lifecycle``; what `make test` has is one run in which four servers are taken away.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 import psutil
 import pytest
 from landed_lake import LANDED
-from live_ring import KEY, LONG, LiveRing
-from local_stack import leave_no_room, resize, until
+from live_ring import KEY, LiveRing
+from local_stack import LONG, leave_no_room, resize, until
 from wire_frames import START_NS, USDM, ToyExchange, stamped, write_lines
 
 from market.clock import NS_PER_S
@@ -33,11 +34,11 @@ from serving.bundle import golden_gap, load_bundle
 from serving.triton.client import TritonClient
 from training.registry.registry import model_name
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 
 TOY = USDM.key
 TABLES = (*LANDED, "features", "labels")
-SECONDS = 900
+SECONDS = 450
 
 
 @dataclass
@@ -83,6 +84,42 @@ class Twins:
         is_so.__doc__ = f"{task} to be {states}"
         until(is_so, LONG)
 
+    def refused_features(self) -> None:
+        """Wait until a run of build_features was told that a server is away."""
+
+        def refused() -> bool:
+            """build_features to be told that Redis is away"""
+            runs = self.ring.runs("build_features", state="running")  # the market's, too: it is one at a time
+            tasks = [self.ring.tasks("build_features", run["dag_run_id"]) for run in runs]
+            return any("up_for_retry" in each.values() for each in tasks)
+
+        until(refused, LONG)
+
+    def answer(self) -> float:
+        """How far Triton is from the champion's golden answers."""
+        ring = self.ring
+        version = roles_of(ring.workspace, KEY).champion
+        folder = ring.workspace.models / KEY / str(version)
+        bundle = load_bundle(folder, now_ns=ring.workspace.clock.now_ns(), feature_set=meaning.feature_set())
+        with TritonClient(ring.stack.site.address("triton-grpc")) as client:
+            return golden_gap(client.step(model_name(KEY), bundle.manifest.registry_version), bundle.golden)
+
+    def kill_triton(self) -> None:
+        (server,) = (
+            p for p in psutil.Process(self.pid("triton")).children(recursive=True) if p.name() == "tritonserver"
+        )
+        server.kill()
+
+    def up_again(self, before: dict[str, int]) -> None:
+        """Wait until these servers, which had these process ids, are up again."""
+
+        def back() -> bool:
+            """the servers that were killed to be up again"""
+            states = self.ring.stack.states()
+            return all(states[name]["pid"] != pid and states[name]["state"] == "up" for name, pid in before.items())
+
+        until(back, LONG, every=1.0)
+
     def pid(self, server: str) -> int:
         return int(self.ring.stack.states()[server]["pid"])
 
@@ -92,7 +129,7 @@ class Twins:
         return {each.pid for each in found if environment_of(each).get("SUPERVISOR_PROCESS_NAME") == server}
 
     def all_well(self) -> None:
-        until(self.ring.stack.is_well, LONG)
+        until(self.ring.stack.is_well, LONG, every=1.0)
         quotes_go_on(self.ring)
 
 
@@ -123,6 +160,27 @@ def twins(first: LiveRing, tmp_path_factory: pytest.TempPathFactory) -> Twins:
     return Twins(ring=first, calm=Workspace(home=home, author="airflow"))
 
 
+def test_four_servers_taken_away_in_one_run(twins: Twins) -> None:
+    """The scheduler and PostgreSQL at once while a task runs; Triton beside it; Redis when it is asked."""
+    supervisor, distance = Supervisor(twins.ring.stack.site), twins.answer()
+    states = twins.ring.stack.states()
+    before = {name: int(states[name]["pid"]) for name in ("airflow-scheduler", "postgresql", "triton")}
+    with twins.landing() as run:
+        twins.when(run, "ingest[0]", "running")
+        workers = twins.processes("airflow-scheduler")
+        os.kill(before["postgresql"], signal.SIGKILL)
+        os.kill(before["airflow-scheduler"], signal.SIGKILL)
+        twins.kill_triton()
+        supervisor.stop_server("redis")
+        twins.up_again(before)
+        assert twins.answer() == distance
+        twins.refused_features()
+        supervisor.start_server("redis")
+    assert workers & twins.processes("airflow-scheduler") == set(), "workers of the killed one live on"
+    twins.all_well()
+
+
+@pytest.mark.lifecycle
 def test_a_scheduler_killed_in_the_middle_of_a_run(twins: Twins) -> None:
     with twins.landing() as run:
         twins.when(run, "ingest[0]", "running")
@@ -134,30 +192,26 @@ def test_a_scheduler_killed_in_the_middle_of_a_run(twins: Twins) -> None:
     twins.all_well()
 
 
+@pytest.mark.lifecycle
 def test_postgresql_killed_in_the_middle_of_a_run(twins: Twins) -> None:
     with twins.landing() as run:
         twins.when(run, "ingest[0]", "running")
         os.kill(twins.pid("postgresql"), signal.SIGKILL)
-        until(twins.ring.stack.is_well, LONG)  # until then Airflow's API has no answers
+        until(twins.ring.stack.is_well, LONG, every=1.0)  # until then Airflow's API has no answers
     twins.all_well()
 
 
+@pytest.mark.lifecycle
 def test_redis_away_for_a_while(twins: Twins) -> None:
     supervisor = Supervisor(twins.ring.stack.site)
     with twins.landing():
         supervisor.stop_server("redis")
-
-        def refused() -> bool:
-            """build_features to be told that Redis is away"""
-            runs = twins.ring.runs("build_features", state="running")  # the market's, too: it is one at a time
-            tasks = [twins.ring.tasks("build_features", run["dag_run_id"]) for run in runs]
-            return any("up_for_retry" in each.values() for each in tasks)
-
-        until(refused, LONG)
+        twins.refused_features()
         supervisor.start_server("redis")
     twins.all_well()
 
 
+@pytest.mark.lifecycle
 def test_a_full_disk_under_the_lake(twins: Twins) -> None:
     lake = Path(twins.ring.workspace.lake)
     if not lake.is_mount():
@@ -176,26 +230,10 @@ def test_after_all_that_a_dataset_is_the_same_to_the_byte(twins: Twins) -> None:
     assert len(made[0].sources) == twins.landed
 
 
+@pytest.mark.lifecycle
 def test_triton_killed(twins: Twins) -> None:
-    ring = twins.ring
-    before, pid = answer(ring), twins.pid("triton")
-    (server,) = (p for p in psutil.Process(pid).children(recursive=True) if p.name() == "tritonserver")
-    server.kill()
-
-    def back() -> bool:
-        """Triton to be up again"""
-        state = ring.stack.states()["triton"]
-        return state["pid"] != pid and state["state"] == "up"
-
-    until(back, LONG)
-    assert answer(ring) == before
+    distance, before = twins.answer(), {"triton": twins.pid("triton")}
+    twins.kill_triton()
+    twins.up_again(before)
+    assert twins.answer() == distance
     twins.all_well()
-
-
-def answer(ring: LiveRing) -> float:
-    """How far Triton is from the champion's golden answers."""
-    version = roles_of(ring.workspace, KEY).champion
-    folder = ring.workspace.models / KEY / str(version)
-    bundle = load_bundle(folder, now_ns=ring.workspace.clock.now_ns(), feature_set=meaning.feature_set())
-    with TritonClient(ring.stack.site.address("triton-grpc")) as client:
-        return golden_gap(client.step(model_name(KEY), bundle.manifest.registry_version), bundle.golden)

@@ -8,7 +8,6 @@ Without those marked ``lifecycle`` it is the short form: a first version, and on
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 from desk import Desk
 from live_ring import KEY, LEARNED_S, LiveRing
-from local_stack import until
+from local_stack import LONG, until
 
 from market.clock import NS_PER_S
 from market.lake.lake import Lake
@@ -81,10 +80,8 @@ def asked(drifted: LiveRing) -> dict[str, Any]:
         drifted.start("monitor_drift")
         return [run for run in drifted.runs("promote_model", run_type="asset_triggered") if run["state"] != "success"]
 
-    until(won, 8)
-    question = drifted.question()
-    time.sleep(10)  # as above
-    return question
+    until(won, LONG)
+    return drifted.question()
 
 
 @pytest.mark.lifecycle
