@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from market.errors import ManifestError, ModelError
-from market.files import draft_of
+from market.files import replacing, replacing_folder
 from serving.bundle import Bundle
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
 
@@ -47,18 +47,12 @@ class ModelRepository:
         if manifest.registry_version < 1:
             raise ModelError(f"{bundle.path} has no registry version; register the run first (keel register)")
         place = self._version(manifest.model_name, manifest.registry_version)
-        draft = draft_of(self.root.parent / ".drafts" / f"{place.parent.name}.{place.name}")
-        draft.mkdir()
-        try:
+        beside = self.root.parent / ".drafts" / f"{place.parent.name}.{place.name}"
+        with replacing_folder(place, beside=beside) as draft:
             for name in (MODEL_FILE, MANIFEST_FILE, GOLDEN_FILE):
                 shutil.copyfile(bundle.path / name, draft / name)
             if self.platform == "python-cpu":
                 shutil.copyfile(backend_model_source(), draft / "model.py")
-            shutil.rmtree(place, ignore_errors=True)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            draft.replace(place)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         return place
 
     def publish(self, model: str, versions: Iterable[int]) -> None:
@@ -69,10 +63,8 @@ class ModelRepository:
         """
         manifests = {version: self.manifest(model, version) for version in sorted(set(versions))}
         text = config_text(model, manifests, self.platform)
-        place = self.root / model / CONFIG_FILE
-        draft = draft_of(place)
-        draft.write_text(text)
-        draft.replace(place)
+        with replacing(self.root / model / CONFIG_FILE) as draft:
+            draft.write_text(text)
 
     def remove(self, model: str, version: int) -> None:
         """Delete a version's folder; nothing happens when it is not there."""
