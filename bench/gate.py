@@ -37,7 +37,8 @@ from bench.spoil import INJECTED
 from market.books.price_book import Book
 from market.clock import BATCH_NS
 from market.events import Events
-from market.lake.lake import Lake, events_of
+from market.lake.lake import Lake
+from market.lake.rows import events_of
 from market.quality.columns import columns
 from market.quality.figures import Measured, measure
 from market.quality.limits import Limits

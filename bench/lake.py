@@ -20,7 +20,8 @@ from deltalake import DeltaTable
 from market.clock import BATCH_NS, NS_PER_S
 from market.events import EVENT, Events
 from market.instruments import find
-from market.lake.lake import Lake, ticks_of
+from market.lake.lake import Lake
+from market.lake.rows import ticks_of
 
 START = 1_723_161_600 * NS_PER_S  # midnight
 MINUTES, A_MINUTE = 480, (1_000, 15_000)

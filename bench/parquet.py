@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from bench import market
 from market.clock import BATCH_NS, NS_PER_S
 from market.events import EVENT, Events
-from market.lake.lake import Lake, events_of, ticks_of
-from market.lake.rows import arrays_of
+from market.lake.lake import Lake
+from market.lake.rows import arrays_of, events_of, ticks_of
 from market.lake.schemas import PARTITIONS, rows_a_group
 
 TIMES = 16  # over the same ten minutes, one after the other: a commit and a file each

@@ -45,6 +45,37 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+@contextmanager
+def drafting(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside ``path``, which is gone afterwards unless the caller renamed it."""
+    draft = draft_of(path)
+    try:
+        draft.mkdir()
+        yield draft
+    finally:
+        remove_draft(draft)
+
+
+@contextmanager
+def replacing_folder(path: Path, *, beside: Path | None = None) -> Iterator[Path]:
+    """Write a folder so that nobody sees half of it: yields an empty folder to fill, then renames it to ``path``.
+
+    A folder cannot be renamed over a full one: the old one steps aside first and is then removed, so a kill leaves the
+    old folder, the new one, or for a moment none, and never a part of one. Both wait beside ``beside``, a place on the
+    same file system, where a reader would take what lies beside ``path`` for its own.
+    """
+    beside = beside or path
+    with drafting(beside) as draft:
+        yield draft
+        path.parent.mkdir(parents=True, exist_ok=True)
+        old = beside.with_name(f".{beside.name}.old.{os.getpid()}.tmp")  # named as a draft, to be removed as one
+        remove_draft(old)
+        if path.exists():
+            path.replace(old)
+        draft.replace(path)
+        remove_draft(old)
+
+
 def _writer_is_gone(draft: Path) -> bool:
     pid = draft.name.split(".")[-2]
     if not pid.isdigit():

@@ -25,7 +25,9 @@ from market.features.catalog import N_TICK, tick_names
 from market.features.meaning import feature_set
 from market.instruments import Instrument
 from market.labels import HORIZON_NAMES, Labels
-from market.lake.lake import SCHEMAS, Lake, events_of, rows_of
+from market.lake.lake import Lake
+from market.lake.rows import events_of, rows_of
+from market.lake.schemas import SCHEMAS
 
 Int64s = NDArray[np.int64]
 

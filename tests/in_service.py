@@ -13,7 +13,8 @@ from planted import INSTRUMENT, START_NS, Planted, write_dataset
 from market.clock import NS_PER_S, ManualClock
 from market.features import meaning
 from market.instruments import find
-from market.lake.lake import Lake, rows_of
+from market.lake.lake import Lake
+from market.lake.rows import rows_of
 from pipelines.governance import audit
 from pipelines.workspace import Workspace
 from serving.manifest import MODEL_FILE

@@ -12,7 +12,9 @@ from market.books.price_book import Book
 from market.clock import BATCH_NS
 from market.events import ASK, BID, CLEAR, DEPTH, EVENT, F_LAST, F_SNAPSHOT, TICKER, TRADE, Events
 from market.instruments import Instrument, find
-from market.lake.lake import SCHEMAS, Lake, rows_of, ticks_of
+from market.lake.lake import Lake
+from market.lake.rows import rows_of, ticks_of
+from market.lake.schemas import SCHEMAS
 from pipelines.workspace import Workspace
 
 INSTRUMENT = find("sim-usdm.BTCUSDT")

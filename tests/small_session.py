@@ -15,7 +15,8 @@ from market.events import BID
 from market.features import meaning
 from market.features.slow import last_known
 from market.history import History, Stretch
-from market.lake.lake import Lake, rows_of
+from market.lake.lake import Lake
+from market.lake.rows import rows_of
 from pipelines.features.featurize import slow_records
 from pipelines.features.store import SlowRecords
 from pipelines.workspace import Workspace

@@ -15,7 +15,7 @@ import msgspec
 
 from market.errors import FeatureSetError, InputError, ModelError
 from market.features import meaning
-from market.files import draft_of
+from market.files import replacing, replacing_folder
 from training.data import datasets
 from training.data.datasets import Dataset
 from training.evaluation.evaluate import Evaluation
@@ -57,9 +57,8 @@ def find(runs: Path, run_id: str) -> Path:
 
 def keep_trained(folder: Path, checkpoint: Path) -> None:
     """Put the last checkpoint where the next stage looks for it; it appears as a whole."""
-    draft = draft_of(folder / TRAINED)
-    shutil.copytree(checkpoint, draft)
-    draft.replace(folder / TRAINED)
+    with replacing_folder(folder / TRAINED) as draft:
+        shutil.copytree(checkpoint, draft, dirs_exist_ok=True)
 
 
 def load(folder: Path) -> tuple[Plan, Dataset, Network, Standing]:
@@ -89,9 +88,8 @@ def check_feature_set(seen: str, whose: str) -> None:
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Keep an evaluation beside its run."""
-    draft = draft_of(folder / EVALUATION)
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=1))
-    draft.replace(folder / EVALUATION)
+    with replacing(folder / EVALUATION) as draft:
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=1))
 
 
 def read_evaluation(folder: Path) -> Evaluation:

@@ -22,7 +22,7 @@ from market.events import ADD, CLEAR, DEPTH, EVENT, F_LAST, FILL, TICKER, TRADE,
 from market.feeds.landing import _slow_rows
 from market.feeds.normalise import Normaliser
 from market.instruments import Instrument
-from market.lake.lake import options_of, ticks_of
+from market.lake.rows import options_of, ticks_of
 from market.venues.protocol import Parsed, Parser
 
 _FLAGS = 127

@@ -16,7 +16,8 @@ from typing import Final
 from market.errors import CaptureError, FrameError, InputError, MarketDataError
 from market.feeds.recordings import Recording
 from market.instruments import Instrument, find, is_known
-from market.lake.lake import Lake, rows_of
+from market.lake.lake import Lake
+from market.lake.rows import rows_of
 from market.venues.protocol import NO_STAMP, SESSION, Frame, Venue
 
 _FINEST: Final = 12  # decimals

@@ -33,7 +33,9 @@ from market.events import Events, joined
 from market.feeds.normalise import Normaliser, Rejected, Stats
 from market.feeds.writer import Writer
 from market.instruments import Instrument
-from market.lake.lake import SCHEMAS, Lake, options_of, rows_of, ticks_of
+from market.lake.lake import Lake
+from market.lake.rows import options_of, rows_of, ticks_of
+from market.lake.schemas import SCHEMAS
 from market.venues.protocol import NO_EVENTS, NO_STAMP, OptionSummary, Slow, Venue
 
 _TABLES: Final = (

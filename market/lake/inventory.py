@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from market.lake.lake import SCHEMAS, DataFile, Lake
+from market.lake.lake import DataFile, Lake
+from market.lake.schemas import SCHEMAS
 from market.sources import KAFKA_PREFIX, source_of_symbol
 
 

@@ -20,14 +20,13 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from market.clock import BATCH_NS, NS_PER_MS
+from market.clock import NS_PER_MS
 from market.errors import LakeError
 from market.instruments import Instrument, find, is_known
 from market.lake.conditions import Where, condition, predicate
 from market.lake.errors import lost_a_race, sentences, two_writers
-from market.lake.rows import conformed, date_of, dates, events_of, in_order, options_of, rows_of, ticks_of
+from market.lake.rows import conformed, in_order
 from market.lake.schemas import (
-    LABEL_COLUMNS,
     PARTITIONS,
     PROPERTY,
     SCHEMAS,
@@ -40,22 +39,6 @@ from market.lake.schemas import (
 )
 from market.lake.storage import storage_of
 from market.lake.versions import filled, load, must_be_readable, names, version_as_of, version_in, wide
-
-__all__ = [
-    "BATCH_NS",
-    "LABEL_COLUMNS",
-    "PARTITIONS",
-    "SCHEMAS",
-    "DataFile",
-    "Lake",
-    "Where",
-    "date_of",
-    "dates",
-    "events_of",
-    "options_of",
-    "rows_of",
-    "ticks_of",
-]
 
 Pin = Callable[[str, DeltaTable], "int | None"]
 

@@ -112,7 +112,7 @@ def conformed(table: str, rows: pa.Table) -> pa.Table:
         extra = sorted(set(rows.column_names) - set(schema.names))
         raise LakeError(
             f"table {table}: the columns are not those of its schema (missing {missing}, unknown {extra}); "
-            "build the rows with market.lake.lake.rows_of"
+            "build the rows with market.lake.rows.rows_of"
         )
     try:
         return rows.select(schema.names).cast(schema)

@@ -24,15 +24,14 @@ from market.venues.formats.cryptofeed import recorded
 from market.venues.formats.json_frames import (
     REASONS,
     Level,
-    Maker,
     Number,
-    checked_symbol,
     decoded,
     formed,
     id_of,
     ns_of_ms,
     unknown,
 )
+from market.venues.formats.json_streams import JsonParser
 from market.venues.protocol import Parsed
 
 _EXECUTED, _HEARTBEATS = "te", ("hb", "tu", "cs")
@@ -57,25 +56,19 @@ class _Trade(msgspec.Struct, array_like=True):
     price: Number
 
 
-class Parser:
+class Parser(JsonParser):
     """Reads the channels of one symbol; remembers their numbers, and of which the snapshot came."""
 
     def __init__(self, instrument: Instrument) -> None:
-        self._make = Maker(instrument)
+        super().__init__(instrument)
         self._channels: dict[int, str] = {}
         self._begun: set[int] = set()
 
-    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
-        """Read one frame.
-
-        Raises:
-            FrameError: see the module.
-        """
-        value = decoded(payload)
+    def _read(self, value: Any, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         if isinstance(value, dict) and "event" in value:
             if value["event"] == "subscribed":
                 said = formed(value, _Subscribed)
-                checked_symbol(said.symbol, self._make.instrument)
+                self._check_symbol(said.symbol)
                 self._channels[said.chanId] = said.channel
                 self._begun.discard(said.chanId)
             return Parsed("other")
@@ -115,7 +108,7 @@ class Parser:
         exch_ns = ns_of_ms(trade.ms)
         side, size = _signed(trade.amount)
         row = (exch_ns, id_of(trade.id, "a trade id"), side, trade.price, size)
-        return Parsed("trade", self._make.trades(recv_ns, frame, [row]), exch_ns=exch_ns)
+        return self._trades_of(recv_ns, frame, [row])
 
 
 def _signed(amount: Number) -> tuple[int, str]:

@@ -21,15 +21,13 @@ from market.venues.formats.cryptofeed import recorded
 from market.venues.formats.json_frames import (
     REASONS,
     Level,
-    Maker,
     Number,
-    checked_symbol,
-    decoded,
     formed,
     ns_of_iso,
     unknown,
 )
-from market.venues.protocol import Parsed, Route
+from market.venues.formats.json_streams import JsonParser, routed_by, text_at
+from market.venues.protocol import Parsed
 
 _SIDES: Final = {"Buy": BID, "Sell": ASK}
 
@@ -70,20 +68,14 @@ class _Table(msgspec.Struct):
     filter: _Filter | None = None
 
 
-class Parser:
+class Parser(JsonParser):
     """Reads the tables of one symbol; remembers the price of every level."""
 
     def __init__(self, instrument: Instrument) -> None:
-        self._make = Maker(instrument)
+        super().__init__(instrument)
         self._prices: dict[int, Number] | None = None
 
-    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
-        """Read one frame.
-
-        Raises:
-            FrameError: see the module.
-        """
-        value = decoded(payload)
+    def _read(self, value: Any, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         if isinstance(value, dict) and any(name in value for name in ("info", "success", "subscribe", "error")):
             return Parsed("other")
         if not (isinstance(value, dict) and "table" in value):
@@ -100,7 +92,7 @@ class Parser:
     def _book(self, table: _Table, recv_ns: int, frame: int) -> Parsed:
         rows = [formed(row, _Row) for row in table.data]
         for row in rows:
-            checked_symbol(row.symbol, self._make.instrument)
+            self._check_symbol(row.symbol)
         if table.action == "partial":
             prices: dict[int, Number] = {}
             levels = [_level(row, "insert", prices) for row in rows]
@@ -122,19 +114,18 @@ class Parser:
     def _trades(self, table: _Table, recv_ns: int, frame: int) -> Parsed:
         rows = [formed(row, _Trade) for row in table.data]
         for row in rows:
-            checked_symbol(row.symbol, self._make.instrument)
+            self._check_symbol(row.symbol)
         if table.action != "insert":
             return Parsed("other")  # of before the session
         trades = [(ns_of_iso(row.timestamp), frame, _SIDES[row.side], row.price, row.size) for row in rows]
-        exch_ns = trades[-1][0] if trades else 0
-        return Parsed("trade", self._make.trades(recv_ns, frame, trades), exch_ns=exch_ns)
+        return self._trades_of(recv_ns, frame, trades)
 
     def _quotes(self, table: _Table, recv_ns: int, frame: int) -> Parsed:
         parts = []
         exch_ns = 0
         for each in table.data:
             row = formed(each, _Quote)
-            checked_symbol(row.symbol, self._make.instrument)
+            self._check_symbol(row.symbol)
             exch_ns = ns_of_iso(row.timestamp)
             bid = (row.bidPrice or 0, row.bidSize or 0)
             ask = (row.askPrice or 0, row.askSize or 0)
@@ -160,22 +151,13 @@ def _level(row: _Row, action: str, prices: dict[int, Number]) -> Level:
     return _SIDES[row.side], price, row.size
 
 
-def route() -> Route:
+def _symbol_of(value: Any) -> str | None:
     """The symbol is in the rows; an empty partial names it in its filter."""
-    return _symbol_of
-
-
-def _symbol_of(payload: bytes) -> str | None:
-    try:
-        value = decoded(payload)
-        table = formed(value, _Table) if isinstance(value, dict) and "table" in value else None
-    except FrameError:
+    if not (isinstance(value, dict) and "table" in value):
         return None
-    if table is None:
-        return None
+    table = formed(value, _Table)
     if table.data and isinstance(table.data[0], dict):
-        symbol = table.data[0].get("symbol")
-        return symbol if isinstance(symbol, str) else None
+        return text_at(table.data[0], "symbol")
     return table.filter.symbol if table.filter else None
 
 
@@ -185,5 +167,5 @@ VENUE: Final = recorded(
     parser=Parser,
     reasons=REASONS | {"unknown_level"},
     rule="snapshots",
-    route=route,
+    route=routed_by(_symbol_of),
 )

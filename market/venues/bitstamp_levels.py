@@ -14,22 +14,18 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.errors import FrameError
 from market.events import ASK, BID
-from market.instruments import Instrument
 from market.venues.formats.cryptofeed import recorded
 from market.venues.formats.json_frames import (
     REASONS,
-    Maker,
     Number,
-    checked_symbol,
-    decoded,
     formed,
     id_of,
     ns_of_us,
     unknown,
 )
-from market.venues.protocol import Parsed, Route
+from market.venues.formats.json_streams import JsonParser, both_sides, routed_by, text_at
+from market.venues.protocol import Parsed
 
 _BOOK: Final = re.compile(r"https://www\.bitstamp\.net/api/v2/order_book/([a-z0-9]+)")
 _DIFF, _SNAPSHOT, _TRADES = "diff_order_book_", "order_book_", "live_trades_"
@@ -55,25 +51,16 @@ class _Trade(msgspec.Struct):
     amount_str: str
 
 
-class Parser:
+class Parser(JsonParser):
     """Reads the frames of one pair."""
 
-    def __init__(self, instrument: Instrument) -> None:
-        self._make = Maker(instrument)
-
-    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
-        """Read one frame.
-
-        Raises:
-            FrameError: see the module.
-        """
-        value = decoded(payload)
+    def _read(self, value: Any, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         if not (isinstance(value, dict) and "event" in value):
             raise unknown(payload, "an event of a channel")
         if isinstance(value["event"], str) and value["event"].startswith("bts:"):
             return Parsed("other")
         said = formed(value, _Frame)
-        checked_symbol(_symbol(said.channel), self._make.instrument)
+        self._check_symbol(_symbol(said.channel))
         if said.channel.startswith(_TRADES) and said.event == "trade":
             return self._trade(formed(said.data, _Trade), recv_ns, frame)
         if said.channel.startswith(_DIFF) and said.event == "data":
@@ -84,7 +71,7 @@ class Parser:
 
     def _levels(self, book: _Book, recv_ns: int, frame: int, *, whole: bool) -> Parsed:
         exch_ns = ns_of_us(book.microtimestamp)
-        levels = [(BID, *level) for level in book.bids] + [(ASK, *level) for level in book.asks]
+        levels = [(side, *level) for side, level in both_sides(book.bids, book.asks)]
         make = self._make.snapshot if whole else self._make.levels
         events = make((exch_ns, recv_ns), frame, levels)
         return Parsed("snapshot" if whole else "diff", events, first=exch_ns, last=exch_ns, exch_ns=exch_ns)
@@ -93,7 +80,7 @@ class Parser:
         exch_ns = ns_of_us(trade.microtimestamp)
         side = BID if trade.type == 0 else ASK
         row = (exch_ns, id_of(trade.id, "a trade id"), side, trade.price_str, trade.amount_str)
-        return Parsed("trade", self._make.trades(recv_ns, frame, [row]), exch_ns=exch_ns)
+        return self._trades_of(recv_ns, frame, [row])
 
 
 def _symbol(channel: str) -> str:
@@ -109,20 +96,10 @@ def snapshot_frame(address: str, body: bytes) -> bytes | None:
     )
 
 
-def route() -> Route:
+def _symbol_of(value: Any) -> str | None:
     """The pair is in the channel."""
-    return _symbol_of
-
-
-def _symbol_of(payload: bytes) -> str | None:
-    try:
-        value = decoded(payload)
-    except FrameError:
-        return None
-    channel = value.get("channel") if isinstance(value, dict) else None
-    if not (isinstance(channel, str) and channel.startswith((_DIFF, _SNAPSHOT, _TRADES))):
-        return None
-    return _symbol(channel) or None
+    channel = text_at(value, "channel") or ""
+    return _symbol(channel) if channel.startswith((_DIFF, _SNAPSHOT, _TRADES)) else None
 
 
 VENUE: Final = recorded(
@@ -131,6 +108,6 @@ VENUE: Final = recorded(
     parser=Parser,
     reasons=REASONS,
     rule="stamped",
-    route=route,
+    route=routed_by(_symbol_of),
     answer=snapshot_frame,
 )

@@ -13,23 +13,19 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.errors import FrameError
 from market.events import ASK, BID
-from market.instruments import Instrument
 from market.venues.formats.cryptofeed import recorded
 from market.venues.formats.json_frames import (
     REASONS,
     Level,
-    Maker,
     Number,
-    checked_symbol,
-    decoded,
     formed,
     ns_of_ms,
     ns_of_us,
     unknown,
 )
-from market.venues.protocol import Parsed, Route
+from market.venues.formats.json_streams import JsonParser, routed_by, text_at
+from market.venues.protocol import Parsed
 
 _SIDES: Final = {"Buy": BID, "Sell": ASK}
 _BOOK, _TRADE = "orderBookL2_25.", "trade."
@@ -70,33 +66,23 @@ class _Trades(msgspec.Struct):
     data: list[_Traded]
 
 
-class Parser:
+class Parser(JsonParser):
     """Reads the topics of one symbol."""
 
-    def __init__(self, instrument: Instrument) -> None:
-        self._make = Maker(instrument)
-
-    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
-        """Read one frame.
-
-        Raises:
-            FrameError: see the module.
-        """
-        value = decoded(payload)
+    def _read(self, value: Any, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         topic = value.get("topic") if isinstance(value, dict) else None
         if topic is None and isinstance(value, dict) and ("success" in value or "op" in value):
             return Parsed("other")
         if not isinstance(topic, str) or not topic.startswith((_BOOK, _TRADE)):
             raise unknown(payload, f"a topic {_BOOK}* or {_TRADE}*")
-        checked_symbol(topic.partition(".")[2], self._make.instrument)
+        self._check_symbol(topic.partition(".")[2])
         if topic.startswith(_BOOK):
             return self._book(formed(value, _Book), recv_ns, frame)
         trades = []
         for row in formed(value, _Trades).data:
-            checked_symbol(row.symbol, self._make.instrument)
+            self._check_symbol(row.symbol)
             trades.append((ns_of_ms(row.trade_time_ms), frame, _SIDES[row.side], row.price, row.size))
-        exch_ns = trades[-1][0] if trades else 0
-        return Parsed("trade", self._make.trades(recv_ns, frame, trades), exch_ns=exch_ns)
+        return self._trades_of(recv_ns, frame, trades)
 
     def _book(self, book: _Book, recv_ns: int, frame: int) -> Parsed:
         exch_ns = ns_of_us(book.timestamp_e6)
@@ -114,22 +100,13 @@ class Parser:
 
     def _levels(self, rows: list[_Row]) -> list[Level]:
         for row in rows:
-            checked_symbol(row.symbol, self._make.instrument)
+            self._check_symbol(row.symbol)
         return [(_SIDES[row.side], row.price, row.size) for row in rows]
 
 
-def route() -> Route:
+def _symbol_of(value: Any) -> str | None:
     """The symbol is in the topic."""
-    return _symbol_of
-
-
-def _symbol_of(payload: bytes) -> str | None:
-    try:
-        value = decoded(payload)
-    except FrameError:
-        return None
-    topic = value.get("topic") if isinstance(value, dict) else None
-    return topic.partition(".")[2] or None if isinstance(topic, str) else None
+    return (text_at(value, "topic") or "").partition(".")[2]
 
 
 VENUE: Final = recorded(
@@ -141,5 +118,5 @@ VENUE: Final = recorded(
     parser=Parser,
     reasons=REASONS,
     rule="snapshots",
-    route=route,
+    route=routed_by(_symbol_of),
 )

@@ -10,27 +10,23 @@ Reasons: :data:`market.venues.formats.json_frames.REASONS`.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
-from market.errors import FrameError
 from market.events import ASK, BID
-from market.instruments import Instrument
 from market.venues.formats.cryptofeed import recorded
 from market.venues.formats.json_frames import (
     REASONS,
-    Maker,
     Number,
-    checked_symbol,
-    decoded,
     formed,
     id_of,
     ns_of_iso,
     side_of,
     unknown,
 )
-from market.venues.protocol import Parsed, Route
+from market.venues.formats.json_streams import JsonParser, both_sides, routed_by, text_at
+from market.venues.protocol import Parsed
 
 _SIDES: Final = {"buy": BID, "sell": ASK}
 _OTHER: Final = ("subscriptions", "last_match", "ticker", "heartbeat", "error", "subscribe")
@@ -57,19 +53,10 @@ class _Match(msgspec.Struct):
     time: str
 
 
-class Parser:
+class Parser(JsonParser):
     """Reads the frames of one product."""
 
-    def __init__(self, instrument: Instrument) -> None:
-        self._make = Maker(instrument)
-
-    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
-        """Read one frame.
-
-        Raises:
-            FrameError: see the module.
-        """
-        value = decoded(payload)
+    def _read(self, value: Any, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         kind = value.get("type") if isinstance(value, dict) else None
         if kind == "l2update":
             return self._update(formed(value, _Update), recv_ns, frame)
@@ -82,35 +69,21 @@ class Parser:
         raise unknown(payload, "l2update, snapshot or match")
 
     def _update(self, update: _Update, recv_ns: int, frame: int) -> Parsed:
-        checked_symbol(update.product_id, self._make.instrument)
+        self._check_symbol(update.product_id)
         exch_ns = ns_of_iso(update.time)
         levels = [(side_of(side, _SIDES), price, size) for side, price, size in update.changes]
         return Parsed("diff", self._make.levels((exch_ns, recv_ns), frame, levels), exch_ns=exch_ns)
 
     def _snapshot(self, snapshot: _Snapshot, recv_ns: int, frame: int) -> Parsed:
-        checked_symbol(snapshot.product_id, self._make.instrument)
-        levels = [(BID, *level) for level in snapshot.bids] + [(ASK, *level) for level in snapshot.asks]
+        self._check_symbol(snapshot.product_id)
+        levels = [(side, *level) for side, level in both_sides(snapshot.bids, snapshot.asks)]
         return Parsed("snapshot", self._make.snapshot((0, recv_ns), frame, levels))
 
     def _match(self, match: _Match, recv_ns: int, frame: int) -> Parsed:
-        checked_symbol(match.product_id, self._make.instrument)
+        self._check_symbol(match.product_id)
         exch_ns = ns_of_iso(match.time)
         trade = (exch_ns, id_of(match.trade_id, "a trade id"), -_SIDES[match.side], match.price, match.size)
-        return Parsed("trade", self._make.trades(recv_ns, frame, [trade]), exch_ns=exch_ns)
-
-
-def route() -> Route:
-    """The product is in every frame of the market."""
-    return _symbol_of
-
-
-def _symbol_of(payload: bytes) -> str | None:
-    try:
-        value = decoded(payload)
-    except FrameError:
-        return None
-    symbol = value.get("product_id") if isinstance(value, dict) else None
-    return symbol if isinstance(symbol, str) else None
+        return self._trades_of(recv_ns, frame, [trade])
 
 
 VENUE: Final = recorded(
@@ -119,5 +92,5 @@ VENUE: Final = recorded(
     parser=Parser,
     reasons=REASONS,
     rule="snapshots",
-    route=route,
+    route=routed_by(lambda value: text_at(value, "product_id")),
 )

@@ -13,23 +13,19 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.errors import FrameError
 from market.events import ASK, BID
-from market.instruments import Instrument
 from market.venues.formats.cryptofeed import recorded
 from market.venues.formats.json_frames import (
     REASONS,
-    Maker,
     Number,
-    checked_symbol,
-    decoded,
     formed,
     id_of,
     ns_of_ms,
     slow_of,
     unknown,
 )
-from market.venues.protocol import Parsed, Route
+from market.venues.formats.json_streams import JsonParser, both_sides, routed_by
+from market.venues.protocol import Parsed
 
 _SIDES: Final = {"buy": BID, "sell": ASK}
 
@@ -77,19 +73,10 @@ class _Trade(msgspec.Struct):
     amount: Number
 
 
-class Parser:
+class Parser(JsonParser):
     """Reads the channels of one instrument."""
 
-    def __init__(self, instrument: Instrument) -> None:
-        self._make = Maker(instrument)
-
-    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
-        """Read one frame.
-
-        Raises:
-            FrameError: see the module.
-        """
-        value = decoded(payload)
+    def _read(self, value: Any, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         if isinstance(value, dict) and "method" not in value and ("result" in value or "error" in value):
             return Parsed("other")
         if not (isinstance(value, dict) and "method" in value):
@@ -105,12 +92,11 @@ class Parser:
         raise unknown(payload, "a book, ticker or trades channel")
 
     def _book(self, book: _Book, recv_ns: int, frame: int) -> Parsed:
-        checked_symbol(book.instrument_name, self._make.instrument)
+        self._check_symbol(book.instrument_name)
         exch_ns = ns_of_ms(book.timestamp)
         levels = [
             (side, price, 0 if what == "delete" else size)
-            for side, rows in ((BID, book.bids), (ASK, book.asks))
-            for what, price, size in rows
+            for side, (what, price, size) in both_sides(book.bids, book.asks)
         ]
         last = id_of(book.change_id, "a change id")
         times = (exch_ns, recv_ns)
@@ -121,7 +107,7 @@ class Parser:
         return Parsed("diff", events, first=before, last=last, previous=before, exch_ns=exch_ns)
 
     def _ticker(self, ticker: _Ticker, recv_ns: int, frame: int) -> Parsed:
-        checked_symbol(ticker.instrument_name, self._make.instrument)
+        self._check_symbol(ticker.instrument_name)
         exch_ns = ns_of_ms(ticker.timestamp)
         times = (exch_ns, recv_ns)
         bid = (ticker.best_bid_price or 0, ticker.best_bid_amount)
@@ -131,7 +117,7 @@ class Parser:
 
     def _trades(self, rows: list[_Trade], recv_ns: int, frame: int) -> Parsed:
         for row in rows:
-            checked_symbol(row.instrument_name, self._make.instrument)
+            self._check_symbol(row.instrument_name)
         trades = [
             (
                 ns_of_ms(row.timestamp),
@@ -142,22 +128,15 @@ class Parser:
             )
             for row in rows
         ]
-        exch_ns = trades[-1][0] if trades else 0
-        return Parsed("trade", self._make.trades(recv_ns, frame, trades), exch_ns=exch_ns)
+        return self._trades_of(recv_ns, frame, trades)
 
 
-def route() -> Route:
+def _symbol_of(value: Any) -> str | None:
     """The instrument is in the channel."""
-    return _symbol_of
-
-
-def _symbol_of(payload: bytes) -> str | None:
-    try:
-        value = decoded(payload)
-        params = formed(value, _Frame).params if isinstance(value, dict) and "method" in value else None
-    except FrameError:
+    if not (isinstance(value, dict) and "method" in value):
         return None
-    return params.channel.split(".")[1] if params and "." in params.channel else None
+    channel = formed(value, _Frame).params.channel
+    return channel.split(".")[1] if "." in channel else None
 
 
 VENUE: Final = recorded(
@@ -166,5 +145,5 @@ VENUE: Final = recorded(
     parser=Parser,
     reasons=REASONS,
     rule="previous",
-    route=route,
+    route=routed_by(_symbol_of),
 )

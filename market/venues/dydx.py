@@ -22,14 +22,13 @@ from market.venues.formats.cryptofeed import recorded
 from market.venues.formats.json_frames import (
     REASONS,
     Level,
-    Maker,
-    checked_symbol,
     decoded,
     formed,
     id_of,
     ns_of_iso,
     unknown,
 )
+from market.venues.formats.json_streams import JsonParser, both_sides
 from market.venues.protocol import Parsed
 
 _SIDES: Final = {"BUY": BID, "SELL": ASK}
@@ -76,27 +75,21 @@ class _Trades(msgspec.Struct):
     trades: list[_Trade]
 
 
-class Parser:
+class Parser(JsonParser):
     """Reads the channels of one market; remembers the offset of every level, and updates that came too early."""
 
     def __init__(self, instrument: Instrument) -> None:
-        self._make = Maker(instrument)
+        super().__init__(instrument)
         self._offsets: dict[tuple[int, int], int] | None = None
         self._early: dict[tuple[int, int], tuple[int, Level]] = {}
 
-    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
-        """Read one frame.
-
-        Raises:
-            FrameError: see the module.
-        """
-        value = decoded(payload)
+    def _read(self, value: Any, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         if not (isinstance(value, dict) and "type" in value):
             raise unknown(payload, "a message with a type")
         if value["type"] in ("connected", "subscribe", "unsubscribed", "error"):
             return Parsed("other")
         said = formed(value, _Frame)
-        checked_symbol(said.id, self._make.instrument)
+        self._check_symbol(said.id)
         if said.channel == "v3_trades":
             return self._trades(formed(said.contents, _Trades), said.type, recv_ns, frame)
         if said.type == "subscribed":
@@ -105,7 +98,7 @@ class Parser:
 
     def _whole(self, book: _Whole, recv_ns: int, frame: int) -> Parsed:
         levels: dict[tuple[int, int], tuple[int, Level]] = {}
-        for side, row in [*((BID, each) for each in book.bids), *((ASK, each) for each in book.asks)]:
+        for side, row in both_sides(book.bids, book.asks):
             key, told = (
                 (side, self._make.ticks(row.price)),
                 (id_of(row.offset, "an offset"), (side, row.price, row.size)),
@@ -120,7 +113,7 @@ class Parser:
 
     def _changes(self, changes: _Changes, recv_ns: int, frame: int) -> Parsed:
         offset = id_of(changes.offset, "an offset")
-        rows = [(BID, *row) for row in changes.bids] + [(ASK, *row) for row in changes.asks]
+        rows = [(side, *row) for side, row in both_sides(changes.bids, changes.asks)]
         keys = [(side, self._make.ticks(price)) for side, price, _ in rows]
         if self._offsets is None:
             for key, row in zip(keys, rows, strict=True):
@@ -138,7 +131,7 @@ class Parser:
         if kind == "subscribed" or not rows:
             return Parsed("other")  # of before the session
         rows.reverse()  # newest first on the wire
-        return Parsed("trade", self._make.trades(recv_ns, frame, rows), exch_ns=rows[-1][0])
+        return self._trades_of(recv_ns, frame, rows)
 
 
 class _Numbered(msgspec.Struct):

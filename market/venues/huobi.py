@@ -22,17 +22,15 @@ from market.venues.formats.cryptofeed import recorded
 from market.venues.formats.depth_rows import Levels, View
 from market.venues.formats.json_frames import (
     REASONS,
-    Maker,
     Number,
-    checked_symbol,
-    decoded,
     formed,
     id_of,
     ns_of_ms,
     unknown,
 )
+from market.venues.formats.json_streams import JsonParser, routed_by, text_at
 from market.venues.formats.text_rows import positive
-from market.venues.protocol import Parsed, Route
+from market.venues.protocol import Parsed
 
 _SIDES: Final = {"buy": BID, "sell": ASK}
 _GZIP_WINDOW: Final = 31  # zlib's name for "expect a gzip header"
@@ -80,27 +78,21 @@ def unpacked(payload: bytes) -> bytes:
     return text
 
 
-class Parser:
+class Parser(JsonParser):
     """Reads the topics of one contract; remembers the levels before."""
 
     def __init__(self, instrument: Instrument) -> None:
-        self._make = Maker(instrument)
+        super().__init__(instrument)
         self._view = View()
 
-    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
-        """Read one frame.
-
-        Raises:
-            FrameError: see the module.
-        """
-        value = decoded(payload)
+    def _read(self, value: Any, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         if isinstance(value, dict) and any(name in value for name in ("ping", "subbed", "status")):
             return Parsed("other")
         if not (isinstance(value, dict) and "ch" in value):
             raise unknown(payload, "a topic's message")
         said = formed(value, _Frame)
         symbol, kind = _topic(said.ch)
-        checked_symbol(symbol, self._make.instrument)
+        self._check_symbol(symbol)
         if kind == _DEPTH:
             return self._depth(formed(said.tick, _Depth), recv_ns, frame)
         if kind == _TRADES:
@@ -123,9 +115,7 @@ class Parser:
             (ns_of_ms(each.ts), id_of(each.id, "a trade id"), _SIDES[each.direction], each.price, each.amount)
             for each in told
         ]
-        if not rows:
-            return Parsed("other")
-        return Parsed("trade", self._make.trades(recv_ns, frame, rows), exch_ns=rows[-1][0])
+        return self._trades_of(recv_ns, frame, rows) if rows else Parsed("other")
 
 
 def _topic(name: str) -> tuple[str, str]:
@@ -134,18 +124,9 @@ def _topic(name: str) -> tuple[str, str]:
     return symbol, kind
 
 
-def route() -> Route:
+def _symbol_of(value: Any) -> str | None:
     """The contract is in the topic."""
-    return _symbol_of
-
-
-def _symbol_of(payload: bytes) -> str | None:
-    try:
-        value = decoded(payload)
-    except FrameError:
-        return None
-    topic = value.get("ch") if isinstance(value, dict) else None
-    return _topic(topic)[0] or None if isinstance(topic, str) else None
+    return _topic(text_at(value, "ch") or "")[0]
 
 
 VENUE: Final = recorded(
@@ -157,6 +138,6 @@ VENUE: Final = recorded(
     parser=Parser,
     reasons=REASONS | {"not_compressed", "bad_levels"},
     rule="open",
-    route=route,
+    route=routed_by(_symbol_of),
     unpack=unpacked,
 )

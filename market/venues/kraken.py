@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from market.errors import ChecksumError, FrameError
+from market.errors import ChecksumError
 from market.events import ASK, BID
 from market.instruments import Instrument
 from market.venues.formats.checksum_book import Proven
@@ -26,15 +26,13 @@ from market.venues.formats.cryptofeed import recorded
 from market.venues.formats.json_frames import (
     REASONS,
     Level,
-    Maker,
-    checked_symbol,
-    decoded,
     formed,
     id_of,
     ns_of_seconds,
     unknown,
 )
-from market.venues.protocol import Parsed, Route
+from market.venues.formats.json_streams import JsonParser, routed_by, text_at
+from market.venues.protocol import Parsed
 
 _SIDES: Final = {"b": BID, "s": ASK}
 _BOOK: Final = re.compile(r"book-(\d{1,4})")
@@ -64,27 +62,20 @@ class _Book(msgspec.Struct):
     c: str | None = None
 
 
-class Parser:
+class Parser(JsonParser):
     """Reads the channels of one pair; remembers its book as it was written."""
 
     def __init__(self, instrument: Instrument) -> None:
-        self._make = Maker(instrument)
+        super().__init__(instrument)
         self._book: Proven | None = None
 
-    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
-        """Read one frame.
-
-        Raises:
-            FrameError: see the module.
-            ChecksumError: the book is not Kraken's.
-        """
-        value = decoded(payload)
+    def _read(self, value: Any, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         if isinstance(value, dict) and value.get("event") in _EVENTS:
             return Parsed("other")
         if not (isinstance(value, list) and len(value) >= 4 and all(isinstance(each, str) for each in value[-2:])):
             raise unknown(payload, "a channel's message")
         channel, pair = value[-2:]
-        checked_symbol(_symbol(pair), self._make.instrument)
+        self._check_symbol(_symbol(pair))
         depth = _BOOK.fullmatch(channel)
         if depth:
             return self._levels(value[1:-2], int(depth[1]), recv_ns, frame)
@@ -123,9 +114,7 @@ class Parser:
 
     def _trades(self, told: list[_Trade], recv_ns: int, frame: int) -> Parsed:
         rows = [(ns_of_seconds(each.time), frame, _SIDES[each.side], each.price, each.size) for each in told]
-        if not rows:
-            return Parsed("other")
-        return Parsed("trade", self._make.trades(recv_ns, frame, rows), exch_ns=rows[-1][0])
+        return self._trades_of(recv_ns, frame, rows) if rows else Parsed("other")
 
 
 def _check(book: Proven, given: str) -> None:
@@ -140,18 +129,10 @@ def _symbol(pair: str) -> str:
     return pair.replace("/", "-")
 
 
-def route() -> Route:
+def _symbol_of(value: Any) -> str | None:
     """The pair is the last word of a channel's message, and a field of the answer to a subscription."""
-    return _symbol_of
-
-
-def _symbol_of(payload: bytes) -> str | None:
-    try:
-        value = decoded(payload)
-    except FrameError:
-        return None
-    pair = value.get("pair") if isinstance(value, dict) else value[-1] if isinstance(value, list) and value else None
-    return _symbol(pair) or None if isinstance(pair, str) else None
+    pair = value[-1] if isinstance(value, list) and value else text_at(value, "pair")
+    return _symbol(pair) if isinstance(pair, str) else None
 
 
 VENUE: Final = recorded(
@@ -160,5 +141,5 @@ VENUE: Final = recorded(
     parser=Parser,
     reasons=REASONS | {"checksum", "bad_levels"},
     rule="snapshots",
-    route=route,
+    route=routed_by(_symbol_of),
 )

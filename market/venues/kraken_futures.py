@@ -8,26 +8,22 @@ Reasons: :data:`market.venues.formats.json_frames.REASONS`.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
-from market.errors import FrameError
 from market.events import ASK, BID
-from market.instruments import Instrument
 from market.venues.formats.cryptofeed import recorded
 from market.venues.formats.json_frames import (
     REASONS,
-    Maker,
     Number,
-    checked_symbol,
-    decoded,
     formed,
     id_of,
     ns_of_ms,
     unknown,
 )
-from market.venues.protocol import Parsed, Route
+from market.venues.formats.json_streams import JsonParser, both_sides, routed_by, text_at
+from market.venues.protocol import Parsed
 
 _SIDES: Final = {"buy": BID, "sell": ASK}
 _OTHER: Final = ("trade_snapshot", "ticker_lite", "ticker", "heartbeat")
@@ -64,19 +60,10 @@ class _Trade(msgspec.Struct):
     qty: Number
 
 
-class Parser:
+class Parser(JsonParser):
     """Reads the feeds of one product."""
 
-    def __init__(self, instrument: Instrument) -> None:
-        self._make = Maker(instrument)
-
-    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
-        """Read one frame.
-
-        Raises:
-            FrameError: see the module.
-        """
-        value = decoded(payload)
+    def _read(self, value: Any, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         if not isinstance(value, dict):
             raise unknown(payload, "a feed's message")
         feed = value.get("feed")
@@ -91,38 +78,23 @@ class Parser:
         raise unknown(payload, "the feed book, book_snapshot or trade")
 
     def _change(self, change: _Change, recv_ns: int, frame: int) -> Parsed:
-        checked_symbol(change.product_id, self._make.instrument)
+        self._check_symbol(change.product_id)
         exch_ns, seq = ns_of_ms(change.timestamp), id_of(change.seq, "a sequence number")
         level = (_SIDES[change.side], change.price, change.qty)
         events = self._make.levels((exch_ns, recv_ns), frame, [level])
         return Parsed("diff", events, first=seq, last=seq, exch_ns=exch_ns)
 
     def _snapshot(self, snapshot: _Snapshot, recv_ns: int, frame: int) -> Parsed:
-        checked_symbol(snapshot.product_id, self._make.instrument)
+        self._check_symbol(snapshot.product_id)
         exch_ns, seq = ns_of_ms(snapshot.timestamp), id_of(snapshot.seq, "a sequence number")
-        rows = [(BID, row) for row in snapshot.bids] + [(ASK, row) for row in snapshot.asks]
-        levels = [(side, row.price, row.qty) for side, row in rows]
+        levels = [(side, row.price, row.qty) for side, row in both_sides(snapshot.bids, snapshot.asks)]
         return Parsed("snapshot", self._make.snapshot((exch_ns, recv_ns), frame, levels), last=seq, exch_ns=exch_ns)
 
     def _trade(self, trade: _Trade, recv_ns: int, frame: int) -> Parsed:
-        checked_symbol(trade.product_id, self._make.instrument)
+        self._check_symbol(trade.product_id)
         exch_ns = ns_of_ms(trade.time)
         row = (exch_ns, id_of(trade.seq, "a trade number"), _SIDES[trade.side], trade.price, trade.qty)
-        return Parsed("trade", self._make.trades(recv_ns, frame, [row]), exch_ns=exch_ns)
-
-
-def route() -> Route:
-    """The product is in every message of the market."""
-    return _symbol_of
-
-
-def _symbol_of(payload: bytes) -> str | None:
-    try:
-        value = decoded(payload)
-    except FrameError:
-        return None
-    symbol = value.get("product_id") if isinstance(value, dict) else None
-    return symbol or None if isinstance(symbol, str) else None
+        return self._trades_of(recv_ns, frame, [row])
 
 
 VENUE: Final = recorded(
@@ -131,5 +103,5 @@ VENUE: Final = recorded(
     parser=Parser,
     reasons=REASONS,
     rule="sequence",
-    route=route,
+    route=routed_by(lambda value: text_at(value, "product_id")),
 )

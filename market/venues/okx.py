@@ -23,15 +23,13 @@ from market.venues.formats.cryptofeed import recorded
 from market.venues.formats.json_frames import (
     REASONS,
     Level,
-    Maker,
-    checked_symbol,
-    decoded,
     formed,
     id_of,
     ns_of_ms,
     unknown,
 )
-from market.venues.protocol import Parsed, Route
+from market.venues.formats.json_streams import JsonParser, routed_by, text_at
+from market.venues.protocol import Parsed
 
 _SIDES: Final = {"buy": BID, "sell": ASK}
 _BEST: Final = 25
@@ -66,27 +64,20 @@ class _Trade(msgspec.Struct):
     ts: str
 
 
-class Parser:
+class Parser(JsonParser):
     """Reads the channels of one instrument; remembers its book as it was written."""
 
     def __init__(self, instrument: Instrument) -> None:
-        self._make = Maker(instrument)
+        super().__init__(instrument)
         self._book: Proven | None = None
 
-    def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
-        """Read one frame.
-
-        Raises:
-            FrameError: see the module.
-            ChecksumError: the book is not OKX's.
-        """
-        value = decoded(payload)
+    def _read(self, value: Any, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         if isinstance(value, dict) and ("event" in value or "op" in value):
             return Parsed("other")
         if not (isinstance(value, dict) and "arg" in value):
             raise unknown(payload, "a channel's message")
         said = formed(value, _Frame)
-        checked_symbol(said.arg.instId, self._make.instrument)
+        self._check_symbol(said.arg.instId)
         if said.arg.channel == "books":
             return self._levels(said, recv_ns, frame)
         if said.arg.channel == "trades":
@@ -119,13 +110,11 @@ class Parser:
 
     def _trades(self, told: list[_Trade], recv_ns: int, frame: int) -> Parsed:
         for each in told:
-            checked_symbol(each.instId, self._make.instrument)
+            self._check_symbol(each.instId)
         rows = [
             (ns_of_ms(each.ts), id_of(each.tradeId, "a trade id"), _SIDES[each.side], each.px, each.sz) for each in told
         ]
-        if not rows:
-            return Parsed("other")
-        return Parsed("trade", self._make.trades(recv_ns, frame, rows), exch_ns=rows[-1][0])
+        return self._trades_of(recv_ns, frame, rows) if rows else Parsed("other")
 
 
 def _check(book: Proven, given: int) -> None:
@@ -136,26 +125,11 @@ def _check(book: Proven, given: int) -> None:
         raise ChecksumError(f"expected the checksum {given} of the book's best {_BEST} levels, computed {own}")
 
 
-def route() -> Route:
-    """The instrument is in the channel's argument."""
-    return _symbol_of
-
-
-def _symbol_of(payload: bytes) -> str | None:
-    try:
-        value = decoded(payload)
-    except FrameError:
-        return None
-    arg = value.get("arg") if isinstance(value, dict) else None
-    symbol = arg.get("instId") if isinstance(arg, dict) else None
-    return symbol or None if isinstance(symbol, str) else None
-
-
 VENUE: Final = recorded(
     name="okx",
     addresses={"wss://ws.okx.com:8443/ws/v5/public": "okx"},
     parser=Parser,
     reasons=REASONS | {"checksum", "bad_levels"},
     rule="snapshots",
-    route=route,
+    route=routed_by(lambda value: text_at(value, "arg", "instId")),
 )

@@ -188,7 +188,7 @@ def verify(lake: Where = "", as_json: Json = False) -> None:
     Exits with 4 when something is wrong. Example: `keel lake verify`
     """
     from market.lake import inventory
-    from market.lake.lake import SCHEMAS
+    from market.lake.schemas import SCHEMAS
 
     opened = _open(lake)
     with Bars(quiet=as_json) as bars, tracked(bars, "reading every table", len(SCHEMAS)) as progress:

@@ -21,7 +21,7 @@ import pyarrow.fs as pafs
 import yaml
 
 from market.errors import InputError, LakeError, SettingsError
-from market.files import draft_of, remove_draft, replacing
+from market.files import drafting, replacing
 from market.lake import storage
 from market.lake.errors import sentences
 from pipelines.features import dataset_versions
@@ -293,29 +293,26 @@ def _sha256(path: Path) -> str:
 
 def _restore(datasets: Path, place: Path, files: tuple[StoredFile, ...], remote: str) -> None:
     """Fetch into a draft beside ``place``, look at every byte, and only then put it in its place."""
-    draft = draft_of(place)
     try:
-        draft.mkdir()
-        paths = [draft / file.name for file in files]
-        for path, file in zip(paths, files, strict=True):
-            dataset_versions.write_pointer(path, md5=file.md5, size=file.size)
-        dataset_versions.fetch(datasets, paths, remote)
-        for path, file in zip(paths, files, strict=True):
-            if _sha256(path) != file.sha256:
-                dataset_versions.forget(datasets, file.md5)
-                raise LakeError(
-                    f"{file.name} of dataset {place.name} is damaged on {remote}: its sha256 is not {file.sha256}; "
-                    "nothing of it was kept. Put it there again from a machine that has it"
-                )
-        if not place.exists():
-            draft.replace(place)
-            return
-        for name in sorted(path.name for path in draft.iterdir()):  # over what is damaged or not whole here
-            (draft / name).replace(place / name)
+        with drafting(place) as draft:
+            paths = [draft / file.name for file in files]
+            for path, file in zip(paths, files, strict=True):
+                dataset_versions.write_pointer(path, md5=file.md5, size=file.size)
+            dataset_versions.fetch(datasets, paths, remote)
+            for path, file in zip(paths, files, strict=True):
+                if _sha256(path) != file.sha256:
+                    dataset_versions.forget(datasets, file.md5)
+                    raise LakeError(
+                        f"{file.name} of dataset {place.name} is damaged on {remote}: its sha256 is not {file.sha256}; "
+                        "nothing of it was kept. Put it there again from a machine that has it"
+                    )
+            if not place.exists():
+                draft.replace(place)
+                return
+            for name in sorted(path.name for path in draft.iterdir()):  # over what is damaged or not whole here
+                (draft / name).replace(place / name)
     except OSError as error:
         raise LakeError(f"dataset {place.name} cannot be restored: {error}; make room and run again") from error
-    finally:
-        remove_draft(draft)
 
 
 # -- the remote ---------------------------------------------------------------------------------------------------

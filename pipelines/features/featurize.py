@@ -9,8 +9,6 @@ Each step replaces or finds what it would make, so that a stage that was killed 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -28,7 +26,7 @@ from market.books.levels import NEAR_LEVELS
 from market.clock import BATCH_NS, NS_PER_S
 from market.errors import EmptyDataError, LakeError, SettingsError
 from market.features import catalog, meaning, slow
-from market.files import replacing
+from market.files import drafting, replacing
 from market.history import Batches, History
 from market.instruments import Instrument
 from market.labels import HORIZONS_NS, UNKNOWN, LabelConfig, Labels, labels
@@ -39,7 +37,6 @@ from pipelines.workspace import Workspace, tracked
 
 DATASET_FILE = "dataset.parquet"
 CARD_FILE = "dataset.json"
-_DRAFT = ".draft."
 _TABLES = ("ticks", "slow", "features", "labels")
 
 Int64s = NDArray[np.int64]
@@ -366,34 +363,18 @@ def _put(workspace: Workspace, config: FeaturizeConfig, table: pa.Table, lake: L
 
 def _place(datasets: Path, table: pa.Table) -> str:
     """Write the rows to ``<id>/dataset.parquet`` and answer the id: the first 16 hex digits of the file's sha256."""
-    _remove_drafts_of_the_dead(datasets)
-    draft = datasets / f"{_DRAFT}{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
     try:
-        draft.mkdir(parents=True)
-        pq.write_table(table, draft / DATASET_FILE, compression="zstd", compression_level=3, row_group_size=131_072)
-        with (draft / DATASET_FILE).open("rb") as file:
-            dataset_id = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        if not (datasets / dataset_id / DATASET_FILE).exists():
-            draft.replace(datasets / dataset_id)
+        with drafting(datasets / "draft") as draft:
+            pq.write_table(table, draft / DATASET_FILE, compression="zstd", compression_level=3, row_group_size=131_072)
+            with (draft / DATASET_FILE).open("rb") as file:
+                dataset_id = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            if not (datasets / dataset_id / DATASET_FILE).exists():
+                draft.replace(datasets / dataset_id)
     except OSError as error:
         raise LakeError(
             f"the dataset cannot be written under {datasets}: {error.strerror or error}; make room and run again"
         ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return dataset_id
-
-
-def _remove_drafts_of_the_dead(datasets: Path) -> None:
-    """A draft may be large; one whose process was killed has nobody to remove it."""
-    for draft in datasets.glob(f"{_DRAFT}*"):
-        try:
-            os.kill(int(draft.name.removeprefix(_DRAFT)), 0)
-        except ProcessLookupError:
-            shutil.rmtree(draft, ignore_errors=True)
-        except PermissionError:
-            continue  # alive, somebody else's
 
 
 def _card(config: FeaturizeConfig, table: pa.Table, lake: Lake) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from market.files import draft_of, remove_draft
+from market.files import replacing_folder
 from market.quality.figures import Measured
 from market.quality.limits import Limits
 from market.quality.rules import QUARANTINE, RULES, WARN, Rule, Verdict
@@ -50,13 +50,11 @@ def run(sheets: Sequence[Sheet], docs: Path) -> list[Verdicts]:
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     context.delete_data_docs_site("local_site")  # in a temporary folder
-    draft = draft_of(docs)
-    context.add_data_docs_site("gate", _site(draft))
-    lake = context.data_sources.add_pandas("lake")
-    found = [_judged(gx, context, lake, sheet) for sheet in sheets]
-    context.build_data_docs()
-    remove_draft(docs)
-    draft.rename(docs)
+    with replacing_folder(docs) as draft:
+        context.add_data_docs_site("gate", _site(draft))
+        lake = context.data_sources.add_pandas("lake")
+        found = [_judged(gx, context, lake, sheet) for sheet in sheets]
+        context.build_data_docs()
     return found
 
 

@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from market.instruments import Instrument
-from market.lake.lake import Lake, Where, rows_of
+from market.lake.conditions import Where
+from market.lake.lake import Lake
+from market.lake.rows import rows_of
 from market.quality.figures import Measured
 from market.quality.limits import Limits
 from market.quality.rules import PASS, QUARANTINE, RULES, Limit, Verdict

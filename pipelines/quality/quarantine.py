@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from market.errors import InputError
 from market.history import refused_ticks
-from market.lake.lake import Lake, Where
+from market.lake.conditions import Where
+from market.lake.lake import Lake
 from market.quality.rules import PASS
 from pipelines.governance import audit, people
 from pipelines.quality.validate import STAGE

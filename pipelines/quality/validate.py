@@ -23,7 +23,9 @@ import pyarrow as pa
 
 from market import instruments
 from market.clock import BATCH_NS
-from market.lake.lake import Lake, Where, events_of, rows_of
+from market.lake.conditions import Where
+from market.lake.lake import Lake
+from market.lake.rows import events_of, rows_of
 from market.quality.columns import columns
 from market.quality.figures import Measured, measure
 from market.quality.limits import Limits

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from market.errors import ServiceError
-from market.files import draft_of
+from market.files import replacing
 
 STANCE_FILE = "stance.json"
 
@@ -52,7 +52,5 @@ def write_stance(path: Path, instrument: str, stance: Stance) -> None:
     """Replace one instrument's stance; readers see the old file or the new one. One writer at a time: call under
     :func:`serving.rollout.roles.changing`."""
     text = msgspec.json.encode({**read_stances(path), instrument: stance})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = draft_of(path)
-    draft.write_bytes(msgspec.json.format(text, indent=2))
-    draft.replace(path)
+    with replacing(path) as draft:
+        draft.write_bytes(msgspec.json.format(text, indent=2))

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from market.clock import NS_PER_S
 from market.errors import ServiceError, SettingsError
 from market.events import joined
-from market.files import draft_of
+from market.files import replacing
 from market.labels import HORIZONS_NS, LabelConfig
 from serving.outcomes import direction_log_loss
 from serving.rollout.lineup import Lineup
@@ -403,9 +403,8 @@ def breach_path(sessions: Path, instrument: str) -> Path:
 
 def write_breach(path: Path, breach: Breach) -> None:
     """Replace the file; readers see the old breach or the new one."""
-    draft = draft_of(path)
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(breach), indent=2))
-    draft.replace(path)
+    with replacing(path) as draft:
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(breach), indent=2))
 
 
 def read_breach(path: Path) -> Breach | None:

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from market.errors import ModelError, ServiceError
-from market.files import draft_of
+from market.files import replacing
 
 STATE_FILE = "serving.json"
 Role = Literal["champion", "challenger", "previous"]
@@ -136,9 +136,8 @@ def read_roles(path: Path, instrument: str) -> Roles:
 def write_roles(path: Path, instrument: str, roles: Roles) -> None:
     """Replace one instrument's roles; readers see the old file or the new one. Call under :func:`changing`."""
     text = msgspec.json.encode({**read_state(path), instrument: roles})
-    draft = draft_of(path)
-    draft.write_bytes(msgspec.json.format(text, indent=2))
-    draft.replace(path)
+    with replacing(path) as draft:
+        draft.write_bytes(msgspec.json.format(text, indent=2))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import msgspec
 import psutil
 
 from market.clock import NS_PER_S
-from market.files import draft_of
+from market.files import replacing
 from serving.risk.safe_state import Mode
 from serving.rollout.guardrails import Breach, Held
 from serving.rollout.lineup import Phase
@@ -63,9 +63,8 @@ def alive_path(sessions: Path, instrument: str) -> Path:
 
 def write_alive(path: Path, alive: Alive) -> None:
     """Replace the file; readers see the old state or the new one."""
-    draft = draft_of(path)
-    draft.write_bytes(msgspec.json.encode(alive))
-    draft.replace(path)
+    with replacing(path) as draft:
+        draft.write_bytes(msgspec.json.encode(alive))
 
 
 def read_alive(path: Path) -> Alive | None:

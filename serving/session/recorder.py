@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from market.clock import NS_PER_S
 from market.events import joined
 from market.instruments import Instrument
-from market.lake.lake import Lake, rows_of
+from market.lake.lake import Lake
+from market.lake.rows import rows_of
 from serving.outcomes import LATER_NS, UNKNOWN, mids_at_fills
 from serving.quoting.engine import Fill
 from serving.records import DECISION

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from market.errors import ManifestError, ModelError
-from market.files import draft_of
+from market.files import replacing, replacing_folder
 from serving.bundle import Bundle
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
 from serving.triton.plan import build_plan
@@ -73,17 +73,11 @@ class ModelRepository:
         if manifest.registry_version < 1:
             raise ModelError(f"{bundle.path} has no registry version; register the run first (keel register)")
         place = self._version(manifest.model_name, manifest.registry_version)
-        draft = draft_of(self.root.parent / ".drafts" / f"{place.parent.name}.{place.name}")
-        draft.mkdir()
-        try:
+        beside = self.root.parent / ".drafts" / f"{place.parent.name}.{place.name}"
+        with replacing_folder(place, beside=beside) as draft:
             for name in (MODEL_FILE, MANIFEST_FILE, GOLDEN_FILE):
                 shutil.copyfile(bundle.path / name, draft / name)
             _prepare(draft, manifest, self.platform_of(manifest.model_name))
-            shutil.rmtree(place, ignore_errors=True)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            draft.replace(place)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         return place
 
     def publish(self, model: str, versions: Iterable[int]) -> None:
@@ -97,10 +91,8 @@ class ModelRepository:
         for version, manifest in manifests.items():
             _prepare(self._version(model, version), manifest, platform)
         text = config_text(model, manifests, platform)
-        place = self.root / model / CONFIG_FILE
-        draft = draft_of(place)
-        draft.write_text(text)
-        draft.replace(place)
+        with replacing(self.root / model / CONFIG_FILE) as draft:
+            draft.write_text(text)
 
     def remove(self, model: str, version: int) -> None:
         """Delete a version's folder; nothing happens when it is not there."""
@@ -166,15 +158,11 @@ def _prepare(folder: Path, manifest: Manifest, platform: Platform) -> None:
     wanted = {"python": folder / BACKEND_FILE, "tensorrt": folder / PLAN_FILE}.get(platform)
     if wanted is None or wanted.is_file():
         return
-    draft = draft_of(wanted)
-    try:
+    with replacing(wanted) as draft:
         if platform == "python":
             shutil.copyfile(backend_model_source(), draft)
         else:
             build_plan(folder / MODEL_FILE, manifest, draft, most_rows=MAX_BATCH)
-        draft.replace(wanted)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def backend_model_source() -> Path:

@@ -24,7 +24,7 @@ from typing import NoReturn
 import msgspec
 
 from market.errors import PortInUseError, ServiceError
-from market.files import draft_of
+from market.files import replacing
 
 HOST = "127.0.0.1"
 HOME_VARIABLE = "KEEL_TRITON_HOME"
@@ -396,10 +396,8 @@ def _read_record(repository: Path) -> Running | None:
 
 
 def _write_record(repository: Path, running: Running) -> None:
-    path = record_path(repository)
-    draft = draft_of(path)
-    draft.write_bytes(msgspec.json.encode(running))
-    draft.replace(path)
+    with replacing(record_path(repository)) as draft:
+        draft.write_bytes(msgspec.json.encode(running))
 
 
 def _last_words(log: str) -> str:

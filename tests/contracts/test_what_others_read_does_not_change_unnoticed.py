@@ -19,7 +19,7 @@ from market.errors import KeelError
 from market.events import EVENT
 from market.features import catalog
 from market.labels import HORIZON_NAMES
-from market.lake.lake import PARTITIONS, SCHEMAS
+from market.lake.schemas import PARTITIONS, SCHEMAS
 from serving.manifest import Manifest
 from serving.records import DECISION
 

@@ -9,7 +9,8 @@ import pytest
 
 from market.books.price_book import Book
 from market.clock import ManualClock
-from market.lake.lake import Lake, events_of
+from market.lake.lake import Lake
+from market.lake.rows import events_of
 from market.venues import deribit
 from market.venues.registry import VENUES
 from pipelines.ingestion.ingest import IngestConfig, ingest

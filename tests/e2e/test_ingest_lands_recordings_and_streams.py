@@ -12,7 +12,8 @@ from wire_frames import COINM, SPOT, START_NS, USDM, ToyExchange, stamped, write
 
 from market.clock import ManualClock
 from market.errors import CaptureError, EmptyDataError, InputError, ServiceError, SettingsError
-from market.lake.lake import Lake, events_of
+from market.lake.lake import Lake
+from market.lake.rows import events_of
 from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.workspace import Workspace
 

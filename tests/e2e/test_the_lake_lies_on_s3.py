@@ -24,7 +24,9 @@ from market.errors import InputError, LakeError, SettingsError
 from market.feeds.landing import Lander
 from market.instruments import find
 from market.lake import inventory
-from market.lake.lake import SCHEMAS, Lake, rows_of
+from market.lake.lake import Lake
+from market.lake.rows import rows_of
+from market.lake.schemas import SCHEMAS
 from pipelines.cli.main import app
 from pipelines.ingestion.ingest import IngestConfig, ingest
 from pipelines.settings import workspace as workspace_of_the_environment

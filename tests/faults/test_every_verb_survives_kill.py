@@ -30,7 +30,8 @@ from small_lake import Market, workspace_with
 from wire_frames import ToyExchange, stamped, write_lines
 
 from market.feeds import landing
-from market.lake.lake import SCHEMAS, Lake
+from market.lake.lake import Lake
+from market.lake.schemas import SCHEMAS
 from pipelines.governance import audit
 from serving.triton.server import default_install, running_triton
 

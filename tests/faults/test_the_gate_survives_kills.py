@@ -12,7 +12,8 @@ from doomed import keel
 from small_lake import INSTRUMENT, Market, events_of_market, with_checkpoints
 
 from market.events import TRADE
-from market.lake.lake import Lake, ticks_of
+from market.lake.lake import Lake
+from market.lake.rows import ticks_of
 
 TABLES = ("ticks", "batches", "quarantine", "quality")
 KILLS = 6

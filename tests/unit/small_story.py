@@ -15,7 +15,8 @@ from planted import INSTRUMENT, START_NS, Planted, write_dataset
 
 from market.clock import NS_PER_S
 from market.instruments import find
-from market.lake.lake import Lake, rows_of
+from market.lake.lake import Lake
+from market.lake.rows import rows_of
 from pipelines.alerting.notify import NotifyConfig, notify
 from pipelines.experiments.compare import CompareConfig, compare
 from pipelines.governance import audit

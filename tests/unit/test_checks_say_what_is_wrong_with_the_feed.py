@@ -14,7 +14,8 @@ from market.errors import SettingsError
 from market.events import F_CLOCK_BACK, F_LAST, F_RESYNC
 from market.features import catalog
 from market.labels import N_OUTPUTS
-from market.lake.lake import Lake, rows_of
+from market.lake.lake import Lake
+from market.lake.rows import rows_of
 from pipelines.monitoring.checks import Check, CheckLimits, Landed, check, landed
 from pipelines.monitoring.signals import Served
 

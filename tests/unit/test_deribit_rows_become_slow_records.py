@@ -7,7 +7,8 @@ from captured import capture, manifest_rows
 
 from market.errors import FrameError
 from market.instruments import Instrument, find
-from market.lake.lake import Lake, options_of
+from market.lake.lake import Lake
+from market.lake.rows import options_of
 from market.venues import deribit, deribit_marks
 
 BTC, PERPETUAL = find("deribit.BTC"), find("deribit.BTC-PERPETUAL")

@@ -15,7 +15,8 @@ from market.errors import EmptyDataError, SettingsError
 from market.features import catalog, meaning
 from market.features.slow import last_known, slow_vectors
 from market.labels import HORIZON_NAMES, HORIZONS_NS
-from market.lake.lake import LABEL_COLUMNS, Lake
+from market.lake.lake import Lake
+from market.lake.schemas import LABEL_COLUMNS
 from pipelines.features import dataset_versions
 from pipelines.features.featurize import FeaturizeConfig, FeaturizeResult, featurize
 from pipelines.workspace import Workspace

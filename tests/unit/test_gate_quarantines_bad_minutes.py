@@ -12,7 +12,8 @@ import pytest
 from small_lake import INSTRUMENT, Market, events_of_market, with_checkpoints
 
 from market.events import DEPTH, F_CLOCK_BACK, TRADE, Events
-from market.lake.lake import Lake, ticks_of
+from market.lake.lake import Lake
+from market.lake.rows import ticks_of
 from market.quality.figures import FIGURES
 from market.quality.rules import Limit
 from pipelines.quality.validate import QUARANTINE, STAGE, ValidateConfig, validate

@@ -13,7 +13,8 @@ from market import history
 from market.clock import BATCH_NS
 from market.events import F_CHECKPOINT, F_RESYNC
 from market.history import History, Stretch
-from market.lake.lake import Lake, ticks_of
+from market.lake.lake import Lake
+from market.lake.rows import ticks_of
 
 KEY = INSTRUMENT.key
 MARKET = Market(seconds=290, frames=10)

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from market.errors import KeelError, LakeError, SettingsError
 from market.instruments import find
 from market.lake import schemas
-from market.lake.lake import SCHEMAS, Lake, rows_of
-from market.lake.schemas import PROPERTY, SchemaVersion
+from market.lake.lake import Lake
+from market.lake.rows import rows_of
+from market.lake.schemas import PROPERTY, SCHEMAS, SchemaVersion
 from pipelines.cli.main import app
 
 SIM = find("sim-usdm.BTCUSDT")

@@ -19,7 +19,9 @@ from market.errors import LakeError
 from market.events import EVENT
 from market.instruments import find
 from market.lake import lake as lake_module
-from market.lake.lake import SCHEMAS, Lake, dates, events_of, rows_of, ticks_of
+from market.lake.lake import Lake
+from market.lake.rows import dates, events_of, rows_of, ticks_of
+from market.lake.schemas import SCHEMAS
 
 SPOT, SIM = find("binance-spot.BTCUSDT"), find("sim-usdm.BTCUSDT")
 DAY = 86_400 * 10**9
@@ -250,7 +252,7 @@ def test_a_compaction_that_another_one_overtook_merges_nothing(lake, monkeypatch
     """delta-rs lets both commit, which doubles every row."""
     for n in range(1, 6):
         lake.append("raw", raw(n, n))
-    properties, overtaken = market.lake._properties, []
+    properties, overtaken = lake_module._properties, []
 
     def meanwhile(table):
         if not overtaken:
@@ -267,7 +269,7 @@ def test_a_compaction_that_another_one_overtook_merges_nothing(lake, monkeypatch
 
 def test_an_append_that_a_delete_came_before_is_done_again(lake, monkeypatch):
     lake.append("raw", raw(1, 5))
-    properties, overtaken = market.lake._properties, []
+    properties, overtaken = lake_module._properties, []
 
     def meanwhile(table):
         if not overtaken:

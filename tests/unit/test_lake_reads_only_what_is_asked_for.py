@@ -13,7 +13,8 @@ import pytest
 from market.clock import BATCH_NS, NS_PER_S
 from market.events import EVENT
 from market.instruments import find
-from market.lake.lake import Lake, rows_of, ticks_of
+from market.lake.lake import Lake
+from market.lake.rows import rows_of, ticks_of
 from market.lake.schemas import rows_a_group
 
 SPOT, SIM = find("binance-spot.BTCUSDT"), find("sim-usdm.BTCUSDT")

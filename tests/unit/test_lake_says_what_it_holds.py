@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from market.errors import LakeError
 from market.instruments import Instrument, find
 from market.lake import inventory
-from market.lake.lake import Lake, rows_of
+from market.lake.lake import Lake
+from market.lake.rows import rows_of
 from market.sources import source_of_symbol
 from pipelines.cli.main import app
 from training.data.datasets import CARD_FILE

@@ -13,7 +13,8 @@ from market.errors import InputError
 from market.events import CLEAR, F_CHECKPOINT, F_LAST, F_SNAPSHOT
 from market.feeds import landing
 from market.feeds.landing import Lander, recover, unfinished
-from market.lake.lake import Lake, events_of
+from market.lake.lake import Lake
+from market.lake.rows import events_of
 from market.venues.formats.line_files import NO_STAMP
 
 

@@ -11,7 +11,8 @@ from small_lake import INSTRUMENT, Market, events_of_market, with_checkpoints
 from market.clock import ManualClock
 from market.errors import ApprovalError, EmptyDataError, GateError, InputError
 from market.events import TRADE
-from market.lake.lake import Lake, ticks_of
+from market.lake.lake import Lake
+from market.lake.rows import ticks_of
 from pipelines.features.featurize import FeaturizeConfig, featurize
 from pipelines.governance import audit
 from pipelines.quality.quarantine import HeldConfig, ReleaseConfig, held, release

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from market.instruments import find
-from market.lake.lake import Lake, rows_of
+from market.lake.lake import Lake
+from market.lake.rows import rows_of
 from pipelines.quoting.companions import Compactor
 
 KEY, START_NS = "sim-usdm.BTCUSDT", 1_723_161_240_000_000_000

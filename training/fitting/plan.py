@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from market.errors import EmptyDataError, ModelError
-from market.files import draft_of
+from market.files import replacing
 from training.data.datasets import Dataset, Run
 from training.data.sequences import Layout
 from training.data.splits import Part, Split
@@ -140,9 +140,8 @@ def class_frequencies(labels: np.ndarray[tuple[int], np.dtype[np.int8]], classes
 
 def write_plan(folder: Path, plan: Plan) -> None:
     """Write ``plan.json``, whole or not at all."""
-    draft = draft_of(folder / PLAN_FILE)
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=1))
-    draft.replace(folder / PLAN_FILE)
+    with replacing(folder / PLAN_FILE) as draft:
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=1))
 
 
 def read_plan(folder: Path) -> Plan:

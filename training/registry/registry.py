@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from market.errors import FolderError, ManifestError, ModelError, ServiceError, TamperedError
-from market.files import draft_of
+from market.files import drafting
 from serving.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
 from training.registry import tracking
 
@@ -200,20 +200,17 @@ class Registry:
         if dest.exists():
             _check_manifest(dest, expected, f"{name} version {version}")
             return dest
-        draft = draft_of(dest)
-        draft.mkdir()
-        try:
-            with tracking.spoken(f"download the bundle of {name} version {version}", self._uri):
-                fetched = Path(self._client.download_artifacts(record.run_id, BUNDLE_ARTIFACTS, str(draft)))
-            _check_manifest(fetched, expected, f"{name} version {version}")
-            check_files(fetched, read_manifest(fetched))
-            fetched.replace(dest)
-        except ServiceError:  # MLflow keeps it to itself why a download failed
-            if shutil.disk_usage(draft).free < _LITTLE_ROOM:
-                raise FolderError.full(str(dest)) from None
-            raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        with drafting(dest) as draft:
+            try:
+                with tracking.spoken(f"download the bundle of {name} version {version}", self._uri):
+                    fetched = Path(self._client.download_artifacts(record.run_id, BUNDLE_ARTIFACTS, str(draft)))
+                _check_manifest(fetched, expected, f"{name} version {version}")
+                check_files(fetched, read_manifest(fetched))
+                fetched.replace(dest)
+            except ServiceError:  # MLflow keeps it to itself why a download failed
+                if shutil.disk_usage(draft).free < _LITTLE_ROOM:
+                    raise FolderError.full(str(dest)) from None
+                raise
         return dest
 
     # -- inside -------------------------------------------------------------------------------------------------
