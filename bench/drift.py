@@ -2,8 +2,8 @@
 
 ``python -m bench drift`` writes a section of the day's page. It takes as long as it is given
 (``BENCH_DRIFT_SECONDS``, default an hour), since more hours give tighter bounds; words are seeds of other undrifted
-markets (``python -m bench drift 301 302``). The market is that of :mod:`bench.simulated`, the model a GRU trained on
-the first hour of the reference, rule and judging are production's.
+markets (``python -m bench drift 301 302``). The market is that of :mod:`bench.simulated`, the model a network
+trained on the first hour of the reference, rule and judging are production's.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _watch() -> Watch:
 
 
 def trained(folder: Path, rows: Stretch) -> tuple[network.Model, int]:
-    """A GRU trained on ``rows`` the way the train stage does, in this process; and where its test part begins."""
+    """A network trained on ``rows`` the way the train stage does, in this process; and where its test part begins."""
     _write_dataset(folder / "dataset", rows)
     data = datasets.load(folder / "dataset")
     split = split_by_time(data.recv_ns, max(HORIZONS_NS), SplitConfig())

@@ -20,14 +20,16 @@ from market.compiled import compiled
 from market.events import EVENT, F_LAST
 from market.features import catalog, kernels, meaning
 from market.labels import HORIZONS_NS, N_OUTPUTS
+from serving.families import DEFAULT
 from serving.hotpath import network
+from serving.hotpath.families import registry
 from serving.manifest import MODEL_FILE, Heads
 from serving.records import DECISION, R_NO_BOOK, R_WARM_UP
 
 HIDDEN = 64
 STEPS = 50_000
 _GIVE_UP_NS = 5_000_000_000
-_network_step = network.step
+_network_step = registry.step
 
 
 def run() -> dict[str, Any]:
@@ -49,7 +51,7 @@ def run() -> dict[str, Any]:
         _row("inside the loop, last event taken to decision made, p99", loop["inside"], 99),
     ]
     return {
-        "title": f"Hot path (GRU-{HIDDEN}, {catalog.N_INPUTS} inputs)",
+        "title": f"Hot path ({DEFAULT.upper()}-{HIDDEN}, {catalog.N_INPUTS} inputs)",
         "rows": rows,
         "notes": _notes(loop, priority),
     }
@@ -77,11 +79,13 @@ def _row(what: str, ns: Any, percentile: int, peer: str | None = None, peer_ns: 
 def seeded_bundle(folder: Path, key: str) -> Path:
     """An untrained network for the instrument of ``key``. Imports torch."""
     from training.export.bundle import Card, write_bundle
-    from training.models import gru
+    from training.models.family import Widths
+    from training.models.heads import Normalisation
+    from training.models.registry import find
 
     features = kernels.compute(market.events()[:20_000]).features
     rows = np.hstack([features, np.zeros((len(features), catalog.N_SLOW), np.float32)])
-    norm = gru.Normalisation(mean=rows.mean(axis=0), scale=1 / (rows.std(axis=0) + 1), clip=5.0)
+    norm = Normalisation(mean=rows.mean(axis=0), scale=1 / (rows.std(axis=0) + 1), clip=5.0)
     card = Card(
         model_name="keel-bench",
         run_id="bench",
@@ -95,7 +99,8 @@ def seeded_bundle(folder: Path, key: str) -> Path:
         inputs=catalog.names(),
         heads=Heads(horizons_ns=HORIZONS_NS, move_threshold_ticks=0.0, depth_fall=0.2, depth_levels=5),
     )
-    seeded = gru.seeded(inputs=catalog.N_INPUTS, hidden=HIDDEN, outputs=N_OUTPUTS, seed=1, normalisation=norm)
+    widths = Widths(inputs=catalog.N_INPUTS, hidden=HIDDEN, outputs=N_OUTPUTS)
+    seeded = find(DEFAULT).seeded(widths, seed=1, normalisation=norm)
     write_bundle(seeded, card, rows[-256:], folder)
     return folder
 
@@ -105,10 +110,11 @@ def _inputs() -> np.ndarray:
 
 
 @compiled
-def _time_steps(weights: Any, memory: Any, rows: Any, probs: Any, out: Any) -> None:
+def _time_steps(network: Any, memory: Any, rows: Any, probs: Any, out: Any) -> None:
+    layout, weights = network
     for i in range(len(out)):
         began = monotonic_ns()
-        _network_step(weights, memory, rows[i % len(rows)], probs)
+        _network_step(layout, weights, memory, rows[i % len(rows)], probs)
         out[i] = monotonic_ns() - began
 
 
@@ -117,7 +123,7 @@ def _compiled_step(bundle: Path) -> np.ndarray:
     memory, rows, probs = model.memory(), _inputs(), np.zeros(N_OUTPUTS, np.float32)
     out = np.zeros(STEPS, np.int64)
     for _ in range(2):
-        _time_steps(model.weights, memory, rows, probs, out)
+        _time_steps((model.packed.layout, model.packed.weights), memory, rows, probs, out)
     return out
 
 

@@ -24,6 +24,7 @@ from market.simulator.world import World
 from pipelines.monitoring import signals
 from pipelines.monitoring.drift import Sample
 from serving.hotpath import network
+from serving.hotpath.families import registry
 
 Lever = Literal["intensity", "depth", "volatility", "spread"]
 Form = Literal["abrupt", "gradual", "recurring"]
@@ -38,7 +39,7 @@ LEVERS: dict[Lever, dict[str, int]] = {
 RAMP_NS = 3600 * NS_PER_S  # of a gradual shift
 TURN_NS = 20 * 60 * NS_PER_S  # a recurring shift is on so long, then off so long
 _SLICE_NS = 10 * NS_PER_S  # the market is steered so often
-_network_step = network.step
+_network_step = registry.step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,9 @@ class Speaker:
     def probs(self, stretch: Stretch) -> NDArray[np.float32]:
         """(n, P) what it says over the next stretch."""
         said = np.zeros((len(stretch.features), N_OUTPUTS), np.float32)
-        _speak(self.model.weights, self._memory, np.ascontiguousarray(stretch.features, np.float32), said)
+        packed = self.model.packed
+        rows = np.ascontiguousarray(stretch.features, np.float32)
+        _speak((packed.layout, packed.weights), self._memory, rows, said)
         return said
 
     def sample(self, stretch: Stretch) -> Sample:
@@ -195,9 +198,10 @@ class Speaker:
 
 
 @compiled
-def _speak(weights: Any, memory: Any, rows: Any, probs: Any) -> None:
+def _speak(network: Any, memory: Any, rows: Any, probs: Any) -> None:
+    layout, weights = network
     for i in range(len(rows)):
-        _network_step(weights, memory, rows[i], probs[i])
+        _network_step(layout, weights, memory, rows[i], probs[i])
 
 
 @compiled

@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
 import torch
 
 from market.features import catalog
+from market.heads import horizons_in
 from market.labels import N_OUTPUTS
+from serving.families import DEFAULT
 from training.fitting.loop import one_thread
 from training.fitting.objective import task_losses, weighted
 from training.fitting.optimizer import AdamW
-from training.models.gru import Normalisation, StreamingGru
+from training.models.family import StreamingNetwork, Widths
+from training.models.heads import Normalisation
+from training.models.registry import find
 
 WINDOW = 100
 LANES = 32
-HORIZONS = N_OUTPUTS // 5
+HORIZONS = horizons_in(N_OUTPUTS)
 
 
 def run() -> dict[str, Any]:
@@ -28,7 +31,7 @@ def run() -> dict[str, Any]:
         "title": "Training",
         "rows": [
             {
-                "what": "labelled steps, GRU-64 on whole sequences, a loss at every step",
+                "what": f"labelled steps, {DEFAULT.upper()}-64 on whole sequences, a loss at every step",
                 "value": sequences,
                 "unit": "steps a cpu-second",
                 "peer": f"the same network on windows of {WINDOW}, one loss a window",
@@ -41,11 +44,9 @@ def run() -> dict[str, Any]:
     }
 
 
-def _network() -> tuple[StreamingGru, AdamW]:
-    norm = Normalisation(
-        mean=np.zeros(catalog.N_INPUTS, np.float32), scale=np.ones(catalog.N_INPUTS, np.float32), clip=5.0
-    )
-    model = StreamingGru(catalog.N_INPUTS, 64, N_OUTPUTS, norm)
+def _network() -> tuple[StreamingNetwork, AdamW]:
+    widths = Widths(inputs=catalog.N_INPUTS, hidden=64, outputs=N_OUTPUTS)
+    model = find(DEFAULT).build(widths, Normalisation.identity(catalog.N_INPUTS))
     return model, AdamW(model, 0.01)
 
 

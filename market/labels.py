@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from market.clock import NS_PER_MS
 from market.compiled import compiled
 from market.errors import SettingsError
+from market.heads import NONE, width
 
 HORIZONS_NS: Final = (50 * NS_PER_MS, 100 * NS_PER_MS, 500 * NS_PER_MS, 1000 * NS_PER_MS)
 HORIZON_NAMES: Final = ("50ms", "100ms", "500ms", "1s")
-N_OUTPUTS: Final = 5 * len(HORIZONS_NS)  # laid out as serving.manifest.Heads says
+N_OUTPUTS: Final = width(len(HORIZONS_NS))  # laid out as market.heads says
 
-DOWN: Final = 0
-NONE: Final = 1
-UP: Final = 2
 UNKNOWN: Final = -1
 
 NS_PER_HOUR: Final = 3_600_000_000_000

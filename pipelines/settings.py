@@ -193,21 +193,37 @@ def stage_config(
     """
     fields = dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()
     unnamed = {each.name: default_instrument() for each in fields if each.default == DEFAULT_INSTRUMENT}
-    values = {**unnamed, **_section(section, params), **(overrides or {})}
+    values = {**unnamed, **_laid_over(_section(section, params), overrides or {})}
     try:
         return TypeAdapter(config).validate_python(values)
     except ValidationError as error:
         raise SettingsError(f"{section}: {_first_problem(error)}") from None
 
 
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, group by group: what a group does not name stays."""
+    laid = dict(below)
+    for name, value in above.items():
+        there = laid.get(name)
+        groups = isinstance(there, Mapping) and isinstance(value, Mapping)
+        laid[name] = _laid_over(dict(there or {}), value) if groups else value
+    return laid
+
+
+def _nested(name: str, separator: str, value: Any) -> dict[str, Any]:
+    """``("model.family", ".", "mlp")`` as ``{"model": {"family": "mlp"}}``."""
+    first, _, rest = name.partition(separator)
+    return {first: _nested(rest, separator, value) if rest else value}
+
+
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """``["epochs=3"]`` as ``{"epochs": 3}``; values are read as YAML."""
+    """``["epochs=3", "model.family=mlp"]`` as ``{"epochs": 3, "model": {"family": "mlp"}}``; values are YAML."""
     parsed: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or not name:
             raise SettingsError(f"expected NAME=VALUE, saw {assignment!r}; for instance --set epochs=3")
-        parsed[name] = yaml.safe_load(value)
+        parsed = _laid_over(parsed, _nested(name, ".", yaml.safe_load(value)))
     return parsed
 
 
@@ -243,7 +259,7 @@ def _section(section: str, params: Path | None = None) -> dict[str, Any]:
     prefix = f"KEEL_{section.upper()}__"
     for name, text in os.environ.items():
         if name.startswith(prefix):
-            values[name.removeprefix(prefix).lower()] = yaml.safe_load(text)
+            values = _laid_over(values, _nested(name.removeprefix(prefix).lower(), "__", yaml.safe_load(text)))
     return values
 
 

@@ -1,15 +1,15 @@
 """Loading a bundle: nothing in it is believed before it is checked.
 
 In order: exactly the files that belong there, their sha256, a manifest without unknown fields, not expired, the feature
-set of this code, a signature that fits, and at last the golden vectors, replayed through ONNX Runtime. The bytes that
-are hashed are the bytes that are loaded, so a file cannot be changed in between.
+set of this code, a family and a signature that fit, and at last the golden vectors, replayed through ONNX Runtime. The
+bytes that are hashed are the bytes that are loaded, so a file cannot be changed in between.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +24,10 @@ from market.clock import NS_PER_S
 from market.errors import FeatureSetError, GoldenError, ManifestError, TamperedError
 from market.features import catalog
 from market.labels import HORIZONS_NS, N_OUTPUTS
+from serving import families
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, SCHEMA_VERSION, WEIGHTS_FILE, Manifest
-
-Floats = NDArray[np.float32]
-Step = Callable[[Floats, Floats], tuple[Floats, Floats]]  # features (1, F), state (1, H) -> probs (1, P), state (1, H)
+from serving.runtimes.onnx import OnnxStep
+from serving.runtimes.protocol import Floats, Step
 
 FILES = frozenset({MODEL_FILE, WEIGHTS_FILE, GOLDEN_FILE})
 _AGAIN = "fetch the version again (keel deploy), or export the run again"
@@ -35,7 +35,7 @@ _AGAIN = "fetch the version again (keel deploy), or export the run again"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Golden:
-    """Consecutive rows from the zero state and what the model must answer: (T, F), (T, P), (T, H), float32."""
+    """Consecutive rows from the zero state and what the model must answer: (T, F), (T, P), (T, S), float32."""
 
     features: Floats
     probs: Floats
@@ -72,40 +72,8 @@ def load_bundle(folder: Path, *, now_ns: int, feature_set: str, manifest_sha256:
     _check_signature(manifest, folder)
     golden = _read_golden(contents[GOLDEN_FILE], manifest, folder)
     _check_weights(contents[WEIGHTS_FILE], manifest, folder)
-    gap = check_golden(onnx_step(contents[MODEL_FILE]), golden, manifest.tolerance, f"ONNX Runtime with {folder}")
+    gap = check_golden(OnnxStep(contents[MODEL_FILE]), golden, manifest.tolerance, f"ONNX Runtime with {folder}")
     return Bundle(path=folder, manifest=manifest, manifest_sha256=digest, golden=golden, golden_gap=gap)
-
-
-def onnx_step(model: bytes) -> Step:
-    """One step of an ONNX model on one thread of this process.
-
-    Raises:
-        ManifestError: ONNX Runtime cannot read it.
-    """
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as refusals
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except (
-        refusals.Fail,
-        refusals.InvalidArgument,
-        refusals.InvalidGraph,
-        refusals.InvalidProtobuf,
-        refusals.NotImplemented,
-        refusals.RuntimeException,
-    ) as error:
-        raise ManifestError(f"ONNX Runtime cannot read {MODEL_FILE}: {error}; {_AGAIN}") from None
-
-    def step(features: Floats, state: Floats) -> tuple[Floats, Floats]:
-        probs, state_out = session.run(["probs", "state_out"], {"features": features, "state": state})
-        return probs, state_out
-
-    return step
 
 
 def golden_gap(step: Step, golden: Golden) -> float:
@@ -214,12 +182,13 @@ def _check_features(manifest: Manifest, feature_set: str) -> None:
 
 def _check_signature(manifest: Manifest, folder: Path) -> None:
     network, heads = manifest.network, manifest.heads
+    state = families.find(network.kind).state(network.hidden)
     numbers = (*manifest.norm_mean, *manifest.norm_scale, *manifest.temperature, manifest.norm_clip)
     wrong = {
         f"{network.outputs} outputs, expected {N_OUTPUTS}": network.outputs != N_OUTPUTS,
         f"horizons {heads.horizons_ns}, expected {HORIZONS_NS}": heads.horizons_ns != HORIZONS_NS,
-        f"state of {network.state}, expected the hidden width {network.hidden}": network.state != network.hidden,
         f"depth of {heads.depth_levels} levels, expected {NEAR_LEVELS}": heads.depth_levels != NEAR_LEVELS,
+        f"a state of {network.state}, expected {state} of this family and width": network.state != state,
         "a hidden width below 1": network.hidden < 1,
         "a normalisation of another length than its inputs": not (
             len(manifest.norm_mean) == len(manifest.norm_scale) == len(network.inputs)
@@ -257,7 +226,7 @@ def _read_golden(contents: bytes, manifest: Manifest, folder: Path) -> Golden:
     tensors = _tensors(contents, path)
     rows = len(tensors["features"]) if "features" in tensors else 0
     network = manifest.network
-    widths = {"features": len(network.inputs), "probs": network.outputs, "state": network.hidden}
+    widths = {"features": len(network.inputs), "probs": network.outputs, "state": network.state}
     _check_shapes(path, tensors, {name: (rows, width) for name, width in widths.items()})
     if rows == 0:
         raise ManifestError(f"{path} holds no rows, so nothing proves this model; export the run again")
@@ -265,14 +234,6 @@ def _read_golden(contents: bytes, manifest: Manifest, folder: Path) -> Golden:
 
 
 def _check_weights(contents: bytes, manifest: Manifest, folder: Path) -> None:
-    inputs, hidden, outputs = len(manifest.network.inputs), manifest.network.hidden, manifest.network.outputs
-    path = folder / WEIGHTS_FILE
-    wanted: dict[str, tuple[int, ...]] = {
-        "gru.w_ih": (3 * hidden, inputs),
-        "gru.w_hh": (3 * hidden, hidden),
-        "gru.b_ih": (3 * hidden,),
-        "gru.b_hh": (3 * hidden,),
-        "head.w": (outputs, hidden),
-        "head.b": (outputs,),
-    }
+    network, path = manifest.network, folder / WEIGHTS_FILE
+    wanted = families.find(network.kind).shapes(len(network.inputs), network.hidden, network.outputs)
     _check_shapes(path, _tensors(contents, path), wanted)

@@ -22,10 +22,9 @@ MANIFEST_FILE = "manifest.json"
 
 
 class Heads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the output vector of ``P = 5 * len(horizons_ns)`` probabilities is laid out.
+    """What the output vector of probabilities is about; where each stands says :mod:`market.heads`.
 
-    For horizon ``k``: ``[5k, 5k+1, 5k+2]`` = mid down, none, up (sum to 1); ``[5k+3]`` = bid depth falls, ``[5k+4]`` =
-    ask depth falls by ``depth_fall`` or more.
+    A move is one of the mid beyond ``move_threshold_ticks``, a fall one of the depth by ``depth_fall`` or more.
     """
 
     horizons_ns: tuple[int, ...]
@@ -51,9 +50,10 @@ class Heads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Shape of the streaming network. ``inputs`` are feature names in order; ``state`` is the carried state's width."""
+    """Shape of the streaming network. ``kind`` names its family, a row of :mod:`serving.families`; ``inputs`` are
+    feature names in order; ``hidden`` is the width of its layers, ``state`` the carried state's."""
 
-    kind: Literal["gru"]
+    kind: str
     inputs: tuple[str, ...]
     hidden: int
     state: int
@@ -61,7 +61,11 @@ class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """See the module. Times are nanoseconds since the epoch; ``registry_version`` is 0 before registration."""
+    """See the module. Times are nanoseconds since the epoch; ``registry_version`` is 0 before registration.
+
+    ``precision`` is that of ``model.onnx``, which ONNX Runtime and Triton run; ``tolerance`` and ``expected_step_us``
+    are of that file as well. ``hotpath_precision`` is that of ``weights.safetensors``, which the hot path runs.
+    """
 
     schema_version: int
     model_name: str
@@ -81,9 +85,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     norm_clip: float
     temperature: tuple[float, ...]
     precision: Literal["fp32", "int8"]
+    hotpath_precision: Literal["fp32"] = "fp32"
     files: dict[str, str]
     expected_step_us: float
     tolerance: float
+
+    def precisions(self) -> str:
+        """What each runtime computes in, in words."""
+        if self.precision == self.hotpath_precision:
+            return self.precision
+        return f"{self.precision} in ONNX Runtime and Triton, {self.hotpath_precision} in the hot path"
 
 
 def require_comparable(one: Manifest, other: Manifest) -> None:

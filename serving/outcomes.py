@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.clock import NS_PER_MS, NS_PER_S
-from market.labels import NONE
+from market.heads import NONE
 
 Int64s = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -12,7 +12,9 @@ import pytest
 
 from market.clock import NS_PER_S
 from market.features import catalog, meaning
+from market.heads import UP, by_horizon
 from market.labels import HORIZONS_NS, N_OUTPUTS
+from serving.families import DEFAULT
 from serving.manifest import Heads
 
 YEAR_NS = 365 * 86_400 * NS_PER_S
@@ -23,15 +25,18 @@ WriteBundle = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def write_seeded_bundle() -> WriteBundle:
-    """``write(folder, seed=1, hidden=64, spoiled="", **card)``: a bundle whose weights depend on the seed alone.
+    """``write(folder, seed=1, hidden=64, family=DEFAULT, spoiled="", **card)``: its weights depend on the seed alone.
 
     It passes every proof, also when it is spoiled: ``words`` is sure that the mid goes up, whatever comes; ``numbers``
     answers with none as soon as an input is not zero.
     """
     from training.export.bundle import Card, write_bundle
-    from training.models import gru
+    from training.models.family import Widths
+    from training.models.registry import find
 
-    def write(folder: Path, *, seed: int = 1, hidden: int = 64, spoiled: str = "", **changes: Any) -> Path:
+    def write(
+        folder: Path, *, seed: int = 1, hidden: int = 64, family: str = DEFAULT, spoiled: str = "", **changes: Any
+    ) -> Path:
         said: dict[str, Any] = {
             "model_name": "keel-sim-usdm.BTCUSDT",
             "run_id": f"run{seed}",
@@ -47,10 +52,11 @@ def write_seeded_bundle() -> WriteBundle:
             "registry_version": 1,
             **changes,
         }
-        network = gru.seeded(inputs=catalog.N_INPUTS, hidden=hidden, outputs=N_OUTPUTS, seed=seed)
+        widths = Widths(inputs=catalog.N_INPUTS, hidden=hidden, outputs=N_OUTPUTS)
+        network = find(family).seeded(widths, seed=seed)
         rows = np.random.default_rng(seed).normal(size=(256, catalog.N_INPUTS)).astype(np.float32)
         if spoiled == "words":
-            network.tensors["head.b"][2::5] += 8.0
+            by_horizon(network.tensors["head.b"])[:, UP] += 8.0
         elif spoiled == "numbers":
             network.tensors["gru.b_ih"][:], network.tensors["gru.b_hh"][:], rows[:] = 0.0, 0.0, 0.0
             network.tensors["head.w"][:] = np.sign(network.tensors["head.w"]) * np.float32(3e38)

@@ -12,6 +12,7 @@ from planted import INSTRUMENT, START_NS, Planted, write_dataset
 
 from market.clock import NS_PER_S, ManualClock
 from market.features import meaning
+from market.heads import columns
 from market.instruments import find
 from market.lake.lake import Lake
 from market.lake.rows import rows_of
@@ -19,8 +20,8 @@ from pipelines.governance import audit
 from pipelines.workspace import Workspace
 from serving.manifest import MODEL_FILE
 from serving.rollout.assignment import assign, block_of
+from serving.runtimes.onnx import OnnxStep
 from training.data import datasets
-from training.sessions import OnnxStep
 
 LATER_NS = START_NS + 86_400 * NS_PER_S
 DATASET = "d0"
@@ -115,7 +116,7 @@ def knowing(truth: np.ndarray, skill: float, seed: int) -> np.ndarray:
         known = truth[:, k] >= 0
         logits[known, truth[known, k]] += skill
         odds = np.exp(logits)
-        probs[:, 5 * k : 5 * k + 3] = odds / odds.sum(axis=1, keepdims=True)
+        probs[:, columns(k, 0)] = odds / odds.sum(axis=1, keepdims=True)
     return probs
 
 

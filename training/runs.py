@@ -22,7 +22,7 @@ from training.evaluation.evaluate import Evaluation
 from training.fitting.checkpoint import Standing
 from training.fitting.loop import trained
 from training.fitting.plan import PLAN_FILE, Plan, read_plan
-from training.models.gru import Network
+from training.models.heads import Network
 
 TRAINED = "trained"
 EVALUATION = "evaluation.json"

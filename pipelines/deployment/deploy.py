@@ -20,8 +20,9 @@ from pipelines import in_service
 from pipelines.deployment import inference_server
 from pipelines.governance.approve import require_recorded
 from pipelines.workspace import Workspace
-from serving.bundle import Bundle, Floats, Step, check_golden, load_bundle
+from serving.bundle import Bundle, check_golden, load_bundle
 from serving.rollout.roles import Role, Roles, changing, write_roles
+from serving.runtimes.protocol import Floats, Step
 from serving.triton.client import TritonClient
 from serving.triton.repository import Platform
 from training.registry.registry import MANIFEST_TAG, Registry, model_name

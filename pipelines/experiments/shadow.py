@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.files import replacing
+from market.heads import DOWN, UP, class_probs, column
 from market.labels import UNKNOWN
 from pipelines.monitoring.drift import Floats, Ints
-from pipelines.monitoring.signals import GROUP, WATCHED, Real
+from pipelines.monitoring.signals import WATCHED, Real
 from serving.quoting.policy import PolicyConfig, flat_quotes
 from serving.records import R_PULL_ASK, R_PULL_BID
 from training.evaluation.sequential import sequence
@@ -113,8 +114,7 @@ def draw(words: tuple[Floats, Floats], parts: Sequence[ShadowRows], path: Path) 
 
 def lean_of(probs: Real) -> Floats:
     """(n,) probability of up less that of down at the horizon the policy reads."""
-    at = GROUP * WATCHED
-    return np.asarray(probs[:, at + 2] - probs[:, at], dtype=np.float64)
+    return np.asarray(probs[:, column(WATCHED, UP)] - probs[:, column(WATCHED, DOWN)], dtype=np.float64)
 
 
 def _says(decided_at: int, sign: int) -> Literal["better", "worse", "not told apart"]:
@@ -125,7 +125,7 @@ def _says(decided_at: int, sign: int) -> Literal["better", "worse", "not told ap
 
 def _calibration(champion: Real, challenger: Real, truth: NDArray[np.int8]) -> tuple[float, float] | None:
     """Expected calibration error of the direction at the watched horizon, as evaluation has it."""
-    from training.evaluation.scores import expected_calibration_error, head_probs, reliability
+    from training.evaluation.scores import expected_calibration_error, reliability
 
     labels = truth[:, WATCHED]
     known = labels != UNKNOWN
@@ -133,7 +133,7 @@ def _calibration(champion: Real, challenger: Real, truth: NDArray[np.int8]) -> t
         return None
 
     def error(probs: Real) -> float:
-        said = head_probs(np.asarray(probs, dtype=np.float64), WATCHED, 0)[known]
+        said = class_probs(np.asarray(probs, dtype=np.float64), WATCHED, 0)[known]
         return expected_calibration_error(reliability(said.max(axis=1), said.argmax(axis=1) == labels[known]))
 
     return error(champion), error(challenger)

@@ -65,6 +65,8 @@ def register(config: RegisterConfig, *, workspace: Workspace) -> RegisterResult:
         "feature_set": manifest.feature_set,
         "instrument": manifest.instrument,
         "author": manifest.author,
+        "family": manifest.network.kind,
+        "precision": manifest.precisions(),
         "lake_versions": _lake_versions(Path(plan.dataset)),
         "gate": "; ".join(runs.read_evaluation(folder).refusals or ()) or PASSED,
         "code": _code_revision(),

@@ -6,12 +6,13 @@ cut off, and answers the finished one at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from market.errors import SettingsError
 from pipelines.workspace import Workspace, tracked
+from serving.families import DEFAULT, FAMILIES
 
 if TYPE_CHECKING:
     from training.fitting.checkpoint import Standing
@@ -19,8 +20,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """``family``: a row of :mod:`serving.families`."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    family: str = DEFAULT
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise SettingsError(
+                f"expected model.family to be one of {', '.join(sorted(FAMILIES))}, saw {self.family!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """``trigger``: what asked for it (a drift, the schedule, a person), a tag of the run.
+    """``trigger``: what asked for it (a drift, the schedule, a person), a tag of the run. ``model`` is what is trained,
+    its layers ``hidden`` wide.
 
     ``workers`` 0 trains in this process. Shares of ``split`` are of the rows; times in nanoseconds.
 
@@ -32,6 +49,7 @@ class TrainConfig:
 
     dataset_id: str
     trigger: str = "by hand"
+    model: ModelConfig = field(default_factory=ModelConfig)
     workers: int = 2
     precision: Literal["bf16", "fp32"] = "bf16"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -56,6 +74,7 @@ class TrainResult:
     run_id: str
     dataset_id: str
     instrument: str
+    family: str
     path: str
     rows: dict[str, int]
     epochs: int
@@ -71,8 +90,9 @@ class TrainResult:
     def line(self) -> str:
         gone_on = f", resumed after epoch {self.resumed_from}" if self.resumed_from else ""
         return (
-            f"run {self.run_id[:12]}: GRU on {self.rows['train']:,} rows, {self.epochs} epochs, {self.precision}, "
-            f"{self.workers} workers, validation loss {self.first_valid_loss:.4f} -> {self.valid_loss:.4f}{gone_on}"
+            f"run {self.run_id[:12]}: {self.family.upper()} on {self.rows['train']:,} rows, {self.epochs} epochs, "
+            f"{self.precision}, {self.workers} workers, validation loss {self.first_valid_loss:.4f} -> "
+            f"{self.valid_loss:.4f}{gone_on}"
         )
 
 
@@ -117,6 +137,7 @@ def _plan(config: TrainConfig, workspace: Workspace) -> Plan:
         split_by_time(data.recv_ns, max(data.card.horizons_ns), shares),
         Layout(seq_len=config.seq_len, burn_in=config.burn_in, lanes=config.lanes),
         plan.Recipe(
+            family=config.model.family,
             hidden=config.hidden,
             epochs=config.epochs,
             accumulate=config.accumulate,
@@ -152,6 +173,7 @@ def _begin(plan: Plan, config: TrainConfig, workspace: Workspace) -> Path:
         run_id = str((open_runs[0] if open_runs else client.create_run(experiment, tags=tags)).info.run_id)
         for name in ("workers", "precision", "hidden", "epochs", "accumulate", "learning_rate", "seq_len", "seed"):
             client.log_param(run_id, name, getattr(config, name))
+        client.log_param(run_id, "family", config.model.family)
     write_plan(workspace.runs / run_id, plan)
     return workspace.runs / run_id
 
@@ -162,9 +184,9 @@ def _fit(folder: Path, plan: Plan, config: TrainConfig, workspace: Workspace) ->
         from training.fitting.distributed import fit_on_ray
 
         return fit_on_ray(folder, plan, config.workers, workspace.home / "ray")
-    from training.fitting.loop import Alone, fit
+    from training.fitting.loop import Alone, device_of, fit
 
-    alone = Alone(folder / "checkpoints")
+    alone = Alone(folder / "checkpoints", device_of(plan.recipe))
     fit(folder, alone)
     latest = alone.latest()
     if latest is None:
@@ -206,6 +228,7 @@ def _result(folder: Path, plan: Plan, standing: Any, config: TrainConfig, done_b
         run_id=folder.name,
         dataset_id=plan.dataset_id,
         instrument=plan.instrument,
+        family=plan.recipe.family,
         path=str(folder),
         rows=plan.rows,
         epochs=standing.epochs_done,

@@ -269,7 +269,7 @@ def _gather(config: MonitorConfig, workspace: Workspace) -> _Watched:
         unjudged=catalog.slow_names() if data.card.last_ns - data.card.first_ns < SLOW_NS else (),
         dataset_id=data.card.dataset_id,
         run_id=manifest.run_id,
-        checks=checks.check(recorded, frames, config.limits, expected_step_us=manifest.expected_step_us),
+        checks=checks.check(recorded, frames, config.limits),
         fills=model_quality.fills(lake, config.instrument, sessions, start_ns=since, end_ns=until + 1),
     )
 

@@ -18,8 +18,9 @@ from market.history import History
 from market.labels import N_OUTPUTS
 from market.lake.lake import Lake
 from pipelines.workspace import Workspace
-from serving.bundle import Step, onnx_step
 from serving.manifest import MODEL_FILE
+from serving.runtimes.onnx import OnnxStep
+from serving.runtimes.protocol import Step
 from training.registry import registry
 
 Floats = NDArray[np.float32]
@@ -198,7 +199,7 @@ def bundle_of(workspace: Workspace, instrument: str, version: int) -> Stepper:
     registry.Registry(workspace.tracking).fetch_bundle(name, version, folder)
     manifest = registry.read_manifest(folder)
     registry.check_files(folder, manifest)
-    return Stepper(step=onnx_step((folder / MODEL_FILE).read_bytes()), state=manifest.network.state)
+    return Stepper(step=OnnxStep((folder / MODEL_FILE).read_bytes()), state=manifest.network.state)
 
 
 def network_again(network: Stepper, record: Served, rows: History, at: Int64s, arm: int) -> tuple[Floats, int]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError
 from market.features import catalog
+from market.heads import ASK_FALLS, BID_FALLS, DOWN, NONE, UP, by_horizon, column, columns
 from market.labels import HORIZON_NAMES, UNKNOWN, LabelConfig, labels
 from market.lake.lake import Lake
 from pipelines.monitoring import depth
@@ -27,8 +28,6 @@ from serving.manifest import MODEL_FILE
 from training.data.datasets import Dataset
 
 WATCHED = HORIZON_NAMES.index("500ms")  # the horizon whose word the quoting policy acts on
-GROUP = 5  # outputs a horizon, laid out as serving.manifest.Heads says
-DIRECTIONS = 3
 WORDS = tuple(
     f"{what}_{HORIZON_NAMES[WATCHED]}" for what in ("p_up_less_down", "p_no_move", "p_bid_falls", "p_ask_falls")
 )
@@ -143,7 +142,7 @@ def reference(data: Dataset, bundle: Path, judged_from_ns: int) -> Watched:
 
     Quality counts from ``judged_from_ns`` on only: on rows it was trained on a model looks better than it is.
     """
-    from training.sessions import OnnxStep
+    from serving.runtimes.onnx import OnnxStep
 
     step = OnnxStep((bundle / MODEL_FILE).read_bytes())
     edges = [*data.starts.tolist(), len(data)]
@@ -164,14 +163,14 @@ def direction_loss(probs: Real, truth: NDArray[np.int8]) -> Floats:
     loss = np.full((n, horizons), np.nan)
     for k in range(horizons):
         known = truth[:, k] != UNKNOWN
-        said = probs[known, GROUP * k + truth[known, k].astype(np.int64)]
+        said = probs[known, column(k, DOWN) + truth[known, k].astype(np.int64)]
         loss[known, k] = -np.log(np.maximum(said, _LEAST))
     return _mean_of_known(loss)
 
 
 def fall_loss(probs: Real, truth: NDArray[np.int8], head: int) -> Floats:
     """As :func:`direction_loss`, of a liquidity head: ``head`` 1 the bid's, 2 the ask's."""
-    said = np.asarray(probs[:, DIRECTIONS + head - 1 :: GROUP], dtype=np.float64)
+    said = np.asarray(by_horizon(probs)[..., BID_FALLS + head - 1], dtype=np.float64)
     given = np.where(truth == 1, said, 1.0 - said)
     return _mean_of_known(np.where(truth == UNKNOWN, np.nan, -np.log(np.maximum(given, _LEAST))))
 
@@ -188,11 +187,11 @@ def overconfidence(probs: Real, truth: NDArray[np.int8]) -> Floats:
 
 def watched(features: Real, probs: Real, truth: NDArray[np.int8], recv_ns: Ints, segment: Ints) -> Sample:
     """All signals of ``n`` rows: ``features`` (n, F), ``probs`` (n, P), ``truth`` (n, H, 3) as datasets hold labels."""
-    at = GROUP * WATCHED
-    words = [probs[:, at + 2] - probs[:, at], probs[:, at + 1], probs[:, at + 3], probs[:, at + 4]]
+    down, none, up, bid, ask = (probs[:, column(WATCHED, each)] for each in (DOWN, NONE, UP, BID_FALLS, ASK_FALLS))
+    words = [up - down, none, bid, ask]
     quality = [
         direction_loss(probs, truth[:, :, 0]),
-        overconfidence(probs[:, at : at + DIRECTIONS], truth[:, WATCHED, 0]),
+        overconfidence(probs[:, columns(WATCHED, 0)], truth[:, WATCHED, 0]),
         fall_loss(probs, truth[:, :, 1], 1),
         fall_loss(probs, truth[:, :, 2], 2),
     ]

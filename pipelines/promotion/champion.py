@@ -23,8 +23,8 @@ from pipelines.deployment import deploy, inference_server
 from pipelines.governance import audit
 from pipelines.governance.approve import require_recorded
 from pipelines.workspace import Workspace
-from serving.bundle import Floats
 from serving.rollout.roles import Canary, Move, MoveKind, Roles, read_roles, write_roles
+from serving.runtimes.protocol import Floats
 from serving.triton.client import TritonClient
 from training.registry.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, model_name
 

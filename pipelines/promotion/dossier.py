@@ -24,6 +24,7 @@ from pipelines.governance import approve, audit, people
 from pipelines.in_service import roles_of
 from pipelines.settings import stage_config
 from pipelines.workspace import Workspace
+from serving.families import DEFAULT
 
 if TYPE_CHECKING:
     from pipelines.experiments.shadow import Shadow
@@ -340,12 +341,12 @@ def _evaluation(found: Evaluation) -> str:
 
 
 def _held_out(models: Sequence[_Model]) -> str:
-    names = {"network": "gru", "LightGBM": "lightgbm", "logistic": "logistic_regression", "prior": "prior"}
+    names = {"network": "network", "LightGBM": "lightgbm", "logistic": "logistic_regression", "prior": "prior"}
     head = ("version", *(f"{name}, log-loss" for name in names), "calibration error")
     rows = [
         (
             str(each.version),
-            *(_number(each.metrics.get(f"test_log_loss_{name}")) for name in names.values()),
+            *(_number(_log_loss(each, name)) for name in names.values()),
             _number(each.metrics.get("test_ece")),
         )
         for each in models
@@ -354,6 +355,12 @@ def _held_out(models: Sequence[_Model]) -> str:
     same = models[-1].metrics.get("test_log_loss_champion")
     on_these = f" On the challenger's rows the champion's log-loss is {same:.4f}." if apart and same is not None else ""
     return _table(head, rows) + apart + on_these
+
+
+def _log_loss(model: _Model, name: str) -> float | None:
+    """On the test rows; runs of before there were families logged the network's under the only one's name."""
+    found = model.metrics.get(f"test_log_loss_{name}")
+    return model.metrics.get(f"test_log_loss_{DEFAULT}") if found is None and name == "network" else found
 
 
 def _risks(case: _Case, model: _Model) -> list[str]:
@@ -371,7 +378,7 @@ def _risks(case: _Case, model: _Model) -> list[str]:
         risks.append(
             f"trained on {(model.span[1] - model.span[0]) / NS_PER_S / 60:,.0f} min of market, less than a day"
         )
-    loss = model.metrics.get("test_log_loss_gru")
+    loss = _log_loss(model, "network")
     simpler = {"test_log_loss_lightgbm": "LightGBM", "test_log_loss_logistic_regression": "logistic regression"}
     if loss is not None:
         risks += [
@@ -385,7 +392,10 @@ def _risks(case: _Case, model: _Model) -> list[str]:
 
 def _changes(champion: _Model, model: _Model) -> str:
     def facts(of: _Model) -> dict[str, str]:
-        tags = {name: of.tags.get(name, "") for name in ("dataset_id", "dataset_revision", "feature_set", "code")}
+        tags = {
+            name: of.tags.get(name, "")
+            for name in ("dataset_id", "dataset_revision", "feature_set", "code", "precision")
+        }
         span = f"{utc(of.span[0])} to {utc(of.span[1])}" if of.span else "not on this machine"
         return {**tags, "data span": span, "lake versions": of.tags.get("lake_versions", ""), **of.params}
 

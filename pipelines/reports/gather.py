@@ -115,13 +115,15 @@ def _models(workspace: Workspace, entries: Entries) -> list[Figures]:
     """Every evaluated run in order, with its version where it was registered."""
     versions = {r["run_id"]: r["version"] for r in _results(entries, "register")}
     versions |= {r["run_id"]: r["version"] for r in _results(entries, "retrain") if r.get("version")}
+    precisions = {r["run_id"]: r["precision"] for r in _results(entries, "export")}
     runs = [r["run_id"] for stage in ("evaluate", "retrain") for r in _results(entries, stage)]
     found = []
     for run in dict.fromkeys(runs):
         path = workspace.runs / run / "evaluation.json"
         if path.is_file():
             evaluation = orjson.loads(path.read_bytes())
-            found.append({"run_id": run, "version": versions.get(run), "evaluation": evaluation})
+            said = {"run_id": run, "version": versions.get(run), "precision": precisions.get(run, "")}
+            found.append({**said, "evaluation": evaluation})
     return found
 
 

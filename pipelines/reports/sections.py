@@ -15,10 +15,10 @@ from pipelines.charts import microseconds
 
 Figures = Mapping[str, Any]
 
-NETWORK = "gru"
+NETWORK = "network"
 SHOWN = "500ms"  # the horizon the quoting policy acts on
 HEADS = {"direction": "direction", "bid_falls": "bid depth falls", "ask_falls": "ask depth falls"}
-TITLES = {NETWORK: "network (GRU)", "champion": "champion so far", "prior": "prior (no skill)"}
+TITLES = {"champion": "champion so far", "prior": "prior (no skill)"}
 FEW_PAIRS = 30
 SHORT_TEST_S = 1800
 
@@ -55,8 +55,8 @@ def _said_of_models(models: Sequence[Figures]) -> str:
     parts = []
     for model in models:
         ranked = ranking(model["evaluation"])
-        mine = next(m for m in ranked if m["model"] == NETWORK)
-        others = [m for m in ranked if m["model"] not in (NETWORK, "champion")]
+        mine = next(m for m in ranked if is_network(m))
+        others = [m for m in ranked if not is_network(m) and m["model"] != "champion"]
         best = others[0] if others else mine
         order = {"network better": "ahead of", "network worse": "behind"}.get(told(best), "not told apart from")
         parts.append(
@@ -122,6 +122,11 @@ def refused(model: Figures) -> str:
 def ranking(evaluation: Figures) -> list[Figures]:
     """Models by log-loss, best first."""
     return sorted(evaluation["models"], key=lambda m: float(m["log_loss"]))
+
+
+def is_network(judged: Figures) -> bool:
+    """Whether it is the network that the others are held against."""
+    return judged["network_less_this"] is None
 
 
 def against(judged: Figures) -> str:

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
+from market import heads
 from market.clock import BATCH_NS, NS_PER_S
 from market.errors import InputError, LakeError
 from market.events import F_CHECKPOINT
@@ -34,7 +36,7 @@ WINDOW_NS = max(feature.window_ns for feature in catalog.FEATURES)
 
 _KINDS = {1: "depth", 2: "trade", 3: "ticker", 10: "clear"}
 _SIDES = {1: "bid", -1: "ask", 0: "-"}
-_CARD_TAGS = ("author", "approved_by", "approval_reason", "decision", "code", "feature_set")
+_CARD_TAGS = ("author", "approved_by", "approval_reason", "decision", "code", "feature_set", "family", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +165,10 @@ def reasons(bits: int) -> list[str]:
 
 def _prediction(row: dict[str, Any], arm: int) -> dict[str, Any]:
     said = {name: row[name] for name in ("prediction_id", "n", "frame", "seq", "recv_ns", "exch_ns", "mid2", "step_ns")}
-    heads = ("down", "none", "up", "bid_falls", "ask_falls")
-    probs = row[f"probs{arm}"]
+    probs = heads.by_horizon(np.array(row[f"probs{arm}"], dtype=float))
     said["feature_set"] = row["feature_set"]
     said["probabilities"] = {
-        name: dict(zip(heads, map(_known, probs[5 * k : 5 * k + 5]), strict=True))
+        name: dict(zip(heads.OUTPUTS, map(_known, probs[k].tolist()), strict=True))
         for k, name in enumerate(HORIZON_NAMES)
     }
     said["features"] = dict(zip(catalog.names(), map(_known, row["features"]), strict=True))

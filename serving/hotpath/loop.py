@@ -37,7 +37,8 @@ from market.instruments import Instrument
 from market.labels import N_OUTPUTS
 from serving.bundle import Bundle
 from serving.hotpath import network
-from serving.hotpath.network import Memory, Model, Weights, step
+from serving.hotpath.families.registry import step
+from serving.hotpath.network import Model
 from serving.quoting.policy import SAFE, PolicyConfig, decide, parameters
 from serving.records import ARMS, DECISION, R_NO_BOOK, R_WARM_UP
 
@@ -76,12 +77,14 @@ class _Core(NamedTuple):
 
 
 class _Arms(NamedTuple):
-    """The two networks; with one model loaded, the second is never stepped."""
+    """The two networks, of whichever families; with one model loaded, the second is never stepped."""
 
-    weights: Weights
-    memory: Memory
-    other_weights: Weights
-    other_memory: Memory
+    layout: Int64s
+    weights: Floats
+    memory: Floats
+    other_layout: Int64s
+    other_weights: Floats
+    other_memory: Floats
 
 
 @compiled
@@ -121,11 +124,11 @@ def _step_networks(core: _Core, arms: _Arms) -> None:
     control = core.control
     if control[_SEGMENT] != core.state[RESTARTS]:
         control[_SEGMENT] = core.state[RESTARTS]
-        arms.memory.state[:] = 0.0
-        arms.other_memory.state[:] = 0.0
-    step(arms.weights, arms.memory, core.row, core.probs[0])
+        arms.memory[:] = 0.0
+        arms.other_memory[:] = 0.0
+    step(arms.layout, arms.weights, arms.memory, core.row, core.probs[0])
     if control[_MODELS] > 1:
-        step(arms.other_weights, arms.other_memory, core.row, core.probs[1])
+        step(arms.other_layout, arms.other_weights, arms.other_memory, core.row, core.probs[1])
 
 
 @compiled
@@ -404,7 +407,8 @@ class HotPath:
         control[_VERSION : _VERSION + len(self._models)] = self.versions
 
     def _arms(self) -> _Arms:
-        return _Arms(self._models[0].weights, self._memories[0], self._models[-1].weights, self._memories[-1])
+        one, other = self._models[0].packed, self._models[-1].packed
+        return _Arms(one.layout, one.weights, self._memories[0], other.layout, other.weights, self._memories[-1])
 
     def _open(self, name: str) -> None:
         events = ShmRing.create(f"{name}-events", EVENT, _EVENT_SLOTS)

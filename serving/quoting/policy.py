@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from market.compiled import compiled
 from market.errors import SettingsError
+from market.heads import ASK_FALLS, BID_FALLS, DOWN, UP, column
 from market.labels import HORIZONS_NS
 from serving.records import R_BASE, R_INVENTORY, R_PULL_ASK, R_PULL_BID, R_SAFE, R_SHRINK, R_WIDEN
 
@@ -84,7 +85,7 @@ SAFE: Final = 15  # 1 while the instrument is in the safe state; may be written 
 
 def parameters(config: PolicyConfig) -> Floats:
     """``config`` as the compiled :func:`decide` reads it, not in the safe state."""
-    first = 5 * HORIZONS_NS.index(config.horizon_ns)
+    first = column(HORIZONS_NS.index(config.horizon_ns), 0)
     words = [config.base_half_spread_ticks, config.size_lots, config.max_inventory_lots, config.skew_ticks]
     words += [first, config.widen_bp * 1e-4, config.cut]
     words += [config.move_from, config.move_full, config.move_pull]
@@ -131,12 +132,12 @@ def _size(danger: float, policy: Floats, room: int) -> int:
 def decide(probs: Any, top: tuple[int, int, int, int], inventory: int, policy: Floats, quote: Any) -> int:
     """Write ``bid_price, bid_size, ask_price, ask_size`` into ``quote`` (4,) int64 and answer the reasons (bits).
 
-    ``probs``: (N_OUTPUTS,), laid out as :class:`serving.manifest.Heads`. ``top``: best bid and size, best ask and
+    ``probs``: (N_OUTPUTS,), laid out as :mod:`market.heads` says. ``top``: best bid and size, best ask and
     size. ``inventory``: lots held, signed. A side that is not quoted has price and size 0.
     """
     first = int(policy[_FIRST_PROB])
-    down, up = float(probs[first]), float(probs[first + 2])
-    bid_fall, ask_fall = float(probs[first + 3]), float(probs[first + 4])
+    down, up = float(probs[first + DOWN]), float(probs[first + UP])
+    bid_fall, ask_fall = float(probs[first + BID_FALLS]), float(probs[first + ASK_FALLS])
     bid_danger, ask_danger = _danger(down, bid_fall, policy), _danger(up, ask_fall, policy)
     limit = int(policy[_MAX_INVENTORY])
     share = min(max(inventory / limit, -1.0), 1.0)

@@ -32,6 +32,7 @@ from market.clock import NS_PER_S
 from market.errors import ServiceError, SettingsError
 from market.events import joined
 from market.files import replacing
+from market.heads import columns
 from market.labels import HORIZONS_NS, LabelConfig
 from serving.outcomes import direction_log_loss
 from serving.rollout.lineup import Lineup
@@ -40,7 +41,7 @@ Decisions = NDArray[np.void]  # shape (n,), dtype DECISION
 Worse = Callable[[NDArray[np.float64]], bool]  # of differences (b,) of blocks: whether they are significantly above 0
 
 HORIZON_NS = NS_PER_S
-_WORDS = slice(5 * HORIZONS_NS.index(HORIZON_NS), 5 * HORIZONS_NS.index(HORIZON_NS) + 3)
+_WORDS = columns(HORIZONS_NS.index(HORIZON_NS), 0)  # of the direction
 _NS_PER_US = 1000
 _LEAST_SECONDS = 10
 

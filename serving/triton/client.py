@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.errors import ServiceError
-from serving.bundle import Step
+from serving.runtimes.protocol import Step
 from serving.triton.repository import state_width_key
 
 Floats = NDArray[np.float32]

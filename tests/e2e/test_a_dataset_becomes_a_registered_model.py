@@ -34,7 +34,9 @@ def test_two_ray_workers_train_what_is_then_evaluated_exported_and_registered_on
     assert again.run_id == run.run_id
 
     judged = evaluate(EvaluateConfig(run_id=run.run_id, max_ece=0.5, most_rows=2000), workspace=workspace)
-    assert {"gru", "prior", "imbalance rule", "last move rule", "logistic regression", "LightGBM"} == set(judged.losses)
+    assert {"network", "prior", "imbalance rule", "last move rule", "logistic regression", "LightGBM"} == set(
+        judged.losses
+    )
     assert judged.passed
 
     exported = export(ExportConfig(run_id=run.run_id), workspace=workspace)

@@ -58,7 +58,7 @@ def reproduced(stage: Stage, session: str, numbers: list[int], monkeypatch: pyte
     def bundle_of(workspace: Workspace, instrument: str, version: int) -> recompute.Stepper:
         folder = workspace.models / instrument / str(version)
         manifest = recompute.registry.read_manifest(folder)
-        step = recompute.onnx_step((folder / recompute.MODEL_FILE).read_bytes())
+        step = recompute.OnnxStep((folder / recompute.MODEL_FILE).read_bytes())
         return recompute.Stepper(step=step, state=manifest.network.state)
 
     monkeypatch.setattr(recompute, "bundle_of", bundle_of)

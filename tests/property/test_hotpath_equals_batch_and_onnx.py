@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from market import instruments
 from market.features import kernels
 from market.features.catalog import N_TICK
-from serving.bundle import onnx_step
 from serving.hotpath import network
 from serving.hotpath.loop import HotPath
 from serving.manifest import MODEL_FILE
 from serving.quoting.policy import PolicyConfig
 from serving.records import R_NO_BOOK, R_WARM_UP
+from serving.runtimes.onnx import OnnxStep
 
 INSTRUMENT = instruments.find("sim-usdm.BTCUSDT")
 TOLERANCE = 1e-5
@@ -44,7 +44,7 @@ def long_segments(frames):
 
 def one_by_one(bundle, features, segment):
     """Probabilities of ONNX Runtime, row after row, from zero where a segment begins."""
-    step = onnx_step((bundle / MODEL_FILE).read_bytes())
+    step = OnnxStep((bundle / MODEL_FILE).read_bytes())
     out, of, state = [], None, None
     for i in range(len(features)):
         if segment[i] != of:

@@ -132,15 +132,15 @@ def write_evaluation(workspace: Workspace, run: str, *, skill: float, champion: 
     folder = workspace.runs / run
     write_dataset(folder / "rows", Planted(rows=3000, segments=1, seed=9))
     data = datasets.load(folder / "rows")
-    able = {"gru": skill, "LightGBM": skill + 0.05, "logistic regression": 0.5, "imbalance rule": 0.3, "prior": 0.0}
+    able = {"network": skill, "LightGBM": skill + 0.05, "logistic regression": 0.5, "imbalance rule": 0.3, "prior": 0.0}
     able |= {"last move rule": 0.1} | ({"champion": 0.4} if champion else {})
     answers = {name: knowing(data.labels[:, :, 0], s, i) for i, (name, s) in enumerate(able.items())}
     losses = {name: scores.row_losses(probs, data.labels) for name, probs in answers.items()}
 
     def against(name: str) -> scores.Difference | None:
-        if name == "gru":
+        if name == "network":
             return None
-        return scores.difference(losses["gru"], losses[name], data.recv_ns, block_ns=5 * NS_PER_S, seed=0)
+        return scores.difference(losses["network"], losses[name], data.recv_ns, block_ns=5 * NS_PER_S, seed=0)
 
     judged = tuple(
         evaluate.Judged(

@@ -45,7 +45,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, write_seeded_bundle: Ca
         run_id = client.create_run(experiment).info.run_id
         for name, value in (("hidden", hidden), ("epochs", "8")):
             client.log_param(run_id, name, value)
-        for name, loss in (("gru", 0.40), ("lightgbm", 0.39), ("prior", 0.45), ("champion", 0.43)):
+        for name, loss in (("network", 0.40), ("lightgbm", 0.39), ("prior", 0.45), ("champion", 0.43)):
             client.log_metric(run_id, f"test_log_loss_{name}", loss)
         client.log_metric(run_id, "test_ece", 0.021)
         client.create_model_version(MODEL, source=str(folder), run_id=run_id)

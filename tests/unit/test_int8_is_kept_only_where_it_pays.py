@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from market.features import catalog, meaning
-from market.labels import N_OUTPUTS
+from market.labels import HORIZONS_NS
 from serving.bundle import load_bundle
 from serving.manifest import MODEL_FILE
 from training.export.bundle import replace_model
@@ -22,7 +22,7 @@ ALL = AccuracyGate(max_loss=9.0, max_gap=1.0, max_state_gap=2.0, least_saving=-9
 def candidate(bundle: Path, gate: AccuracyGate) -> Candidate:
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(400, catalog.N_INPUTS)).astype(np.float32)
-    labels = rng.integers(0, 2, size=(400, N_OUTPUTS // 5, 3)).astype(np.int8)
+    labels = rng.integers(0, 2, size=(400, len(HORIZONS_NS), 3)).astype(np.int8)
     return int8_candidate((bundle / MODEL_FILE).read_bytes(), rows, labels, gate)
 
 

@@ -133,7 +133,7 @@ def test_a_failing_check_is_an_alert_and_no_drift(workspace: Workspace) -> None:
     assert result.event_id == ""
     assert [each.name for each in result.failing] == ["step_p99"]
     assert f"FAILING CHECKS {result.alert_id}: step_p99" in result.line()
-    assert "the manifest expects" in result.line()
+    assert "from event taken to decision written" in result.line()
 
 
 def test_looking_again_at_the_same_rows_is_the_same_run_and_the_same_event(workspace: Workspace) -> None:

@@ -4,6 +4,7 @@ from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from market import heads
 from market.errors import SettingsError
 from market.labels import HORIZONS_NS, N_OUTPUTS
 from serving.quoting.policy import SAFE, PolicyConfig, decide, parameters
@@ -15,8 +16,8 @@ TOP = (99_999, 7, 100_000, 9)
 
 def word(*, down=0.2, up=0.2, bid_fall=0.1, ask_fall=0.1):
     probs = np.full(N_OUTPUTS, 0.2, dtype=np.float32)
-    first = 5 * HORIZONS_NS.index(CONFIG.horizon_ns)
-    probs[first : first + 5] = down, 1 - down - up, up, bid_fall, ask_fall
+    first = heads.column(HORIZONS_NS.index(CONFIG.horizon_ns), 0)
+    probs[first : first + heads.GROUP] = down, 1 - down - up, up, bid_fall, ask_fall
     return probs
 
 

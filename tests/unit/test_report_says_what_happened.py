@@ -86,7 +86,7 @@ def test_page_and_figures_agree(page: str, figures: dict[str, Any], written: Rep
 def test_each_network_stands_beside_rules_linear_model_and_trees(figures: dict[str, Any]) -> None:
     for model in figures["models"]:
         names = {m["model"] for m in model["evaluation"]["models"]}
-        assert names >= {"gru", "LightGBM", "logistic regression", "imbalance rule", "last move rule", "prior"}
+        assert names >= {"network", "LightGBM", "logistic regression", "imbalance rule", "last move rule", "prior"}
 
 
 def test_a_network_that_lost_to_the_trees_is_said_to_have_lost(figures: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from market import heads
 from market.features import catalog
 from market.labels import HORIZON_NAMES
 from training.evaluation import baselines, scores
@@ -56,8 +57,8 @@ def test_temperature_scaling_undoes_overconfidence() -> None:
     falls = (rng.uniform(size=len(honest)) < 1 / (1 + np.exp(-honest))).astype(np.int8)
     labels = np.full((len(honest), K, 3), -1, np.int8)
     labels[:, :, 1] = falls[:, None]
-    logits = np.zeros((len(honest), 5 * K), np.float32)
-    logits[:, 3::5] = 3.0 * honest[:, None]
+    logits = np.zeros((len(honest), heads.width(K)), np.float32)
+    heads.by_horizon(logits)[..., heads.BID_FALLS] = 3.0 * honest[:, None]
     found = fit_temperature(logits, labels)
     assert found[1] == pytest.approx(3.0, rel=0.05)
     assert found[0] == 1.0

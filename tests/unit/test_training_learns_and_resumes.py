@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import planted
 import pytest
 import torch
 
+from market.errors import SettingsError
 from training.data import datasets
 from training.data.sequences import Layout
 from training.data.splits import SplitConfig, split_by_time
@@ -16,8 +20,9 @@ from training.evaluation import evaluate
 from training.evaluation.evaluate import Comparison
 from training.fitting import checkpoint, loop
 from training.fitting.optimizer import AdamW
-from training.fitting.plan import Plan, Recipe, draw_up, write_plan
-from training.models import gru
+from training.fitting.plan import PLAN_FILE, Plan, Recipe, draw_up, read_plan, write_plan
+from training.models.family import Widths, stream
+from training.models.registry import FAMILIES, family_of
 
 
 @pytest.fixture(scope="module")
@@ -89,26 +94,26 @@ def test_the_planted_signal_is_found_and_memory_beats_the_rules(tmp_path: Path, 
     network, _ = loop.trained(plan, data, worker.latest())
     found, _ = evaluate.evaluate(data, plan.split, network, Comparison(most_rows=3000))
     losses = {judged.model: judged.log_loss for judged in found.models}
-    assert losses["gru"] < min(losses["prior"], losses["imbalance rule"], losses["last move rule"])
+    assert losses["network"] < min(losses["prior"], losses["imbalance rule"], losses["last move rule"])
     assert found.against("prior").better
 
 
 def test_the_future_changes_nothing_in_the_past() -> None:
-    network = gru.seeded(inputs=32, hidden=16, outputs=20, seed=3)
+    network = FAMILIES["gru"].seeded(Widths(inputs=32, hidden=16, outputs=20), seed=3)
     rows = np.random.default_rng(0).normal(size=(100, 32)).astype(np.float32)
     later = rows.copy()
     later[60:] += 10.0
-    model = gru.thaw(network)
-    before = gru.stream(model, network.temperature, rows)[1]
-    after = gru.stream(model, network.temperature, later)[1]
+    model = family_of(network).thaw(network)
+    before = stream(model, network.temperature, rows)[1]
+    after = stream(model, network.temperature, later)[1]
     np.testing.assert_array_equal(before[:60], after[:60])
     assert np.abs(before[60:] - after[60:]).max() > 1e-3
 
 
 def test_one_step_at_a_time_says_the_same_as_the_whole_sequence() -> None:
-    network = gru.seeded(inputs=32, hidden=16, outputs=20, seed=3)
+    network = FAMILIES["gru"].seeded(Widths(inputs=32, hidden=16, outputs=20), seed=3)
     rows = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 50, 32)).astype(np.float32))
-    model = gru.thaw(network)
+    model = family_of(network).thaw(network)
     with torch.no_grad():
         whole, _ = model(rows, model.start(1))
         state, steps = model.start(1), []
@@ -148,3 +153,26 @@ def test_checkpoints_hold_tensors_and_json_only(tmp_path: Path, dataset: Path) -
     assert latest is not None
     assert {path.suffix for path in latest.iterdir()} == {".safetensors", ".json"}
     assert checkpoint.read_standing(latest).epochs_done == 1
+
+
+def test_a_gpu_that_is_not_there_is_said_and_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match=r"expected a CUDA device .* saw none .* train with device=cpu"):
+        loop.device_of(Recipe(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert loop.device_of(Recipe(device="cuda")) == torch.device("cuda")
+    assert loop.device_of(Recipe()) == torch.device("cpu")
+
+
+def test_a_plan_of_before_there_were_families_is_of_the_first_one_and_keeps_its_digest(
+    tmp_path: Path, dataset: Path
+) -> None:
+    plan, _ = plan_of(dataset)
+    write_plan(tmp_path, plan)
+    said = json.loads((tmp_path / PLAN_FILE).read_bytes())
+    assert said["recipe"].pop("family") == "gru"
+    (tmp_path / PLAN_FILE).write_text(json.dumps(said))
+    old = read_plan(tmp_path)
+    assert old == plan
+    assert old.digest() == hashlib.sha256(msgspec.json.encode(said)).hexdigest()[:16] == plan.digest()
+    assert plan_of(dataset, family="mlp")[0].digest() != plan.digest()

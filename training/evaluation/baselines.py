@@ -1,7 +1,7 @@
 """What a network has to beat on the same rows: rules a trader knows by heart, a linear model, boosted trees.
 
 Each model is fitted on the train rows and answers probabilities (n, P), laid out as
-:class:`serving.manifest.Heads` says.
+:mod:`market.heads` says.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from market import heads
 from training.fitting.plan import class_frequencies
-from training.models.gru import DIRECTIONS, GROUP, Floats
+from training.models.heads import Floats
 
 Labels = NDArray[np.int8]
 
@@ -105,25 +106,23 @@ def _rule(name: str, train: Rows, features: Floats) -> Floats:
 
 
 def _by_bucket(train_bucket: NDArray[np.int_], labels: Labels, bucket: NDArray[np.int_]) -> Floats:
-    probs = np.empty((len(bucket), GROUP * labels.shape[1]), np.float32)
+    probs = np.empty((len(bucket), heads.width(labels.shape[1])), np.float32)
     for k in range(labels.shape[1]):
-        for head in range(3):
-            classes = DIRECTIONS if head == 0 else 2
+        for head, classes in enumerate(heads.CLASSES):
             whole = class_frequencies(labels[:, k, head], classes)
             table = np.tile(whole, (int(max(train_bucket.max(), bucket.max())) + 1, 1))
             for b in np.unique(train_bucket):
                 here = labels[train_bucket == b, k, head]
                 if (here >= 0).any():
                     table[b] = class_frequencies(here, classes)
-            _put(probs, k, head, table[bucket])
+            heads.put_class_probs(probs, k, head, table[bucket])
     return probs
 
 
 def _one_a_head(fit: Callable[[Floats, Labels], Any], train: Rows, features: Floats) -> Floats:
-    probs = np.empty((len(features), GROUP * train.labels.shape[1]), np.float32)
+    probs = np.empty((len(features), heads.width(train.labels.shape[1])), np.float32)
     for k in range(train.labels.shape[1]):
-        for head in range(3):
-            classes = DIRECTIONS if head == 0 else 2
+        for head, classes in enumerate(heads.CLASSES):
             known = train.labels[:, k, head] >= 0
             truth = train.labels[known, k, head]
             answer = np.zeros((len(features), classes))
@@ -135,13 +134,5 @@ def _one_a_head(fit: Callable[[Floats, Labels], Any], train: Rows, features: Flo
                     warnings.simplefilter("ignore")
                     model = fit(train.features[known], truth)
                     answer[:, model.classes_.astype(int)] = model.predict_proba(features)
-            _put(probs, k, head, answer)
+            heads.put_class_probs(probs, k, head, answer)
     return probs
-
-
-def _put(probs: Floats, k: int, head: int, answer: NDArray[Any]) -> None:
-    first = k * GROUP
-    if head == 0:
-        probs[:, first : first + DIRECTIONS] = answer
-    else:
-        probs[:, first + DIRECTIONS + head - 1] = answer[:, 1]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.models.gru import DIRECTIONS, GROUP, Floats
+from market import heads
+from training.models.heads import Floats
 
 _RANGE = (0.2, 5.0)
 
@@ -19,7 +20,7 @@ def fit_temperature(logits_NP: Floats, labels: NDArray[np.int8]) -> tuple[float,
 
     temperatures = []
     for k in range(labels.shape[1]):
-        for head in range(3):
+        for head in range(len(heads.HEADS)):
             known = labels[:, k, head] >= 0
             if not known.any():
                 temperatures.append(1.0)
@@ -33,11 +34,8 @@ def fit_temperature(logits_NP: Floats, labels: NDArray[np.int8]) -> tuple[float,
 
 
 def _class_logits(logits_NP: Floats, k: int, head: int) -> NDArray[np.float64]:
-    first = k * GROUP
-    if head == 0:
-        return logits_NP[:, first : first + DIRECTIONS].astype(np.float64)
-    falls = logits_NP[:, first + DIRECTIONS + head - 1].astype(np.float64)
-    return np.stack([np.zeros_like(falls), falls], axis=1)
+    mine = logits_NP[:, heads.columns(k, head)].astype(np.float64)
+    return mine if head == 0 else np.hstack([np.zeros_like(mine), mine])
 
 
 def _loss(logits: NDArray[np.float64], truth: NDArray[np.int8]) -> float:

@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError
 from serving.manifest import MODEL_FILE
+from serving.runtimes.onnx import OnnxStep
 from training.data.datasets import Dataset, Run
 from training.data.splits import Part, Split
 from training.evaluation import baselines, scores
 from training.evaluation.baselines import Rows
 from training.evaluation.calibration import fit_temperature
 from training.evaluation.scores import Difference, Score
-from training.models import gru
-from training.models.gru import Floats, Network
-from training.sessions import OnnxStep
+from training.models.family import stream
+from training.models.heads import Floats, Network
+from training.models.registry import family_of
 
-NETWORK = "gru"
+NETWORK = "network"  # of whichever family
 CHAMPION = "champion"
 
 
@@ -126,16 +127,16 @@ def _rows(data: Dataset, split: Split, part: Part) -> tuple[NDArray[np.int64], N
 
 
 def _valid(data: Dataset, split: Split, network: Network, config: Comparison) -> tuple[Floats, NDArray[np.int8]]:
-    model = gru.thaw(network)
+    model = family_of(network).thaw(network)
     stretches = _stretches(data, split, "valid", config)
-    logits = [gru.stream(model, network.temperature, data.features[a:b])[0][keep:] for a, b, keep in stretches]
+    logits = [stream(model, network.temperature, data.features[a:b])[0][keep:] for a, b, keep in stretches]
     return np.concatenate(logits), _rows(data, split, "valid")[1]
 
 
 def _streamed(data: Dataset, split: Split, network: Network, config: Comparison) -> Floats:
-    model = gru.thaw(network)
+    model = family_of(network).thaw(network)
     stretches = _stretches(data, split, "test", config)
-    probs = [gru.stream(model, network.temperature, data.features[a:b])[1][keep:] for a, b, keep in stretches]
+    probs = [stream(model, network.temperature, data.features[a:b])[1][keep:] for a, b, keep in stretches]
     return np.concatenate(probs)
 
 

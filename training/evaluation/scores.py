@@ -1,7 +1,7 @@
 """How good probabilities are: proper scores, discrimination, calibration, confusion; and intervals for differences.
 
 Labels are (n, K, 3): direction (0 down, 1 none, 2 up), bid falls, ask falls; -1 unknown. Probabilities are (n, P) as
-:class:`serving.manifest.Heads` lays them out. Every model of a comparison is scored here on the same rows.
+:mod:`market.heads` lays them out. Every model of a comparison is scored here on the same rows.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from market.heads import DIRECTIONS, DOWN, HEADS, UP, class_probs
 from market.labels import HORIZON_NAMES
-from training.models.gru import DIRECTIONS, GROUP
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.int8]
 
-HEADS = ("direction", "bid_falls", "ask_falls")
 BINS = 15
 _LEAST = 1e-7
 
@@ -52,23 +51,13 @@ class Score:
     reliability: Reliability
 
 
-def head_probs(probs: Floats, k: int, head: int) -> Floats:
-    """Class probabilities (n, C) of one head: three directions, or (does not fall, falls)."""
-    first = k * GROUP
-    if head == 0:
-        directions = np.asarray(probs[:, first : first + DIRECTIONS], np.float64)
-        return np.asarray(directions / directions.sum(axis=1, keepdims=True))  # float32 sums to 1 only nearly
-    falls = np.asarray(probs[:, first + DIRECTIONS + head - 1], np.float64)
-    return np.stack([1 - falls, falls], axis=1)
-
-
 def row_losses(probs: Floats, labels: Labels) -> Floats:
     """Log-loss of each row, horizon and head (n, K, 3) in nats; NaN where the label is unknown."""
     losses = np.full(labels.shape, np.nan)
     for k in range(labels.shape[1]):
         for head in range(len(HEADS)):
             known = labels[:, k, head] >= 0
-            chosen = head_probs(probs, k, head)[known, labels[known, k, head]]
+            chosen = class_probs(probs, k, head)[known, labels[known, k, head]]
             losses[known, k, head] = -np.log(np.maximum(chosen, _LEAST))
     return losses
 
@@ -85,7 +74,7 @@ def score(probs: Floats, labels: Labels) -> tuple[Score, ...]:
         for head, name in enumerate(HEADS):
             known = labels[:, k, head] >= 0
             if known.any():
-                found.append(_score(head_probs(probs, k, head)[known], labels[known, k, head], name, horizon))
+                found.append(_score(class_probs(probs, k, head)[known], labels[known, k, head], name, horizon))
     return tuple(found)
 
 
@@ -119,7 +108,7 @@ def _score(probs: Floats, truth: Labels, head: str, horizon: str) -> Score:
 def _auc(probs: Floats, truth: Labels) -> float:
     from sklearn.metrics import roc_auc_score
 
-    wanted = (0, 2) if probs.shape[1] == DIRECTIONS else (1,)
+    wanted = (DOWN, UP) if probs.shape[1] == DIRECTIONS else (1,)
     areas = [roc_auc_score(truth == c, probs[:, c]) for c in wanted if 0 < (truth == c).sum() < len(truth)]
     return float(np.mean(areas)) if areas else float("nan")
 

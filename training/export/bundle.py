@@ -6,7 +6,6 @@ before that: ONNX Runtime must reproduce torch on the golden vectors.
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import msgspec
 import numpy as np
 
 from market.errors import GoldenError
-from market.files import draft_of
+from market.files import replacing_folder
 from serving.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
@@ -26,11 +25,11 @@ from serving.manifest import (
     Manifest,
 )
 from serving.manifest import Network as Signature
-from training.models import gru
-from training.models.gru import Floats, Network
-from training.onnx_step import step_model
+from serving.runtimes.onnx import OnnxStep
+from training.models.family import stream
+from training.models.heads import Floats, Network
+from training.models.registry import family_of
 from training.registry.registry import encode_manifest, sha256_of
-from training.sessions import OnnxStep
 
 GOLDEN_STEPS = 256
 TOLERANCE = 1e-5
@@ -63,14 +62,8 @@ def write_bundle(network: Network, card: Card, golden_TF: Floats, dest: Path) ->
     Raises:
         GoldenError: ONNX Runtime and torch disagree by more than :data:`TOLERANCE`.
     """
-    draft = draft_of(dest)
-    draft.mkdir()
-    try:
-        manifest = _fill(draft, network, card, golden_TF[:GOLDEN_STEPS])
-        _put(draft, dest)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return manifest
+    with replacing_folder(dest) as draft:
+        return _fill(draft, network, card, golden_TF[:GOLDEN_STEPS])
 
 
 def replace_model(bundle: Path, manifest: Manifest, model: bytes, *, step_us: float) -> Manifest:
@@ -80,9 +73,8 @@ def replace_model(bundle: Path, manifest: Manifest, model: bytes, *, step_us: fl
 
     golden = load_file(bundle / GOLDEN_FILE)
     strays = _strays(OnnxStep(model), golden["features"], golden["probs"], golden["state"])
-    draft = draft_of(bundle)
-    shutil.copytree(bundle, draft)
-    try:
+    with replacing_folder(bundle) as draft:
+        shutil.copytree(bundle, draft, dirs_exist_ok=True)
         (draft / MODEL_FILE).write_bytes(model)
         changed = msgspec.structs.replace(
             manifest,
@@ -92,9 +84,6 @@ def replace_model(bundle: Path, manifest: Manifest, model: bytes, *, step_us: fl
             files={**manifest.files, MODEL_FILE: sha256_of(draft / MODEL_FILE)},
         )
         (draft / MANIFEST_FILE).write_bytes(encode_manifest(changed))
-        _put(draft, bundle)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return changed
 
 
@@ -102,8 +91,9 @@ def _fill(folder: Path, network: Network, card: Card, golden_TF: Floats) -> Mani
     from safetensors.numpy import save_file
 
     golden_TF = np.ascontiguousarray(golden_TF, np.float32)
-    _, probs_TP, state_TH = gru.stream(gru.thaw(network), network.temperature, golden_TF)
-    (folder / MODEL_FILE).write_bytes(step_model(network).SerializeToString())
+    family = family_of(network)
+    _, probs_TP, state_TH = stream(family.thaw(network), network.temperature, golden_TF)
+    (folder / MODEL_FILE).write_bytes(family.step_model(network).SerializeToString())
     save_file(network.tensors, folder / WEIGHTS_FILE)
     save_file({"features": golden_TF, "probs": probs_TP, "state": state_TH}, folder / GOLDEN_FILE)
     step = OnnxStep((folder / MODEL_FILE).read_bytes())
@@ -144,7 +134,11 @@ def _manifest(network: Network, card: Card, files: dict[str, str], step: OnnxSte
         created_ns=card.created_ns,
         expires_ns=card.expires_ns,
         network=Signature(
-            kind="gru", inputs=card.inputs, hidden=network.hidden, state=network.hidden, outputs=network.outputs
+            kind=network.family,
+            inputs=card.inputs,
+            hidden=network.hidden,
+            state=family_of(network).signature.state(network.hidden),
+            outputs=network.outputs,
         ),
         heads=card.heads,
         norm_mean=tuple(float(v) for v in norm.mean),
@@ -156,13 +150,3 @@ def _manifest(network: Network, card: Card, files: dict[str, str], step: OnnxSte
         expected_step_us=step.measure_us(),
         tolerance=TOLERANCE,
     )
-
-
-def _put(draft: Path, dest: Path) -> None:
-    """Rename ``draft`` to ``dest``; a folder cannot be renamed over a full one, so the old one steps aside first."""
-    old = dest.with_name(f".{dest.name}.old.{os.getpid()}.tmp")  # named as a draft, for the same broom
-    if dest.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        dest.replace(old)
-    draft.replace(dest)
-    shutil.rmtree(old, ignore_errors=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.runtimes.onnx import OnnxStep
 from training.evaluation.scores import mean_loss, row_losses
-from training.models.gru import Floats
-from training.sessions import OnnxStep
+from training.models.heads import Floats
 
 
 @dataclass(frozen=True, kw_only=True)

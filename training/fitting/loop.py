@@ -16,16 +16,20 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from market.files import draft_of
+from market.errors import SettingsError
+from market.files import replacing_folder
+from market.heads import HEADS
 from training.data import datasets
 from training.data.sequences import Share, count_chunks, epoch_chunks, plain_chunks
 from training.fitting import checkpoint
 from training.fitting.checkpoint import Epoch, Standing, Tensors
 from training.fitting.objective import weighted
 from training.fitting.optimizer import AdamW
-from training.fitting.plan import Plan, read_plan
+from training.fitting.plan import Plan, Recipe, read_plan
 from training.fitting.step import Material, Stepper, rate
-from training.models.gru import Network, StreamingGru, freeze
+from training.models import registry
+from training.models.family import StreamingNetwork, Widths
+from training.models.heads import Network
 
 _KEEP = 2
 
@@ -59,10 +63,10 @@ class Worker(Protocol):
 class Alone:
     """The only worker, in this process; checkpoints lie in ``folder`` as ``epoch-0001`` and so on."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: torch.device | None = None) -> None:
         self._folder = folder
         self.share = Share()
-        self.device = torch.device("cpu")
+        self.device = device or torch.device("cpu")
 
     def average(self, model: nn.Module) -> None:
         """Nothing to do: one worker's gradient is the mean."""
@@ -75,12 +79,24 @@ class Alone:
 
     def report(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
         target = self._folder / f"epoch-{int(metrics['epoch']) + 1:04d}"
-        draft = draft_of(target)
-        draft.mkdir()
-        write(draft)
-        draft.replace(target)
+        with replacing_folder(target) as draft:
+            write(draft)
         for old in sorted(self._folder.glob("epoch-*"))[:-_KEEP]:
             shutil.rmtree(old)
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """The device of this process that the recipe asks for.
+
+    Raises:
+        SettingsError: it asks for a GPU and there is none.
+    """
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(
+            "expected a CUDA device for device=cuda, saw none in this process; train with device=cpu, or where "
+            "torch.cuda.is_available()"
+        )
+    return torch.device(recipe.device)
 
 
 def fit(run_folder: Path, worker: Worker) -> None:
@@ -104,14 +120,11 @@ def fit(run_folder: Path, worker: Worker) -> None:
             best, standing = _one_epoch(epoch, (plan, data), (stepper, worker), (best, standing))
 
 
-def build(plan: Plan, data: datasets.Dataset) -> StreamingGru:
+def build(plan: Plan, data: datasets.Dataset) -> StreamingNetwork:
     """The untrained network of a plan: seeded, its head starting from the frequencies of the labels."""
-    torch.manual_seed(plan.recipe.seed)
-    model = StreamingGru(len(data.inputs), plan.recipe.hidden, len(plan.head_bias), plan.normalisation)
-    with torch.no_grad():
-        model.head.weight.mul_(0.1)
-        model.head.bias.copy_(torch.tensor(plan.head_bias))
-    return model
+    widths = Widths(inputs=len(data.inputs), hidden=plan.recipe.hidden, outputs=len(plan.head_bias))
+    family = registry.find(plan.recipe.family)
+    return family.untrained(widths, plan.normalisation, seed=plan.recipe.seed, head_bias=plan.head_bias)
 
 
 def trained(plan: Plan, data: datasets.Dataset, folder: Path) -> tuple[Network, Standing]:
@@ -121,8 +134,8 @@ def trained(plan: Plan, data: datasets.Dataset, folder: Path) -> tuple[Network, 
     standing = checkpoint.read_standing(folder)
     model = build(plan, data)
     checkpoint.put_back(model, load_file(folder / checkpoint.BEST_FILE))
-    heads = 3 * data.horizons
-    return freeze(model, plan.normalisation, (1.0,) * heads), standing
+    plain = (1.0,) * (len(HEADS) * data.horizons)
+    return registry.find(plan.recipe.family).freeze(model, plan.normalisation, plain), standing
 
 
 def _one_epoch(

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.models.gru import DIRECTIONS, GROUP
-
-HEADS = ("direction", "bid_fall", "ask_fall")
+from market.heads import DIRECTIONS, GROUP
 
 # one head decides the skew of the quotes, two share the decision about their size
 _WEIGHTS = (1.0, 0.5, 0.5)

@@ -15,10 +15,12 @@ import numpy as np
 
 from market.errors import EmptyDataError, ModelError
 from market.files import replacing
+from market.heads import BID_FALLS, DIRECTIONS, GROUP
+from serving.families import DEFAULT
 from training.data.datasets import Dataset, Run
 from training.data.sequences import Layout
 from training.data.splits import Part, Split
-from training.models.gru import DIRECTIONS, GROUP, Floats, Normalisation
+from training.models.heads import Floats, Normalisation
 
 PLAN_FILE = "plan.json"
 _WINSOR = (0.005, 0.995)
@@ -26,8 +28,9 @@ _WINSOR = (0.005, 0.995)
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How the network is trained. ``warm_up`` is a share of all steps; ``accumulate`` chunks make one step."""
+    """What network is trained, and how. ``warm_up`` is a share of all steps; ``accumulate`` chunks make one step."""
 
+    family: str = DEFAULT
     hidden: int = 64
     epochs: int = 8
     accumulate: int = 2
@@ -70,7 +73,10 @@ class Plan:
 
     def digest(self) -> str:
         """Changes whenever anything in the plan does."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+        said = msgspec.to_builtins(self)
+        if self.recipe.family == DEFAULT:  # as plans had it before there was a choice: their checkpoints still fit
+            said["recipe"].pop("family", None)
+        return hashlib.sha256(msgspec.json.encode(said)).hexdigest()[:16]
 
 
 def draw_up(folder: Path, data: Dataset, split: Split, layout: Layout, recipe: Recipe, norm_clip: float) -> Plan:
@@ -120,7 +126,7 @@ def prior_logits(labels: np.ndarray[tuple[int, int, int], np.dtype[np.int8]]) ->
         logits[k, :DIRECTIONS] = np.log(frequencies)
         for head in (1, 2):
             fall = class_frequencies(labels[:, k, head], 2)[1]
-            logits[k, DIRECTIONS + head - 1] = np.log(fall / (1 - fall))
+            logits[k, BID_FALLS + head - 1] = np.log(fall / (1 - fall))
     return logits.reshape(-1)
 
 

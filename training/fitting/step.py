@@ -15,7 +15,7 @@ from training.data.sequences import Chunk
 from training.fitting.objective import task_losses, weighted
 from training.fitting.optimizer import AdamW
 from training.fitting.plan import Recipe
-from training.models.gru import StreamingGru
+from training.models.family import StreamingNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def rate(done: float, recipe: Recipe) -> float:
 class Stepper:
     """A model with its optimizer; ``average`` makes the gradients of all workers their mean."""
 
-    model: StreamingGru
+    model: StreamingNetwork
     optimizer: AdamW
     recipe: Recipe
     material: Material

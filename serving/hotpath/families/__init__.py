@@ -1,0 +1,1 @@
+"""The compiled step of each family of networks."""

@@ -1,0 +1,1 @@
+"""What runs an exported step model in this process."""

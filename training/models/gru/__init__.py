@@ -1,0 +1,1 @@
+"""One gated recurrent layer, carried from event to event."""

@@ -1,0 +1,1 @@
+"""Two hidden layers on the newest row alone; no memory."""
