@@ -7,7 +7,7 @@ SHELL := /bin/bash
 VENV := .venv/bin
 CAPTURE ?=
 
-help: ## say what can be made
+help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
 
 install: ## set up .venv, the Triton server and its environment (idempotent; seconds the second time)
@@ -22,10 +22,10 @@ up: install ## start the local stack: PostgreSQL, Redis, Kafka, MLflow, Airflow,
 down: ## stop the local stack; its data stays
 	@$(VENV)/keel down
 
-status: ## one screen: what is up, what is in service, last data, drift, open approvals
+status: ## one screen: servers, versions in service, last data, drift, open approvals
 	@$(VENV)/keel status
 
-test: install ## everything that is checked before a change may land
+test: install ## every check that a change must pass before it lands
 	@bash tests/run.sh
 
 e2e: install ## the life of a model on the local stack: schedules, drift, people, faults (make test has a short form of it)
@@ -34,12 +34,12 @@ e2e: install ## the life of a model on the local stack: schedules, drift, people
 lint: install ## ruff, mypy --strict, import-linter, shellcheck
 	@bash tests/lint.sh
 
-bench: install ## measure speed beside named peers; writes docs/benchmarks/
+bench: install ## measure speed next to named peers; writes docs/benchmarks/
 	@$(VENV)/python -m bench
 
-docs: install ## write again what of docs/ is made from the code
+docs: install ## regenerate the pages and pictures of docs/ that are made from the code
 	@$(VENV)/python docs/draw_architecture.py && $(VENV)/python docs/draw_ring.py && $(VENV)/python docs/write_commands.py && $(VENV)/python docs/write_venues.py && $(VENV)/python docs/write_quality.py
 
-clean: ## remove what runs made (.keel); the installation stays
+clean: ## remove the output of runs (.keel); the installation stays
 	@if [ -x $(VENV)/keel ]; then $(VENV)/keel down; fi
 	@rm -rf .keel
