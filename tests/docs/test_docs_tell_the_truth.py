@@ -104,10 +104,9 @@ def test_every_test_named_in_the_documents_exists() -> None:
     pages.remove(ROOT / "docs" / "log.md")  # its entries name the tests of their day
     named = {each for page in pages for each in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text())}
     assert len(named) > 40
-    files = {path: (ROOT / path).read_text() if (ROOT / path).is_file() else "" for path, _ in named}
-    missing = [
-        f"{path}::{name}" for path, name in sorted(named) if (f"def {name}(" if name else "def test_") not in files[path]
-    ]
+    texts = {path: (ROOT / path).read_text() if (ROOT / path).is_file() else "" for path, _ in named}
+    wanted = [(path, f"def {name}(" if name else "def test_") for path, name in sorted(named)]
+    missing = [f"{path}: {definition}" for path, definition in wanted if definition not in texts[path]]
     assert missing == []
 
 
