@@ -10,7 +10,7 @@ PART ?=
 # where it is set, every process compiles every library again
 unexport PYTHONDONTWRITEBYTECODE
 
-help: ## say what can be made
+help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
 
 install: ## set up .venv, the Triton server and its environment (idempotent; seconds the second time)
@@ -25,10 +25,10 @@ up: install ## start the local stack: PostgreSQL, Redis, Kafka, MLflow, Airflow,
 down: ## stop the local stack; its data stays
 	@$(VENV)/keel down
 
-status: ## one screen: what is up, what is in service, last data, drift, open approvals
+status: ## one screen: servers, versions in service, last data, drift, open approvals
 	@$(VENV)/keel status
 
-test: ## everything that is checked before a change may land, in half an hour; installs first, and says how long it took
+test: ## every check that a change must pass before it lands; installs first, reports the time of each layer
 	@bash tests/run.sh
 
 soak: install ## the campaigns: kills, fuzz, properties, long, lifecycle, drift; hours. PART="kills fuzz" runs some
@@ -40,13 +40,13 @@ e2e: install ## the life of a model on the local stack: schedules, drift, people
 lint: install ## ruff, mypy --strict, import-linter, shellcheck
 	@bash tests/lint.sh
 
-bench: install ## measure speed beside named peers; writes docs/benchmarks/; what cannot be installed is left out by name
+bench: install ## measure speed next to named peers; writes docs/benchmarks/; what cannot be installed is left out by name
 	@bash infra/kafka/install.sh || true
 	@$(VENV)/python -m bench
 
-docs: install ## write again what of docs/ is made from the code
+docs: install ## regenerate the pages and pictures of docs/ that are made from the code
 	@$(VENV)/python docs/draw_architecture.py && $(VENV)/python docs/draw_ring.py && $(VENV)/python docs/write_commands.py && $(VENV)/python docs/write_venues.py && $(VENV)/python docs/write_quality.py
 
-clean: ## remove what runs made (.keel); the installation stays
+clean: ## remove the output of runs (.keel); the installation stays
 	@if [ -x $(VENV)/keel ]; then $(VENV)/keel down; fi
 	@rm -rf .keel

@@ -21,11 +21,11 @@ def table() -> str:
             f"`{rule.figure}`",
             rule.unit or "-",
             *("-" if limit is None else f"{limit:g}" for limit in (rule.limit.warn, rule.limit.hold)),
-            "this minute" if rule.figure in FIGURES else "beside others",
+            "this minute" if rule.figure in FIGURES else "other minutes too",
         )
         for rule in RULES
     ]
-    head = ("rule", "says", "figure", "unit", "warn above", "hold above", "looks at")
+    head = ("rule", "meaning", "figure", "unit", "warn above", "quarantine above", "looks at")
     return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
 
 

@@ -1,9 +1,9 @@
-"""Writes docs/venues.md: every venue in the table, and what became of every real capture that is at hand.
+"""Writes docs/venues.md: every venue in the table, and the result for every real capture that is available.
 
 ``python docs/write_venues.py`` writes the venues from the code and leaves the figures as they are.
 ``python docs/write_venues.py FOLDER KEPT`` writes the figures too. FOLDER holds captures in folders and a MANIFEST.json
-with their row counts; each goes through ``keel ingest`` into a lake that is thrown away, and only counts are written.
-What the command said is kept in KEPT, so that a second run measures only what is missing there. A count that differs
+with their row counts; each goes through ``keel ingest`` into a temporary lake, and only counts are written.
+The command's results are kept in KEPT, so that a second run measures only what is missing there. A count that differs
 from the manifest's without a reason below is an error.
 """
 
@@ -30,7 +30,7 @@ from market.venues.registry import VENUES
 PATH: Final = Path(__file__).with_name("venues.md")
 MARK: Final = "\n## What became of the captures\n"
 
-# why a recording has other rows for us than for the manifest
+# why our row count of a recording differs from the manifest's
 WHY: Final = {
     "binance_1s_depth/2020-11-01T09.tar.xz": "the manifest counts diffs and trades; the three snapshots are rows too",
     "cryptofeed_raw/sample_data_14_venues.tar.xz": "the manifest counts line ends: 20 of them end blank lines, and the "
@@ -41,32 +41,32 @@ WHY: Final = {
 }
 HEAD: Final = """# Venues
 
-One row a wire format, written from the code by `make docs`. A venue is a module in `market/venues/` and a row in
+One row per wire format, generated from the code by `make docs`. A venue is a module in `market/venues/` and a row in
 `market/venues/registry.py`; `keel ingest FILE... --venue NAME` takes the names below, and without `--venue` a recording
-is recognised by what is in it.
+is recognised by its content.
 
 """
-COLUMNS: Final = ("venue", "the book is kept by", "several instruments", "reasons for quarantine")
+COLUMNS: Final = ("venue", "how the book is maintained", "several instruments", "reasons for quarantine")
 RULES: Final[dict[Rule, str]] = {
     "spot": "ids `U`, `u` joined to a snapshot",
     "futures": "ids `U`, `u`, `pu` joined to a snapshot",
-    "stamped": "exchange times joined to a snapshot; no numbers",
-    "sequence": "snapshot, then numbers without a hole",
-    "previous": "snapshot, then each says the id before it",
-    "snapshots": "snapshot, then diffs without numbers",
-    "open": "each frame says all, or begins mid-day",
+    "stamped": "exchange times joined to a snapshot; no sequence numbers",
+    "sequence": "snapshot, then sequence numbers without a gap",
+    "previous": "snapshot, then each diff names the previous id",
+    "snapshots": "snapshot, then diffs without sequence numbers",
+    "open": "each frame is complete, or the recording begins mid-day",
 }
 FIGURES: Final = """
 Written on {day} by `python docs/write_venues.py FOLDER KEPT`, which gives each file alone to
 `keel ingest FILE --lake DIR --json`. The captures are not part of the repository: the licences of their sources do not
-give the rights of the exchanges.
+grant the rights of the exchanges.
 
-* *Rows* are those of the recording; each stands in exactly one raw frame of the lake, and the script checks that the
+* *Rows* are those of the recording; each is part of exactly one raw frame of the lake, and the script checks that the
   lake holds as many raw frames as were read. A file of several recordings has a line for each.
-* *Events* are what came out; *trades* are among them; *records* are slow records (marks, funding) and option summaries,
-  which are no events.
-* *Quarantined* counts frames by reason, *gaps* holes in the venue's own numbering or frames whose loss loses the book,
-  *proved* the venue's checksums that our book reproduced.
+* *Events* are the parsed events; *trades* are among them; *records* are slow records (marks, funding) and option
+  summaries, which are not events.
+* *Quarantined* counts frames by reason; *gaps* counts gaps in the venue's own numbering or frames whose loss loses the
+  book; *proved* counts the venue's checksums that our book reproduced.
 * *Crossed* and *locked* count the frames that changed the book, or the faster ticker, and left it so. Such a book is
   marked, never repaired.
 * *Offset* is the mean of receive minus exchange time in ms: below zero where the recorder's clock was behind, `-` where
@@ -79,33 +79,33 @@ FIGURE_COLUMNS: Final = (
 )
 NOTES: Final = """
 All other captures have exactly the manifest's rows. Where a file is one of a pair (LOBSTER's messages and book), both
-lines are of the same recording.
+lines describe the same recording.
 
-### What stands behind the figures
+### Notes on the figures
 
 * No capture of `fi2010` is at hand: the tests read a synthetic file of its layout.
-* Recordings without a snapshot (`usdm_btcusdt_20230405`, the depth files of `dq_fixtures`) land their trades and
-  tickers, but no levels: nothing can be said of a book whose beginning is not known.
-* Binance of 2024: the recorder's clock was 1.3 to 1.5 s behind the exchange's. Both times are kept as they came.
-* DBN: the orders of a snapshot carry the time at which they were entered, hours or days before. The mean offset is
-  theirs; the median of the live records is 0.1 ms.
+* From recordings without a snapshot (`usdm_btcusdt_20230405`, the depth files of `dq_fixtures`), trades and tickers are
+  landed, but no levels: a book whose initial state is unknown cannot be built.
+* Binance of 2024: the recorder's clock was 1.3 to 1.5 s behind the exchange's. Both times are kept as received.
+* DBN: the orders of a snapshot carry the time at which they were entered, hours or days before. They determine the mean
+  offset; the median of the live records is 0.1 ms.
 * CME gold has 198 locked rows; the 38 that differ from the row before them are counted. US NBBO, IBM on 7 October: 89
   crossed rows, 45 of which changed something.
 * Shanghai is crossed in its call auctions (09:15 to 09:25 and 14:57 to 15:00 there), CME's ESH4 in the pre-open (22:39
-  to 23:00 UTC): orders rest without being matched.
+  to 23:00 UTC): orders rest there without being matched.
 * Bitstamp is crossed for much of both recordings because of single orders. 2026: the ask 2002347646152704 at 78,333 is
   created and not deleted before the recorder's clean-up half an hour later, although the market trades through it.
   2015: the deletion of bid 65606361 was recorded 1 ms *before* its creation, and the order rests to the end; such a
-  deletion, and all that is said of orders from before the recording, are its 559 events of unknown orders. We do not
-  guess which orders are gone.
-* `out_of_range` is a price of zero (Bitstamp 2026). Prices may have 2**47 ticks and sizes 2**57 lots: somebody asks
-  112,716,000 euros for an XRP and 888,888,004 for a CRV (cryptofeed), and some coins are counted in thousand millions.
+  deletion, and every event about an order from before the recording, make up its 559 events of unknown orders. We do
+  not guess which orders are gone.
+* `out_of_range` is a price of zero (Bitstamp 2026). Prices may have 2**47 ticks and sizes 2**57 lots: there are asks of
+  112,716,000 euros for an XRP and 888,888,004 for a CRV (cryptofeed), and amounts of some coins run into the billions.
 * cryptofeed: `clock_unreadable` is the recorder's configuration line, `unknown_frame` are candles (`kline`), which are
-  no market events, `unknown_channel` heartbeats of channels whose subscription is not in the recording.
-* dq_fixtures: the injected anomalies end in `mixed_rows` (times, ids or symbol changed in one of a message's rows),
+  not market events, `unknown_channel` heartbeats of channels whose subscription is not in the recording.
+* dq_fixtures: the injected anomalies show up as `mixed_rows` (times, ids or symbol changed in one of a message's rows),
   `negative` (a price of -1), `clock_unreadable` and one gap. The COIN-M depth file that is meant to be clean has one,
   too: the time of its last row was set a day ahead. Offsets of seconds are injected receive times.
-* NASDAQ ITCH: the excerpt says no day, so that it lands on the first day of the epoch.
+* NASDAQ ITCH: the excerpt names no day, so it lands on the first day of the epoch.
 * `suspicious` is the US tick vendor's own mark, `unknown_order` an event about an order that the recording never adds
   (LOBSTER's AAPL comes without its book, ITCH begins in the middle of a day).
 """
@@ -122,7 +122,7 @@ def _figures_before() -> str:
 
 
 def venues() -> str:
-    """The first part of the document: what the code says of every venue."""
+    """The first part of the document: every venue, from the code."""
     return HEAD + _table(COLUMNS, (_venue(venue) for venue in sorted(VENUES, key=lambda each: each.name)))
 
 
@@ -138,34 +138,34 @@ def _instrument(name: str) -> Instrument:
 
 
 def figures(folder: Path, kept: Path) -> str:
-    """The second part: what `keel ingest` says of every file in ``folder``."""
+    """The second part: the result of `keel ingest` for every file in ``folder``."""
     manifest = {entry["file"]: entry["rows"] for entry in json.loads((folder / "MANIFEST.json").read_text())}
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    said = {name: _said(folder / name, kept / f"{name.replace('/', '_')}.json") for name in names}
-    lines = [line for name in names if "landed" in said[name] for line in _lines(name, said[name]["landed"])]
-    refused = [(name, said[name]["refused"]) for name in names if "refused" in said[name]]
+    results = {name: _result(folder / name, kept / f"{name.replace('/', '_')}.json") for name in names}
+    lines = [line for name in names if "landed" in results[name] for line in _lines(name, results[name]["landed"])]
+    refused = [(name, results[name]["refused"]) for name in names if "refused" in results[name]]
     differing = [
-        line for name in names if name in manifest for line in _difference(name, manifest[name], _rows(said[name]))
+        line for name in names if name in manifest for line in _difference(name, manifest[name], _rows(results[name]))
     ]
     return "".join(
         (
-            FIGURES.format(day=max(each["day"] for each in said.values())),
+            FIGURES.format(day=max(each["day"] for each in results.values())),
             _table(FIGURE_COLUMNS, lines),
-            "\n### Files that are no recordings\n\n",
-            _table(("file", "what `keel ingest` says"), refused),
-            "\n### Where the rows are not those of the manifest\n\n",
+            "\n### Files that are not recordings\n\n",
+            _table(("file", "what `keel ingest` prints"), refused),
+            "\n### Where the row counts differ from the manifest\n\n",
             _table(("capture", "manifest", "ours", "why"), differing),
             NOTES,
         )
     )
 
 
-def _said(path: Path, kept: Path) -> dict[str, Any]:
+def _result(path: Path, kept: Path) -> dict[str, Any]:
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({**_ingested(path), "day": datetime.now(tz=UTC).date().isoformat()}))
-    found: dict[str, Any] = json.loads(kept.read_text())
-    return found
+    result: dict[str, Any] = json.loads(kept.read_text())
+    return result
 
 
 def _ingested(path: Path) -> dict[str, Any]:
@@ -183,8 +183,8 @@ def _ingested(path: Path) -> dict[str, Any]:
     return {"landed": landed}
 
 
-def _rows(said: dict[str, Any]) -> int:
-    return sum(each["rows"] for each in said.get("landed", ()))
+def _rows(result: dict[str, Any]) -> int:
+    return sum(each["rows"] for each in result.get("landed", ()))
 
 
 def _lines(name: str, landed: list[dict[str, Any]]) -> list[list[str]]:
@@ -233,7 +233,7 @@ def _difference(name: str, rows: Any, ours: int) -> list[list[str]]:
     if ours == theirs:
         return []
     if name not in WHY:
-        raise SystemExit(f"{name}: the manifest has {rows} rows and we have {ours}; say why in WHY")
+        raise SystemExit(f"{name}: the manifest has {rows} rows and we have {ours}; add the reason to WHY")
     return [[name, str(rows), f"{ours:,}", WHY[name]]]
 
 

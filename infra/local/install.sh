@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Sets up everything a checkout needs on a bare Debian or Ubuntu with Python 3.11, and nothing twice: each part has a
-# stamp that holds the hash of what it was made from, so that a second run takes seconds. What is missing is said in a
-# sentence. Usage: infra/local/install.sh  (from anywhere; works on the checkout it lies in)
+# Sets up everything a checkout needs on a bare Debian or Ubuntu with Python 3.11. Idempotent: each part has a stamp with
+# the hash of its inputs, so that a second run takes seconds. An error sentence names whatever is missing.
+# Usage: infra/local/install.sh  (from any folder; works on the checkout that contains it)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -38,7 +38,7 @@ check_disk() {
     local free_gb
     free_gb=$(df -Pk "$root" | awk 'NR==2 {printf "%d", $4/1048576}')
     [ "$free_gb" -ge "$needed_gb" ] ||
-        fail "the packages need about $needed_gb GB and $root has $free_gb GB free. Free some space; the small choice is a CPU build of torch (see README, 'Small installation')."
+        fail "the packages need about $needed_gb GB and $root has $free_gb GB free. Free some space, or install the CPU build of torch, which needs less (see README, 'Small installation')."
 }
 
 system_libraries() {
@@ -61,12 +61,12 @@ install_packages() {
     stamp=$(cat pyproject.toml constraints.txt "$root/infra/local/install.sh" | sha256sum | cut -c1-64)
     if [ -x .venv/bin/keel ] && [ "$(cat .venv/installed 2>/dev/null)" = "$stamp" ]; then return; fi
     check_disk
-    # uv does not read pip's find-links: pass on a local wheel folder where somebody keeps one
+    # uv does not read pip's find-links: pass on a local wheel folder, if there is one
     if [ -z "${UV_FIND_LINKS:-}" ] && [ -d "${PIP_FIND_LINKS:-}" ]; then export UV_FIND_LINKS=$PIP_FIND_LINKS; fi
     say "installing the Python packages (about 350; 6.5 GB with the CUDA build of torch)"
     [ -x .venv/bin/python ] || .boot/bin/uv venv -q --python "$python" .venv
     .boot/bin/uv pip install -q --python .venv/bin/python -c constraints.txt ${TORCH_BACKEND:+--torch-backend="$TORCH_BACKEND"} -e '.[dev]' ||
-        fail "the packages could not be installed. The lines above say which; most often the network or the disk is at fault. Running this again continues where it stopped."
+        fail "the packages could not be installed. The lines above name them; the usual cause is the network or the disk. Run this again to continue where it stopped."
     printf '%s' "$stamp" > .venv/installed
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the local stack runs besides the Python packages: database, Redis, Prometheus and Alertmanager by apt,
-# the Kafka broker by Maven. Installed servers are not started and not enabled: `keel up` starts its own.
-# What cannot be installed is named, all of it at once. The tests also look at pages, with a browser.
+# the Kafka broker by Maven, and the Triton server. Installed servers are neither started nor enabled: `keel up` starts its
+# own. Whatever cannot be installed is listed, all of it at once. --with-browser: the tests that open pages need a browser.
 # Usage: infra/local/install_stack.sh [--with-browser]
 set -euo pipefail
 
@@ -11,7 +11,7 @@ browser=${1:-}
 
 say() { printf '%s\n' "$*" >&2; }
 
-# package, then any file or command that shows it is there
+# prints each package whose command or file is missing
 missing_packages() {
     local postgres
     postgres=$(compgen -G '/usr/lib/postgresql/*/bin/initdb' || true)
@@ -24,7 +24,7 @@ missing_packages() {
     if [ "$browser" = --with-browser ] && ! command -v chromium >/dev/null; then echo chromium; fi
 }
 
-# Debian starts a server when it installs it, on its usual port and with nobody's password: not here
+# Debian starts a server when it installs it, on its usual port and without a password: prevent that here
 forbid_starts() {
     if [ -e "$policy" ]; then return; fi
     printf '#!/bin/sh\nexit 101\n' > "$policy"
@@ -51,18 +51,18 @@ install_packages() {
     {
         apt-get install -y -qq --no-install-recommends "${wanted[@]}" ||
             { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${wanted[@]}"; }
-    } >/dev/null 2>&1 || say "apt-get did not install everything; 'apt-get update && apt-get install ${wanted[*]}' says why"
+    } >/dev/null 2>&1 || say "apt-get did not install everything; run 'apt-get update && apt-get install ${wanted[*]}' to see why"
     disable_services "${wanted[@]}"
 }
 
 failed=()
 install_packages
 while read -r package; do failed+=("the package $package (on Debian, as root: apt-get install $package)"); done < <(missing_packages)
-bash "$here/../kafka/install.sh" || failed+=("the Kafka broker (its own lines above say why)")
-bash "$here/../triton/install.sh" || failed+=("the Triton server (its own lines above say why)")
+bash "$here/../kafka/install.sh" || failed+=("the Kafka broker (see its messages above)")
+bash "$here/../triton/install.sh" || failed+=("the Triton server (see its messages above)")
 if [ "${#failed[@]}" != 0 ]; then
     say "the local stack lacks:"
     printf '  %s\n' "${failed[@]}" >&2
-    say "Put that right and run this again, or start the rest: keel up --without NAME (see docs/stack.md)."
+    say "Install what is missing and run this again, or start the rest: keel up --without NAME (see docs/stack.md)."
     exit 1
 fi

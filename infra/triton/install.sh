@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Unpacks the Triton server that the nvidia-pytriton wheel carries, and makes the Python environment its models run in.
-# Usage: infra/triton/install.sh [FOLDER]   (default: $KEEL_TRITON_HOME, else .serving in the checkout it lies in)
-# PYTHON names the interpreter. A stamp holds the hash of what the folder was made from: a second run does nothing.
+# Unpacks the Triton server from the nvidia-pytriton wheel, and creates the Python environment its models run in.
+# Usage: infra/triton/install.sh [FOLDER]   (default: $KEEL_TRITON_HOME, else .serving in the checkout that contains it)
+# PYTHON names the interpreter. A stamp holds the hash of the folder's inputs: a second run does nothing.
 #
 #   FOLDER/triton/pytriton/tritonserver/   server, python backend, and the stub for this Python
-#   FOLDER/triton/nvidia_pytriton.libs/    the server's libraries, found beside pytriton/ by its RPATH
-#   FOLDER/venv/                           numpy < 2 (with numpy 2 the stub answers 0 bytes) and onnxruntime
+#   FOLDER/triton/nvidia_pytriton.libs/    the server's libraries, found next to pytriton/ by its RPATH
+#   FOLDER/venv/                           numpy < 2 (with numpy 2 the stub returns 0 bytes) and onnxruntime
 #   FOLDER/lib/libpython3.11.so.1.0        the interpreter as a library, which the stub is linked against
 set -euo pipefail
 
@@ -33,20 +33,20 @@ find_python() {
 
 check_machine() {
     [ "$(uname -sm)" = "Linux x86_64" ] ||
-        fail "the wheel carries a server for Linux on x86_64, this is $(uname -sm). Run Triton from its container and set KEEL_TRITON_GRPC=host:port."
+        fail "the wheel contains a server for Linux on x86_64, but this machine is $(uname -sm). Run Triton from its container and set KEEL_TRITON_GRPC=host:port."
     local free_mb
     mkdir -p "$target"
     free_mb=$(df -Pk "$target" | awk 'NR==2 {printf "%d", $4/1024}')
     [ "$free_mb" -ge "$needed_mb" ] || fail "the server and its environment need $needed_mb MB and $target has $free_mb MB free."
 }
 
-library_of_python() { # prints where libpython3.11.so.1.0 lies, or nothing
+library_of_python() { # prints the path of libpython3.11.so.1.0, or an empty line
     "$python" - <<'PYTHON'
 import pathlib, sys, sysconfig
 
 folders = (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/local/lib")
-found = (pathlib.Path(f) / "libpython3.11.so.1.0" for f in folders if f)
-print(next((str(p) for p in found if p.is_file()), ""))
+paths = (pathlib.Path(f) / "libpython3.11.so.1.0" for f in folders if f)
+print(next((str(p) for p in paths if p.is_file()), ""))
 PYTHON
 }
 
@@ -61,7 +61,7 @@ link_library() {
         { apt-get install -y -qq libpython3.11 || { apt-get update -qq && apt-get install -y -qq libpython3.11; }; } >/dev/null 2>&1 ||
             fail "apt-get could not install libpython3.11. Is the network up? Run 'apt-get update && apt-get install libpython3.11' to see why."
         library=$(library_of_python)
-        [ -n "$library" ] || fail "libpython3.11 was installed but libpython3.11.so.1.0 is not where it should be; look with 'dpkg -L libpython3.11'."
+        [ -n "$library" ] || fail "libpython3.11 was installed, but libpython3.11.so.1.0 is not in any of the usual folders; 'dpkg -L libpython3.11' lists where it is."
     fi
     mkdir -p "$target/lib"
     ln -sfn "$library" "$target/lib/libpython3.11.so.1.0"
@@ -104,10 +104,10 @@ prove() {
 }
 
 python=$(find_python)
-pip_python=$target/venv/bin/python # a virtual environment brings its own pip, a system Python may not
+pip_python=$target/venv/bin/python # a virtual environment has its own pip, a system Python may not
 if [ -x "$root/.boot/bin/python" ]; then pip_python=$root/.boot/bin/python; fi
-# the same runtime as in process, so that both give the same bits
-onnxruntime=$(grep '^onnxruntime==' "$root/constraints.txt") || fail "constraints.txt pins no onnxruntime."
+# the same runtime as in process, so that both return the same bits
+onnxruntime=$(grep '^onnxruntime==' "$root/constraints.txt") || fail "constraints.txt does not pin onnxruntime."
 why_no_packages="$numpy and $onnxruntime could not be installed into $target/venv. Is the package index reachable from here?"
 stamp=$({ cat "${BASH_SOURCE[0]}"; echo "$onnxruntime"; "$python" -VV; } | sha256sum | cut -c1-64)
 if [ "$(cat "$target/installed" 2>/dev/null)" = "$stamp" ]; then exit 0; fi
