@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import planted
 import pytest
 import torch
-from small_lake import Market, events_of_market
+from kit import planted
+from kit.small_lake import Market, events_of_market
 
 from market import instruments
 from market.clock import NS_PER_S

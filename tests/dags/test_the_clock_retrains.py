@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from airflow_home import ROOT, AirflowHome, Run, make_airflow_home
-from airflow_home import run as run_python
+from kit.airflow_home import ROOT, AirflowHome, Run, make_airflow_home
+from kit.airflow_home import run as run_python
 
 from pipelines.governance import audit
 from pipelines.in_service import state_path
@@ -87,7 +87,7 @@ def begun(airflow: AirflowHome, *rounds: list[Any]) -> list[list[dict[str, Any]]
     """What each round of events started of train_model: partition, events that a run stands for, state of ``begin``."""
     lines = "".join(json.dumps(events) + "\n" for events in rounds)
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "run_queued.py"), "train_model", "begin"],
+        [sys.executable, str(ROOT / "tests" / "kit" / "run_queued.py"), "train_model", "begin"],
         input=lines,
         env=airflow.environment,
         cwd=ROOT,

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from desk import KEY, MODEL, Desk, killed_at
-from forked_keel import Keel
+from kit.desk import KEY, MODEL, Desk, killed_at
+from kit.forked_keel import Keel
 
 from market.clock import SystemClock
 from market.errors import ApprovalError, GateError, InputError, ServiceError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import planted
 import pytest
+from kit import planted
 
 from market.errors import FeatureSetError, GateError, InputError, TamperedError
 from pipelines.models.evaluate import EvaluateConfig, evaluate

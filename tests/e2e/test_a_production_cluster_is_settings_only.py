@@ -7,9 +7,9 @@ import subprocess
 from contextlib import ExitStack
 
 import pytest
-from kafka_broker import needs_kafka
-from landed_lake import contents
-from wire_frames import ToyExchange, stamped, write_lines
+from kit.kafka_broker import needs_kafka
+from kit.landed_lake import contents
+from kit.wire_frames import ToyExchange, stamped, write_lines
 
 from market.errors import ServiceError
 from market.lake.lake import Lake

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_lake import Market, workspace_with
-from small_session import serve_by_hand
+from kit.small_lake import Market, workspace_with
+from kit.small_session import serve_by_hand
 
 from market.clock import NS_PER_S
 from market.errors import SettingsError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from airflow_home import AirflowHome
-from drift_found import EVENT, found_drift
+from kit.airflow_home import AirflowHome
+from kit.drift_found import EVENT, found_drift
 
 from market.clock import NS_PER_S, ManualClock, SystemClock
 from pipelines.alerting.notify import NotifyConfig, notify

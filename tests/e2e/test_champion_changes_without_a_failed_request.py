@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from desk import KEY, MODEL, Desk, killed_at
-from forked_keel import Keel
+from kit.desk import KEY, MODEL, Desk, killed_at
+from kit.forked_keel import Keel
 
 from market.clock import ManualClock
 from market.errors import ApprovalError, FeatureSetError, KeelError, ModelError, ServiceError, TamperedError

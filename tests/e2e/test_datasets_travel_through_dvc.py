@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 import yaml
-from seaweed import needs_seaweed, seaweed
-from small_lake import Market, workspace_with
+from kit.seaweed import needs_seaweed, seaweed
+from kit.small_lake import Market, workspace_with
 from typer.testing import CliRunner
 
 from market.errors import InputError, KeelError, LakeError, SettingsError

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from stamped_server import StampedServer
-from wire_frames import COINM, SPOT, START_NS, USDM, ToyExchange, stamped, write_lines
+from kit.stamped_server import StampedServer
+from kit.wire_frames import COINM, SPOT, START_NS, USDM, ToyExchange, stamped, write_lines
 
 from market.clock import ManualClock
 from market.errors import CaptureError, EmptyDataError, InputError, ServiceError, SettingsError

@@ -7,10 +7,10 @@ from contextlib import aclosing
 from urllib.parse import urlsplit
 
 import pytest
-from simulated_market import STREAMS, Reader
-from stamped_server import StampedServer
+from kit.simulated_market import STREAMS, Reader
+from kit.stamped_server import StampedServer
+from kit.wire_frames import SPOT, USDM, ToyExchange, bytes_of, stamped
 from websockets.asyncio.server import serve
-from wire_frames import SPOT, USDM, ToyExchange, bytes_of, stamped
 
 from market.clock import ManualClock, SystemClock
 from market.errors import ServiceError, SettingsError

@@ -7,9 +7,9 @@ import time
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from kafka_broker import broker, cluster, needs_kafka, new_topic, url_of, values
-from landed_lake import contents
-from wire_frames import ToyExchange, stamped, write_lines
+from kit.kafka_broker import broker, cluster, needs_kafka, new_topic, url_of, values
+from kit.landed_lake import contents
+from kit.wire_frames import ToyExchange, stamped, write_lines
 
 from market.bus.kafka import Outbox, find_topic
 from market.errors import EmptyDataError, InputError, ServiceError

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from following import KEY, Stage, told
-from in_service import approved
+from kit.following import KEY, Stage, told
+from kit.in_service import approved
 
 from market.clock import NS_PER_S, SystemClock
 from market.feeds import landing

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forked_keel import Keel
-from in_service import approved
+from kit.forked_keel import Keel
+from kit.in_service import approved
 
 from market import instruments
 from market.clock import NS_PER_S, SystemClock

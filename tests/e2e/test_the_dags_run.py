@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-import planted
 import pytest
-from airflow_home import AirflowHome, Dag, Run
-from in_service import LATER_NS, Session, serve
-from wire_frames import START_NS, USDM, BreathingExchange, stamped, write_lines
+from kit import planted
+from kit.airflow_home import AirflowHome, Dag, Run
+from kit.in_service import LATER_NS, Session, serve
+from kit.wire_frames import START_NS, USDM, BreathingExchange, stamped, write_lines
 
 from market.clock import NS_PER_S
 from market.lake.lake import Lake

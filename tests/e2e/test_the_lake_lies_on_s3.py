@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 import pytest
 from deltalake import DeltaTable
-from doomed import Ended, keel
-from seaweed import Seaweed, needs_seaweed, seaweed
+from kit.doomed import Ended, keel
+from kit.seaweed import Seaweed, needs_seaweed, seaweed
+from kit.wire_frames import USDM, ToyExchange, bytes_of, stamped, write_lines
 from typer.testing import CliRunner
-from wire_frames import USDM, ToyExchange, bytes_of, stamped, write_lines
 
 from market.clock import ManualClock
 from market.errors import InputError, LakeError, SettingsError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from ring import Ring, run_keel
+from kit.ring import Ring, run_keel
 
 from market.lake.lake import Lake
 

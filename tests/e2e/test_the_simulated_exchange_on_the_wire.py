@@ -15,7 +15,7 @@ from contextlib import aclosing, contextmanager
 
 import orjson
 import pytest
-from simulated_market import INSTRUMENT, Line, LockstepClient, Reader, get, stream_url
+from kit.simulated_market import INSTRUMENT, Line, LockstepClient, Reader, get, stream_url
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect

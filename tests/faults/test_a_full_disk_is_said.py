@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from forked import Forked
-from landed_lake import contents
-from wire_frames import ToyExchange, stamped, write_lines
+from kit.forked import Forked
+from kit.landed_lake import contents
+from kit.wire_frames import ToyExchange, stamped, write_lines
 
 from market.errors import LakeError
 from market.lake.lake import Lake

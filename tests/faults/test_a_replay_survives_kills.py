@@ -11,10 +11,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from captured import FOLDER
-from forked import server
-from kafka_broker import broker, needs_kafka
-from wire_frames import ToyExchange, stamped, write_lines
+from kit.captured import FOLDER
+from kit.forked import server
+from kit.kafka_broker import broker, needs_kafka
+from kit.wire_frames import ToyExchange, stamped, write_lines
 
 from bench import kills
 from market.lake.lake import Lake

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from simulated_market import INSTRUMENT, STREAMS, Line, Reader, Sides, sides_of_world
+from kit.simulated_market import INSTRUMENT, STREAMS, Line, Reader, Sides, sides_of_world
 
 from market.feeds.notices import notice
 from market.simulator.config import ExchangeConfig

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doomed import keel
-from drift_found import EVENT, found_drift
-from in_service import approved
+from kit.doomed import keel
+from kit.drift_found import EVENT, found_drift
+from kit.in_service import approved
 
 from market.clock import NS_PER_S, ManualClock, SystemClock
 from pipelines.alerting.notify import NotifyConfig, notify

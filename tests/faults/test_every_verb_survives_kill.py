@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doomed import Ended, keel
-from planted import Planted, write_dataset
-from small_lake import Market, workspace_with
-from wire_frames import ToyExchange, stamped, write_lines
+from kit.doomed import Ended, keel
+from kit.planted import Planted, write_dataset
+from kit.small_lake import Market, workspace_with
+from kit.wire_frames import ToyExchange, stamped, write_lines
 
 from market.feeds import landing
 from market.lake.lake import Lake

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from landed_lake import contents
-from wire_frames import START_NS, ToyExchange, stamped, write_lines
+from kit.landed_lake import contents
+from kit.wire_frames import START_NS, ToyExchange, stamped, write_lines
 
 from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import EmptyDataError

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from forked import Forked
-from small_lake import INSTRUMENT, Market, later, workspace_with
+from kit.forked import Forked
+from kit.small_lake import INSTRUMENT, Market, later, workspace_with
 
 from market.features import meaning
 from market.lake.lake import Lake

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from forked import Forked
-from landed_lake import contents
-from stamped_server import StampedServer
-from wire_frames import USDM, ToyExchange, bytes_of, stamped, write_lines
+from kit.forked import Forked
+from kit.landed_lake import contents
+from kit.stamped_server import StampedServer
+from kit.wire_frames import USDM, ToyExchange, bytes_of, stamped, write_lines
 
 from market.feeds import landing
 from market.feeds.landing import Lander

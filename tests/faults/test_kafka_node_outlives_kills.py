@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from kafka_broker import needs_kafka
+from kit.kafka_broker import needs_kafka
 
 from market.errors import PortInUseError, ServiceError
 from pipelines.stack.kafka_node import KafkaConfig, KafkaNode, answers, default_install, running_kafka

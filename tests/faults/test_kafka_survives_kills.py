@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import Forked
-from kafka_broker import broker, cluster, needs_kafka, new_topic, url_of, values
-from landed_lake import contents
-from stamped_server import StampedServer
-from wire_frames import ToyExchange, stamped, write_lines
+from kit.forked import Forked
+from kit.kafka_broker import broker, cluster, needs_kafka, new_topic, url_of, values
+from kit.landed_lake import contents
+from kit.stamped_server import StampedServer
+from kit.wire_frames import ToyExchange, stamped, write_lines
 
 from market.lake.lake import Lake
 from pipelines import stages

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from multiprocessing.synchronize import Event as Begun
 
 import numpy as np
-from forked import Forked, server
+from kit.forked import Forked, server
 
 from market.bus.shm import ShmRing
 

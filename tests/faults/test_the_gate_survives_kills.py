@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from doomed import keel
-from small_lake import INSTRUMENT, Market, events_of_market, with_checkpoints
+from kit.doomed import keel
+from kit.small_lake import INSTRUMENT, Market, events_of_market, with_checkpoints
 
 from market.events import TRADE
 from market.lake.lake import Lake

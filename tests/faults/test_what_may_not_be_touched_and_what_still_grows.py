@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forked import Forked
-from landed_lake import contents
-from wire_frames import ToyExchange, stamped, write_lines
+from kit.forked import Forked
+from kit.landed_lake import contents
+from kit.wire_frames import ToyExchange, stamped, write_lines
 
 from market.errors import EmptyDataError, InputError, KeelError, LakeError
 from market.feeds.landing import Lander, unfinished

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from budget import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kit.budget import examples
+from kit.wire_frames import SPOT, START_NS, USDM, ToyExchange, bytes_of, depth, mark_price, snapshot, ticker, trade
 from slow_binance import events_of
-from wire_frames import SPOT, START_NS, USDM, ToyExchange, bytes_of, depth, mark_price, snapshot, ticker, trade
 
 from market.books.price_book import Book
 from market.errors import FrameError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from budget import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kit.budget import examples
 
 from market.books.price_book import MAX_PRICE, MAX_SIZE
 from market.errors import FrameError

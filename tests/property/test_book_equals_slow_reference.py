@@ -1,8 +1,8 @@
 import numpy as np
-from budget import examples
 from event_streams import START, record, streams, wild_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.budget import examples
 from slow_reference import SlowBook
 
 from market.books.levels import LAST_DELTA, LAST_NEAR, NEAR_LEVELS, window_base

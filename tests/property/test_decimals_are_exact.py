@@ -8,9 +8,9 @@ from math import inf, nextafter, ulp
 
 import numpy as np
 import pytest
-from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.budget import examples
 
 from market.decimals import E_STEP, MAX_DIGITS, REASONS, Unit, read_quoted
 from market.errors import FrameError

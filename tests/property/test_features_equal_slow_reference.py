@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from budget import examples
 from event_streams import random_stream, streams, wild_records
 from hypothesis import given, settings
+from kit.budget import examples
 from slow_reference import SlowFeatures
 
 from market.books.price_book import MAX_SIZE, new_book

@@ -10,10 +10,10 @@ import json
 from random import Random
 
 import pytest
-from budget import examples
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
-from wire_frames import SPOT, USDM, bytes_of, depth, trade
+from kit.budget import examples
+from kit.wire_frames import SPOT, USDM, bytes_of, depth, trade
 
 from bench.fuzz import files, frames, seeds
 from bench.fuzz.oracle import Judge

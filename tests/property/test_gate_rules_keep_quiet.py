@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from small_lake import Market, events_of_market, with_checkpoints
+from kit.budget import examples
+from kit.small_lake import Market, events_of_market, with_checkpoints
 
 from market.clock import NS_PER_S
 from market.events import ASK, BID, CLEAR, DEPTH, EVENT, F_LAST, F_SNAPSHOT, TRADE, Events, empty

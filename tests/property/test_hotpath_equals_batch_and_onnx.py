@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from budget import examples
 from event_streams import random_stream, stream, streams
 from hypothesis import given, settings
+from kit.budget import examples
 
 from market import instruments
 from market.features import kernels

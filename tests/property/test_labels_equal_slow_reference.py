@@ -1,7 +1,7 @@
 import numpy as np
-from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.budget import examples
 from slow_reference import slow_labels
 
 from market.labels import LabelConfig, labels

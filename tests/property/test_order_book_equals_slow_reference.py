@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from budget import examples
 from event_streams import START, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.budget import examples
 from slow_orders import RefusedError, SlowOrders, said_to_levels
 
 from market.books.order_book import REASONS, Order, OrderBook

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pyarrow as pa
-from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.budget import examples
 
 from market.lake.rows import in_order
 

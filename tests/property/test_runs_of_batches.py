@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from budget import examples
 from event_streams import random_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.budget import examples
 
 from market.events import F_CHECKPOINT
 from market.history import Stretch, replay, runs

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_market import bytes_of_world, sides_of_world
+from kit.budget import examples
+from kit.simulated_market import bytes_of_world, sides_of_world
 
 from market.clock import NS_PER_MS
 from market.events import ASK, BID

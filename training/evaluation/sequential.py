@@ -3,7 +3,7 @@
 The confidence sequence is the asymptotic one of Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central
 limit theory and asymptotic confidence sequences", Annals of Statistics 52(6), 2024 (``ville.AsymptoticCS``). It assumes
 uncorrelated differences. Blocks of a market are not, so two things are added, both checked by simulation in
-``tests/unit/test_sequential_test_keeps_its_level.py``:
+``tests/unit/training/test_sequential_test_keeps_its_level.py``:
 
 * the radius is multiplied by the square root of (1 + r) / (1 - r), the long-run variance of a first-order
   autoregression over its variance (prewhitening, Andrews and Monahan, Econometrica 60(4), 1992); ``r`` is estimated

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from live_ring import KEY, LEARNED_S, LiveRing
-from local_stack import LONG, running_stack, until
-from ring import run_keel
+from kit.live_ring import KEY, LEARNED_S, LiveRing
+from kit.local_stack import LONG, running_stack, until
+from kit.ring import run_keel
 
 from market.clock import NS_PER_S
 from market.lake.lake import Lake

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from landed_lake import LANDED
-from live_ring import KEY, LiveRing
-from local_stack import LONG, leave_no_room, resize, until
-from wire_frames import START_NS, USDM, ToyExchange, stamped, write_lines
+from kit.landed_lake import LANDED
+from kit.live_ring import KEY, LiveRing
+from kit.local_stack import LONG, leave_no_room, resize, until
+from kit.wire_frames import START_NS, USDM, ToyExchange, stamped, write_lines
 
 from market.clock import NS_PER_S
 from market.features import meaning

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import browser
 import httpx
 import numpy as np
 import pytest
-from desk import Desk
-from live_ring import KEY, LEARNED_S, LiveRing
-from local_stack import LONG, until
+from kit import browser
+from kit.desk import Desk
+from kit.live_ring import KEY, LEARNED_S, LiveRing
+from kit.local_stack import LONG, until
 
 from market.clock import NS_PER_S
 from market.lake.lake import Lake

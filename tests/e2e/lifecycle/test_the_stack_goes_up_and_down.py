@@ -20,9 +20,9 @@ import pytest
 import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from live_ring import LiveRing
-from local_stack import Stack, is_free, until
-from ring import run_keel
+from kit.live_ring import LiveRing
+from kit.local_stack import Stack, is_free, until
+from kit.ring import run_keel
 
 from pipelines.stack.processes import left_behind
 from pipelines.stack.site import HOST, PORTS, Site

@@ -1,0 +1,1 @@
+"""What tests are built from, each named by what it builds: markets, lakes, sessions, servers, forked processes."""
