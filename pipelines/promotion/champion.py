@@ -19,7 +19,8 @@ import numpy as np
 
 from market.errors import KeelError, ServiceError
 from pipelines import in_service
-from pipelines.deployment import deploy, inference_server
+from pipelines.deployment import inference_server
+from pipelines.deployment.placement import Placement, golden_over_grpc, percentiles_us
 from pipelines.governance import audit
 from pipelines.governance.approve import require_recorded
 from pipelines.workspace import Workspace
@@ -76,115 +77,122 @@ class Watched:
         )
 
 
-def change_champion(change: Change, *, workspace: Workspace, registry: Registry, watch_s: float) -> Watched:
-    """Make the change, or complete it. Call under :func:`serving.rollout.roles.changing`.
+class ChampionChange:
+    """One change, made or completed. Call its methods under :func:`serving.rollout.roles.changing`."""
 
-    Only the new champion has to pass its proofs: the old one may be what we must get away from.
+    def __init__(self, change: Change, workspace: Workspace, registry: Registry) -> None:
+        self.change = change
+        self._workspace = workspace
+        self._registry = registry
+        self._placement = Placement(workspace, registry, change.instrument)
+        self._state = in_service.state_path(workspace)
 
-    Raises:
-        ApprovalError: the audit record has no approval of the new champion; nothing has changed.
-        ModelError: the version does not pass; nothing has changed.
-        ServiceError: registry or Triton is away, or a request failed; everything is back where it was.
-    """
-    require_recorded(workspace, change.model, change.new)
-    bundle = deploy.place(workspace, registry, change.instrument, change.new).bundle
-    roles = in_service.roles_of(workspace, change.instrument)
-    aliases = registry.aliases(change.model)
-    inference_server.repository_of(workspace).put(bundle)
-    with inference_server.inference_server(workspace) as client:
-        deploy.serve_exactly(workspace, client, change.model, roles.versions() or (change.new,))
-        watcher = Watcher(workspace, change, client.address)
-        try:
-            with watcher:
-                watcher.watch(watch_s)
-                watcher.phase = "during"
-                deploy.serve_exactly(workspace, client, change.model, {*roles.versions(), change.new})
-                deploy.golden_over_grpc(client, bundle)
-                after = _commit(change, roles, workspace, registry)
-                deploy.serve_exactly(workspace, client, change.model, after.versions())
-                watcher.watch(watch_s)
-            watcher.refuse_failures()
-            write_roles(in_service.state_path(workspace), change.instrument, after)
-        except KeelError:
-            _take_back(change, roles, aliases, workspace, registry)
-            raise
-    return watcher.seen()
+    def is_done(self) -> bool:
+        """Whether registry and roles already say what the change wants."""
+        roles, change = self._roles(), self.change
+        return (
+            roles.move is None
+            and roles.champion == change.new
+            and self._registry.get_alias(change.model, CHAMPION) == change.new
+            and self._registry.get_alias(change.model, CHALLENGER) != change.new
+        )
 
+    def make(self, *, watch_s: float) -> Watched:
+        """Make the change, or complete it. A client watches the champion's route for ``watch_s`` before and after.
 
-def is_done(change: Change, workspace: Workspace, registry: Registry) -> bool:
-    """Whether registry and roles already say what the change wants."""
-    roles = in_service.roles_of(workspace, change.instrument)
-    return (
-        roles.move is None
-        and roles.champion == change.new
-        and registry.get_alias(change.model, CHAMPION) == change.new
-        and registry.get_alias(change.model, CHALLENGER) != change.new
-    )
+        Only the new champion has to pass its proofs: the old one may be what we must get away from.
 
+        Raises:
+            ApprovalError: the audit record has no approval of the new champion; nothing has changed.
+            ModelError: the version does not pass; nothing has changed.
+            ServiceError: registry or Triton is away, or a request failed; everything is back where it was.
+        """
+        change, placement = self.change, self._placement
+        require_recorded(self._workspace, change.model, change.new)
+        bundle = placement.bring(change.new).bundle
+        roles, aliases = self._roles(), self._registry.aliases(change.model)
+        placement.put(bundle)
+        with inference_server.inference_server(self._workspace) as client:
+            placement.serve(client, roles.versions() or (change.new,))
+            watcher = Watcher(self._workspace, change, client.address)
+            try:
+                with watcher:
+                    watcher.watch(watch_s)
+                    watcher.phase = "during"
+                    placement.serve(client, {*roles.versions(), change.new})
+                    golden_over_grpc(client, bundle)
+                    after = self._commit(roles)
+                    placement.serve(client, after.versions())
+                    watcher.watch(watch_s)
+                watcher.refuse_failures()
+                write_roles(self._state, change.instrument, after)
+            except KeelError:
+                self._revert(roles, aliases)
+                raise
+        return watcher.seen()
 
-def _commit(change: Change, roles: Roles, workspace: Workspace, registry: Registry) -> Roles:
-    """Intention, aliases, record, roles: in this order, each step harmless to repeat.
+    def _roles(self) -> Roles:
+        return in_service.roles_of(self._workspace, self.change.instrument)
 
-    Answers the roles without the intention. It stands in the file until Triton serves them as well: a rollback that was
-    cut off before is completed by the next one, not turned round.
-    """
-    state = in_service.state_path(workspace)
-    move = Move(new=change.new, old=change.old, kind=change.kind)
-    write_roles(state, change.instrument, msgspec.structs.replace(roles, move=move))
-    if change.old and not change.withdraws:
-        registry.set_alias(change.model, PREVIOUS, change.old)
-    registry.set_alias(change.model, CHAMPION, change.new)
-    if change.withdraws:
-        registry.drop_alias(change.model, PREVIOUS)
-    if registry.get_alias(change.model, CHALLENGER) == change.new:
-        registry.drop_alias(change.model, CHALLENGER)
-    record(change, workspace)
-    here = inference_server.repository_of(workspace).versions(change.model)
-    previous = 0 if change.withdraws else change.old or roles.previous
-    rest = roles.without_challenger(change.new)
-    after = Roles(
-        champion=change.new,
-        previous=previous if previous in here and previous != change.new else 0,
-        challenger=rest.challenger,
-        test=rest.test,
-        canary=_window(change, roles, workspace),
-    )
-    write_roles(state, change.instrument, msgspec.structs.replace(after, move=move))
-    return after
+    def _commit(self, roles: Roles) -> Roles:
+        """Intention, aliases, record, roles: in this order, each step harmless to repeat.
 
+        Returns the roles without the intention. It stands in the file until Triton serves them as well: a rollback that
+        was cut off before is completed by the next one, not turned round.
+        """
+        change, registry = self.change, self._registry
+        move = Move(new=change.new, old=change.old, kind=change.kind)
+        write_roles(self._state, change.instrument, msgspec.structs.replace(roles, move=move))
+        if change.old and not change.withdraws:
+            registry.set_alias(change.model, PREVIOUS, change.old)
+        registry.set_alias(change.model, CHAMPION, change.new)
+        if change.withdraws:
+            registry.drop_alias(change.model, PREVIOUS)
+        if registry.get_alias(change.model, CHALLENGER) == change.new:
+            registry.drop_alias(change.model, CHALLENGER)
+        record(change, self._workspace)
+        previous = 0 if change.withdraws else change.old or roles.previous
+        rest = roles.without_challenger(change.new)
+        after = Roles(
+            champion=change.new,
+            previous=previous if previous in self._placement.versions() and previous != change.new else 0,
+            challenger=rest.challenger,
+            test=rest.test,
+            canary=self._window(roles),
+        )
+        write_roles(self._state, change.instrument, msgspec.structs.replace(after, move=move))
+        return after
 
-def _window(change: Change, roles: Roles, workspace: Workspace) -> Canary | None:
-    """The watch window of a canary that has become champion."""
-    canary = roles.canary
-    if canary is None or change.kind != "promotion" or canary.version != change.new:
-        return None
-    return msgspec.structs.replace(canary, step=len(canary.shares), begun_ns=workspace.clock.now_ns())
+    def _window(self, roles: Roles) -> Canary | None:
+        """The watch window of a canary that has become champion."""
+        canary = roles.canary
+        if canary is None or self.change.kind != "promotion" or canary.version != self.change.new:
+            return None
+        return msgspec.structs.replace(canary, step=len(canary.shares), begun_ns=self._workspace.clock.now_ns())
+
+    def _revert(self, roles: Roles, aliases: Mapping[str, int]) -> None:
+        """Aliases and roles as they were. The roles last: until then the intention stands and can be completed."""
+        change = self.change
+        if self._roles() == roles:
+            return
+        for alias in (CHAMPION, PREVIOUS, CHALLENGER):
+            if alias in aliases:
+                self._registry.set_alias(change.model, alias, aliases[alias])
+            else:
+                self._registry.drop_alias(change.model, alias)
+        audit.append(
+            audit.path_of(self._workspace),
+            clock=self._workspace.clock,
+            kind=change.kind + audit.TAKEN_BACK,
+            what={"model_name": change.model, "version": change.new, "old": change.old},
+        )
+        write_roles(self._state, change.instrument, roles)
 
 
 def record(change: Change, workspace: Workspace) -> None:
     """Put a change into the audit record, once."""
     what = {"model_name": change.model, "version": change.new, "old": change.old, **change.why}
     audit.append_once(audit.path_of(workspace), clock=workspace.clock, kind=change.kind, what=what)
-
-
-def _take_back(
-    change: Change, roles: Roles, aliases: Mapping[str, int], workspace: Workspace, registry: Registry
-) -> None:
-    """Aliases and roles as they were. The roles last: until then the intention stands and can be completed."""
-    if in_service.roles_of(workspace, change.instrument) == roles:
-        return
-    for alias in (CHAMPION, PREVIOUS, CHALLENGER):
-        if alias in aliases:
-            registry.set_alias(change.model, alias, aliases[alias])
-        else:
-            registry.drop_alias(change.model, alias)
-    audit.append(
-        audit.path_of(workspace),
-        clock=workspace.clock,
-        kind=change.kind + audit.TAKEN_BACK,
-        what={"model_name": change.model, "version": change.new, "old": change.old},
-    )
-    write_roles(in_service.state_path(workspace), change.instrument, roles)
 
 
 class Watcher:
@@ -215,8 +223,8 @@ class Watcher:
 
     def seen(self) -> Watched:
         before, during = self._times["before"], self._times["during"]
-        before_p50_us, before_p99_us = deploy.percentiles_us(before)
-        during_p50_us, during_p99_us = deploy.percentiles_us(during)
+        before_p50_us, before_p99_us = percentiles_us(before)
+        during_p50_us, during_p99_us = percentiles_us(during)
         return Watched(
             requests=self.requests,
             failed=len(self.failures),

@@ -25,9 +25,8 @@ from pipelines import in_service
 from pipelines.deployment import inference_server
 from pipelines.governance import audit
 from pipelines.governance.approve import require_approval
-from pipelines.promotion import champion as swap
 from pipelines.promotion import trials
-from pipelines.promotion.champion import Change, Watched
+from pipelines.promotion.champion import ChampionChange, Change, Watched
 from pipelines.promotion.trials import Desk
 from pipelines.workspace import Workspace
 from serving.rollout.assignment import TENTHS
@@ -191,9 +190,10 @@ def _swap(config: PromoteConfig, desk: Desk) -> tuple[Change, bool, Watched]:
     workspace, registry = desk.workspace, desk.registry
     _complete_other(config, workspace, registry)
     change = _change(config, workspace, registry)
-    if swap.is_done(change, workspace, registry):
+    champion_change = ChampionChange(change, workspace, registry)
+    if champion_change.is_done():
         return change, True, Watched()
-    watched = swap.change_champion(change, workspace=workspace, registry=registry, watch_s=config.watch_seconds)
+    watched = champion_change.make(watch_s=config.watch_seconds)
     return change, False, watched
 
 
@@ -202,7 +202,7 @@ def _complete_other(config: PromoteConfig, workspace: Workspace, registry: Regis
     move = in_service.roles_of(workspace, config.instrument).move
     if move is not None and move.new != config.version:
         begun = Change(instrument=config.instrument, new=move.new, old=move.old, kind=move.kind)
-        swap.change_champion(begun, workspace=workspace, registry=registry, watch_s=0.0)
+        ChampionChange(begun, workspace, registry).make(watch_s=0.0)
 
 
 def _change(config: PromoteConfig, workspace: Workspace, registry: Registry) -> Change:

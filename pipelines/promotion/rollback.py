@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from market.errors import ModelError
-from pipelines.promotion import champion, trials
-from pipelines.promotion.champion import Change, Watched
+from pipelines.promotion import trials
+from pipelines.promotion.champion import ChampionChange, Change, Watched
 from pipelines.promotion.trials import Desk
 from pipelines.workspace import Workspace
 from serving.rollout.roles import MoveKind, Roles, changing
@@ -76,9 +76,7 @@ def rollback(config: RollbackConfig, *, workspace: Workspace) -> RollbackResult:
         if roles.canary is not None and not roles.canary.promoted and roles.move is None:
             watched = trials.take_out(desk, change)
         else:
-            watched = champion.change_champion(
-                change, workspace=workspace, registry=registry, watch_s=config.watch_seconds
-            )
+            watched = ChampionChange(change, workspace, registry).make(watch_s=config.watch_seconds)
     return replace(result, version=change.new, withdrawn=change.old, watched=watched)
 
 

@@ -20,10 +20,11 @@ import msgspec
 from market.clock import NS_PER_S
 from market.errors import ApprovalError, GateError, ServiceError
 from pipelines import in_service
-from pipelines.deployment import deploy, inference_server
+from pipelines.deployment import inference_server
+from pipelines.deployment.placement import Placement, golden_over_grpc
 from pipelines.governance import audit
 from pipelines.promotion import champion
-from pipelines.promotion.champion import Change, Watched
+from pipelines.promotion.champion import ChampionChange, Change, Watched
 from pipelines.workspace import Workspace
 from serving.rollout.guardrails import Breach, breach_path, read_breach
 from serving.rollout.roles import Canary, Roles, changing, write_roles
@@ -64,6 +65,10 @@ class Desk:
     def sessions(self) -> Path:
         return self.workspace.home / "sessions"
 
+    @property
+    def placement(self) -> Placement:
+        return Placement(self.workspace, self.registry, self.instrument)
+
     def write(self, roles: Roles) -> None:
         write_roles(self.state, self.instrument, roles)
 
@@ -103,11 +108,11 @@ def begin(desk: Desk, client: TritonClient, canary: Canary) -> None:
         ModelError: it does not pass.
         ServiceError: registry or Triton is away.
     """
-    bundle = deploy.place(desk.workspace, desk.registry, desk.instrument, canary.version).bundle
-    inference_server.repository_of(desk.workspace).put(bundle)
+    bundle = desk.placement.bring(canary.version).bundle
+    desk.placement.put(bundle)
     roles = msgspec.structs.replace(desk.roles, canary=canary)
-    deploy.serve_exactly(desk.workspace, client, desk.model, roles.versions())
-    deploy.golden_over_grpc(client, bundle)
+    desk.placement.serve(client, roles.versions())
+    golden_over_grpc(client, bundle)
     desk.write(roles)
 
 
@@ -214,7 +219,7 @@ def withdraw(desk: Desk, breach: Breach) -> Watched:
     )
     if roles.champion != canary.version and roles.move is None:
         return take_out(desk, change)
-    return champion.change_champion(change, workspace=desk.workspace, registry=desk.registry, watch_s=0.1)
+    return ChampionChange(change, desk.workspace, desk.registry).make(watch_s=0.1)
 
 
 def _why(breach: Breach) -> dict[str, object]:
@@ -243,7 +248,7 @@ def _leave(desk: Desk, after: Roles, version: int) -> None:
         desk.registry.drop_alias(desk.model, CHALLENGER)
     desk.write(after)
     with inference_server.inference_server(desk.workspace) as client:
-        deploy.serve_exactly(desk.workspace, client, desk.model, after.versions())
+        desk.placement.serve(client, after.versions())
 
 
 def take_out(desk: Desk, change: Change) -> Watched:

@@ -13,7 +13,7 @@ from market.errors import ApprovalError, GateError, ModelError
 from market.features import meaning
 from market.files import replacing
 from market.instruments import Instrument
-from pipelines.deployment.deploy import prove_hotpath
+from pipelines.deployment.placement import prove_hotpath
 from pipelines.governance.approve import require_recorded
 from pipelines.workspace import Workspace
 from serving.bundle import Bundle, load_bundle

@@ -85,7 +85,7 @@ def histogram(times_ns: NDArray[np.int64]) -> dict[str, Any]:
 
 def _triton_times(workspace: Workspace, instrument: str) -> NDArray[np.int64] | str:
     """Round trips of the champion's golden vectors in ns, measured now, or why there are none."""
-    from pipelines.deployment.deploy import golden_over_grpc
+    from pipelines.deployment.placement import golden_over_grpc
     from pipelines.in_service import roles_of
     from serving.bundle import load_bundle
     from serving.triton.client import TritonClient
