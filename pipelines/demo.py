@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 import typer
@@ -26,6 +26,7 @@ from market.lake.lake import Lake
 from pipelines import stages
 from pipelines.models.register import PASSED
 from pipelines.reports.report import ReportConfig, ReportResult, report
+from pipelines.settings import StageConfig
 from pipelines.stack.exchange import Exchange, SimulateConfig, running_exchange
 from pipelines.stack.mail_sink import running_mail_sink
 from pipelines.workspace import Address, Workspace
@@ -37,13 +38,11 @@ SHORT = {"window_seconds": 15.0, "k": 3, "n": 4, "window_alarm": 0.05, "min_stre
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
+class DemoConfig(StageConfig):
     """How much of each part is shown; times are seconds of market time.
 
     ``captures`` empty means the simulated exchange. ``approve_as`` empty means: ask, or take ``APPROVE_AS``.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     captures: tuple[str, ...] = ()
     approve_as: str = ""

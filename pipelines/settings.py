@@ -12,7 +12,7 @@ import getpass
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 import yaml
@@ -180,6 +180,13 @@ def kafka_topic(url: str) -> tuple[Cluster, str]:
     names = [each.name for each in dataclasses.fields(Cluster) if each.name != "servers"]
     given = {name: os.environ.get(f"KEEL_KAFKA_{name.upper()}", "") for name in names}
     return Cluster(servers=servers, **given), topic_named(topic)
+
+
+class StageConfig:
+    """Base of a configuration that people write: unknown keys are refused, so that a typing mistake cannot pass for a
+    setting."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
 
 def stage_config(

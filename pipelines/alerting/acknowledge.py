@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from market.errors import InputError
 from pipelines.governance import audit, people
 from pipelines.monitoring.monitor import MONITOR_FILE
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 
 KIND = "acknowledgement"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AcknowledgeConfig:
+class AcknowledgeConfig(StageConfig):
     """Which alert, a drift or failing checks, by whom, with what note."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     event_id: str
     name: str

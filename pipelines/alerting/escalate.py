@@ -14,7 +14,7 @@ from email.message import EmailMessage
 from email.parser import BytesHeaderParser
 from email.policy import default
 from email.utils import parsedate_to_datetime
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 from market.clock import NS_PER_S, utc
 from market.errors import KeelError, ServiceError, SettingsError
@@ -26,6 +26,7 @@ from pipelines.governance import audit
 from pipelines.in_service import roles_of
 from pipelines.monitoring.monitor import read_result
 from pipelines.quoting import safe_state
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 
 BY: Final = "quotekeel"  # whose word a safe state is that no person asked for
@@ -38,11 +39,9 @@ State = Literal["waiting", "acknowledged", "superseded", "escalated", "safe"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EscalateConfig:
+class EscalateConfig(StageConfig):
     """``acknowledge_within``: seconds until the second mail goes to ``escalate_to``; ``safe_within``: seconds from then
     until the instrument goes into the safe state."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     acknowledge_within: float = 900.0
     safe_within: float = 900.0

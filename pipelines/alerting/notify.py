@@ -4,7 +4,7 @@ now; about failing checks, which ones; and how to acknowledge them."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from market.errors import ServiceError
 from pipelines.alerting import letters, mail
@@ -12,15 +12,13 @@ from pipelines.alerting.mail import Postage, Posted
 from pipelines.models.cooldown import admission
 from pipelines.models.retrain import RetrainConfig
 from pipelines.monitoring.monitor import read_result
-from pipelines.settings import stage_config
+from pipelines.settings import StageConfig, stage_config
 from pipelines.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
-class NotifyConfig:
+class NotifyConfig(StageConfig):
     """Which monitor run (empty: the newest), to whom, and how often a server that is away is tried."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     monitor_id: str = ""
     recipients: tuple[str, ...] = ("quants@desk.example",)

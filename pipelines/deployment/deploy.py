@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -16,6 +16,7 @@ from pipelines import in_service
 from pipelines.deployment import inference_server
 from pipelines.deployment.placement import Placed, Placement, golden_over_grpc, percentiles_us
 from pipelines.governance.approve import require_recorded
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 from serving.rollout.roles import Role, Roles, changing, write_roles
 from serving.triton.client import TritonClient
@@ -28,14 +29,12 @@ _DECIDED: Final[tuple[Role, ...]] = ("champion", "previous")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeployConfig:
+class DeployConfig(StageConfig):
     """Which version: ``version``, or the one ``alias`` points to. ``max_p50_ms`` is the gate on a round trip.
 
     ``platform``: Triton's backend that runs the model, with all its versions in service (None: the one it runs on, at
     first ``python``). ``tensorrt`` builds a plan with trtexec, on the machine of Triton's GPU.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = "sim-usdm.BTCUSDT"
     version: int | None = None

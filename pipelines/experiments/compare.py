@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
@@ -29,6 +29,7 @@ import orjson
 from market.clock import NS_PER_S
 from market.errors import EmptyDataError, SettingsError
 from market.files import replacing
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 from training.evaluation.sequential import Floats, sequence
 from training.evaluation.sequential import Sequence as Followed
@@ -47,15 +48,13 @@ PRIMARY = "log_loss"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig:
+class CompareConfig(StageConfig):
     """What is compared. ``sessions`` empty: all of the newest test. ``block_seconds`` None: what they were served with.
 
     ``plan`` is the number of blocks at which the interval should be tightest; ``least_fills`` the share of the
     champion's lots that the challenger must not significantly fall below, ``least_pairs`` the switchback pairs without
     which nobody is promoted where orders are sent.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str
     sessions: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import msgspec
 import pyarrow.fs as pafs
@@ -26,6 +26,7 @@ from market.lake import storage
 from market.lake.errors import sentences
 from pipelines.features import dataset_versions
 from pipelines.features.featurize import CARD_FILE, DATASET_FILE
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 
 FILES: Final = (DATASET_FILE, CARD_FILE)
@@ -74,22 +75,18 @@ class ListResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PutConfig:
+class PutConfig(StageConfig):
     """``dataset`` is an id, or enough of its beginning. ``pointer``: a file to write for Git, as DVC writes them."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     dataset: str
     pointer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GetConfig:
+class GetConfig(StageConfig):
     """``revision``: a dataset id (or its beginning), a DVC revision, ``INSTRUMENT@VERSION`` of a registered model, or
     with ``pointer`` a Git revision: the pointer file as it was committed then says which dataset it was.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     revision: str
     pointer: str = ""

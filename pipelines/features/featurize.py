@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ from market.labels import HORIZONS_NS, UNKNOWN, LabelConfig, Labels, labels
 from market.lake.lake import Lake
 from pipelines.features import dataset_versions
 from pipelines.features.store import FeatureStore, SlowRecords
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace, tracked
 
 DATASET_FILE = "dataset.parquet"
@@ -43,7 +44,7 @@ Int64s = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeaturizeConfig:
+class FeaturizeConfig(StageConfig):
     """What the dataset is cut from and how its labels are made.
 
     ``sources`` empty means all of the instrument; ``start_ns <= recv_ns < end_ns`` bounds its rows, and no label looks
@@ -51,8 +52,6 @@ class FeaturizeConfig:
     the end of the newest accepted minute; sources that end before are not computed. ``threshold_half_ticks``: a mid
     move must be larger; ``depth_fall_percent``: a fall is at least this much.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = "sim-usdm.BTCUSDT"
     sources: tuple[str, ...] = ()

@@ -7,21 +7,19 @@ rows were made of is committed with them. A dataset is cut by :mod:`pipelines.fe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from market import history
 from market.features import catalog
 from market.lake.lake import Lake
 from pipelines.features.featurize import FeaturizeConfig, land, made_of, require_accepted, slow_records
 from pipelines.features.store import FeatureStore
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace, tracked
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefreshConfig:
+class RefreshConfig(StageConfig):
     """``threshold_half_ticks`` and ``depth_fall_percent`` as in featurize: the labels are those of a dataset."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = "sim-usdm.BTCUSDT"
     threshold_half_ticks: int = 0

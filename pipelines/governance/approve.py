@@ -7,11 +7,12 @@ it only when both tell the same. A process that dies in between is completed by 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from market.errors import ApprovalError
 from pipelines.governance import audit, people
 from pipelines.in_service import state_path
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 from serving.rollout.roles import read_state
 
@@ -22,10 +23,8 @@ Decision = Literal["approve", "reject", "more data"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApproveConfig:
+class ApproveConfig(StageConfig):
     """Who decides what about which version, and why. ``evidence`` and its ``blocks``: what the person was shown."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str
     version: int

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from market.bus.kafka import Topic, find_topic, make_topic
 from market.errors import CaptureError, InputError, SettingsError
@@ -21,18 +20,17 @@ from market.venues import registry
 from market.venues.binance import snapshot_url
 from pipelines import settings
 from pipelines.ingestion.live import PROGRESS_EVERY, Feed, take
+from pipelines.settings import StageConfig
 from pipelines.workspace import Progress, Workspace, tracked
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForwardConfig:
+class ForwardConfig(StageConfig):
     """Either ``files`` (recordings) or a ``url`` (a WebSocket), ``to`` a ``kafka://host:port/topic``.
 
     ``instrument``, ``seconds`` and ``snapshot_url`` are as of ingest. ``partitions`` above 0: make the topic if it is
     missing; in production whoever keeps the cluster makes topics.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     to: str
     files: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from market.clock import NS_PER_MS, NS_PER_S, Clock
 from market.errors import CaptureError, InputError, SettingsError
@@ -26,6 +26,7 @@ from market.venues.formats import line_files
 from market.venues.protocol import Frame, Venue
 from pipelines import settings
 from pipelines.ingestion import live
+from pipelines.settings import StageConfig
 from pipelines.workspace import Progress, Workspace, tracked
 
 Look = tuple[tuple[int, int], ...]
@@ -34,7 +35,7 @@ _PROGRESS_EVERY = live.PROGRESS_EVERY
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig:
+class IngestConfig(StageConfig):
     """Either ``files`` (recordings, plain or gzip) or a ``url`` (a WebSocket stream).
 
     ``instrument`` is a key ``venue.SYMBOL``: needed with a URL; recordings are recognised, unless it is given.
@@ -47,8 +48,6 @@ class IngestConfig:
     ``seconds``: stop the stream after this much market time. ``snapshot_url``: where depth snapshots are fetched;
     empty: Binance's own address for Binance's streams, otherwise the stream is expected to carry them.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     files: tuple[str, ...] = ()
     url: str | None = None

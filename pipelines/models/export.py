@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from market.clock import NS_PER_S
 from market.errors import GateError
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -18,11 +19,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
+class ExportConfig(StageConfig):
     """``expires_days``: after that serving refuses the model. ``require_gate``: only what passed its evaluation.
     ``int8_least_saving``: the share of a step's time that an INT8 model has to save to be kept; 1: none is."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     run_id: str
     expires_days: float = 7.0

@@ -5,20 +5,19 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 
 import orjson
 
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 
 PASSED: Final = "passed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegisterConfig:
+class RegisterConfig(StageConfig):
     """Which run."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     run_id: str
 

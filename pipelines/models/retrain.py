@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import filelock
 
@@ -11,20 +10,18 @@ from market.errors import ServiceError
 from pipelines.features import featurize
 from pipelines.models import cooldown, evaluate, export, register, train
 from pipelines.models.retraining_schedule import RetrainingSchedule
-from pipelines.settings import stage_config
+from pipelines.settings import StageConfig, stage_config
 from pipelines.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrainConfig(RetrainingSchedule):
+class RetrainConfig(StageConfig, RetrainingSchedule):
     """The data to learn from: ``sources`` (empty: all) between the times, or only the newest ``last_seconds``;
     ``trigger`` says what asked for it.
 
     ``cool_down_hours``: how long after a retraining began a scheduler may not begin another of the instrument. ``cron``
     and ``timezone``: when the DAG ``retrain_nightly`` asks for one of each instrument in service.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = "sim-usdm.BTCUSDT"
     sources: tuple[str, ...] = ()

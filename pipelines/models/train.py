@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from market.errors import SettingsError
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace, tracked
 from serving.families import DEFAULT, FAMILIES
 
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(StageConfig):
     """``family``: a row of :mod:`serving.families`."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     family: str = DEFAULT
 
@@ -35,7 +34,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(StageConfig):
     """``trigger``: what asked for it (a drift, the schedule, a person), a tag of the run. ``model`` is what is trained,
     its layers ``hidden`` wide.
 
@@ -44,8 +43,6 @@ class TrainConfig:
     ``seq_len`` steps are back-propagated through, ``lanes`` sequences a worker at a time, ``accumulate`` of them make
     one update.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     dataset_id: str
     trigger: str = "by hand"

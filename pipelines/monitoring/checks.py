@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from market.clock import NS_PER_MS, NS_PER_S
 from market.errors import SettingsError
 from market.events import F_CLOCK_BACK, F_LAST, F_RESYNC
 from market.feeds import notices
+from pipelines.settings import StageConfig
 
 if TYPE_CHECKING:
     from market.lake.lake import Lake
@@ -28,7 +29,7 @@ MINUTE_NS = 60 * NS_PER_S
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckLimits:
+class CheckLimits(StageConfig):
     """``(warn, fail)`` of each check: a value above the first is a warning, above the second a failure.
 
     ``step_p99``: p99 of the hot path's own time from an event taken to its decision (us). ``feed_silence``: the longest
@@ -38,8 +39,6 @@ class CheckLimits:
     ``clock_jump``: how far the offset of receive to exchange time moved between two minutes (ms). ``clock_back``: share
     of frames whose receive time went back.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     step_p99: tuple[float, float] = (200.0, 2_000.0)
     feed_silence: tuple[float, float] = (5.0, 30.0)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -24,6 +24,7 @@ from market.files import replacing
 from pipelines.monitoring import report_archive
 from pipelines.monitoring.checks import Check, CheckLimits
 from pipelines.monitoring.report_archive import Links
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace, tracked
 from serving.manifest import Heads
 
@@ -39,13 +40,11 @@ SLOW_NS = 86_400 * NS_PER_S  # funding and basis move over hours: a shorter refe
 
 
 @dataclass(frozen=True, kw_only=True)
-class MonitorConfig:
+class MonitorConfig(StageConfig):
     """What is watched. ``dataset_id`` empty: the one the serving model was trained on. ``sessions`` empty: those of the
     serving model in the last ``last_seconds``. The rest is :class:`pipelines.monitoring.drift.DriftRule`; ``most_rows``
     and ``most_columns`` bound what Evidently is given: it draws each column with plotly, a tenth of a second each.
     ``quiet_pages``: so many of its pages are kept of looks that found nothing, of others all."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str
     dataset_id: str = ""

@@ -6,7 +6,6 @@ Both run the same compiled step, so the difference must be zero bits; one bit is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -14,14 +13,13 @@ from market.errors import FeatureSetError
 from market.features import catalog, meaning
 from market.lake.lake import Lake
 from pipelines.monitoring import recompute
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace, tracked
 
 
 @dataclass(frozen=True, kw_only=True)
-class SkewConfig:
+class SkewConfig(StageConfig):
     """Which serving session."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     session: str
 

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -22,7 +22,7 @@ from pipelines.experiments import compare
 from pipelines.experiments.compare import COMPARE_FILE, CompareConfig, CompareResult, Metric, Verdict
 from pipelines.governance import approve, audit, people
 from pipelines.in_service import roles_of
-from pipelines.settings import stage_config
+from pipelines.settings import StageConfig, stage_config
 from pipelines.workspace import Workspace
 from serving.families import DEFAULT
 
@@ -41,10 +41,8 @@ SHORT_S = 86_400  # a model that learned less than a day of market has not seen 
 
 
 @dataclass(frozen=True, kw_only=True)
-class DossierConfig:
+class DossierConfig(StageConfig):
     """Which version (None: the challenger). ``new_blocks``: how many more make the same test new evidence."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = "sim-usdm.BTCUSDT"
     version: int | None = None

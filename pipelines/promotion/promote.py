@@ -15,7 +15,6 @@ from __future__ import annotations
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import ClassVar
 
 import msgspec
 
@@ -28,6 +27,7 @@ from pipelines.governance.approve import require_approval
 from pipelines.promotion import trials
 from pipelines.promotion.champion import ChampionChange, Change, Watched
 from pipelines.promotion.trials import Desk
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 from serving.rollout.assignment import TENTHS
 from serving.rollout.roles import Canary, changing
@@ -38,15 +38,13 @@ _HOUR_NS = 3_600 * NS_PER_S
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromoteConfig:
+class PromoteConfig(StageConfig):
     """``watch_seconds``: how long the champion's route through Triton is watched before and after the swap.
 
     ``canary``: shares of the blocks, step by step, in tenths; empty: at once. A step lasts ``step_seconds`` of market
     time and until ``least_rows`` rows were judged, the window after it ``window_seconds`` (0: none). Bundles of
     versions without a role are removed after ``retention_hours``.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = "sim-usdm.BTCUSDT"
     version: int

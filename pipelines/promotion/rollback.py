@@ -7,23 +7,21 @@ is a challenger that a session does not play any more.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from market.errors import ModelError
 from pipelines.promotion import trials
 from pipelines.promotion.champion import ChampionChange, Change, Watched
 from pipelines.promotion.trials import Desk
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 from serving.rollout.roles import MoveKind, Roles, changing
 from training.registry.registry import CHAMPION, PREVIOUS, Registry, model_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class RollbackConfig:
+class RollbackConfig(StageConfig):
     """``watch_seconds``: how long the champion's route is watched before and after; short, since it is urgent.
     ``standby``: stay as long as a version is on trial, and complete what its session begins; nothing else is done."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = "sim-usdm.BTCUSDT"
     watch_seconds: float = 0.2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import orjson
 
@@ -11,15 +10,14 @@ from market.errors import InputError
 from pipelines.experiments.compare import COMPARE_FILE
 from pipelines.promotion import trials
 from pipelines.promotion.trials import Desk
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 from training.registry.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
-class WithdrawConfig:
+class WithdrawConfig(StageConfig):
     """``compare_id``: the test that was lost."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = "sim-usdm.BTCUSDT"
     compare_id: str

@@ -8,7 +8,7 @@ quarantine, in this order. After a kill the same command again ends it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,25 +19,22 @@ from market.lake.lake import Lake
 from market.quality.rules import PASS
 from pipelines.governance import audit, people
 from pipelines.quality.validate import STAGE
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 
 KIND = "release"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldConfig:
+class HeldConfig(StageConfig):
     """Empty ``instrument``: of all instruments."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReleaseConfig:
+class ReleaseConfig(StageConfig):
     """Which batch, ``source/number`` as ``keel validate`` names it; who lets it go on, and why."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     batch: str
     name: str

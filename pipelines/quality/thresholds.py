@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,6 +22,7 @@ from market.quality.limits import Limits, learned
 from market.quality.rules import RULES, Limit
 from pipelines.governance import audit, people
 from pipelines.quality import measurements
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 
 KIND = "thresholds"
@@ -30,10 +31,8 @@ Decision = Literal["accept", "reject"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnConfig:
+class LearnConfig(StageConfig):
     """``at_least`` so many minutes that passed are needed; the newest ``at_most`` are looked at."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str
     at_least: int = 60
@@ -41,10 +40,8 @@ class LearnConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviewConfig:
+class ReviewConfig(StageConfig):
     """Who decides what about the proposal, and why."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str
     name: str
@@ -53,10 +50,8 @@ class ReviewConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowConfig:
+class ShowConfig(StageConfig):
     """Of which instrument."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ from market.quality.rules import PASS, QUARANTINE, RULES, Verdict
 from market.quality.usual import compared
 from pipelines.quality import expectations, measurements, thresholds, trading_hours
 from pipelines.quality import page as quality_page
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace, tracked
 
 STAGE = "validate"
@@ -43,10 +44,8 @@ _SHOWN_NS: Final = 1440 * BATCH_NS  # of a source, before the first batch that i
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateConfig:
+class ValidateConfig(StageConfig):
     """Which batches are judged. Empty ``sources``: all of the instrument; empty ``instrument``: all instruments."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = ""
     sources: tuple[str, ...] = ()

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from market import instruments
 from market.errors import ApprovalError
 from pipelines.governance import audit, people
 from pipelines.governance.approve import require_recorded
 from pipelines.in_service import roles_of
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 from serving.risk.safe_state import NORMAL, STANCE_FILE, Stance, read_stances, write_stance
 from serving.rollout.roles import changing
@@ -26,10 +27,8 @@ RESUMED: Final = "resumed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SafeConfig:
+class SafeConfig(StageConfig):
     """Which instrument, who, why."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str
     name: str
@@ -37,10 +36,8 @@ class SafeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResumeConfig:
+class ResumeConfig(StageConfig):
     """Which instrument, who, why."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str
     name: str

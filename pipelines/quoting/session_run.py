@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import orjson
 
@@ -15,6 +15,7 @@ from market.files import replacing
 from market.instruments import Instrument
 from pipelines.deployment.placement import prove_hotpath
 from pipelines.governance.approve import require_recorded
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 from serving.bundle import Bundle, load_bundle
 from serving.quoting.policy import PolicyConfig
@@ -31,7 +32,7 @@ _SECOND_ARM = {"canary": "canary", "window": "previous"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig:
+class ServeConfig(StageConfig):
     """Where and how: ``url`` (an exchange's stream; of the simulated one its address will do) or ``capture`` (a
     recording), for ``seconds`` of market time (None: to the end, or until Ctrl-C).
 
@@ -46,8 +47,6 @@ class ServeConfig:
     service as that changes: ``arms`` and ``shadow`` are not looked at. A challenger that comes in is a shadow for
     ``shadow_blocks``, then acts in half of them; it and a canary are held to ``guardrails``.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     instrument: str = "sim-usdm.BTCUSDT"
     url: str | None = None

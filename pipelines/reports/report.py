@@ -7,9 +7,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from market.files import replacing
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace, tracked
 
 PAGE = "report.html"
@@ -18,10 +19,8 @@ TEMPLATES = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(StageConfig):
     """``title`` stands at the top of the page."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     title: str = "The life of a model"
 

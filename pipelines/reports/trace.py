@@ -10,7 +10,7 @@ import difflib
 import math
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ from market.lake.lake import Lake
 from pipelines.features.featurize import CARD_FILE
 from pipelines.monitoring import recompute
 from pipelines.reports import retell
+from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 from serving import records
 from training.registry.registry import Registry, model_name
@@ -40,10 +41,8 @@ _CARD_TAGS = ("author", "approved_by", "approval_reason", "decision", "code", "f
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraceConfig:
+class TraceConfig(StageConfig):
     """Which quote, and how many raw frames before the decisive one are shown in full."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     quote_id: str
     frames: int = 5

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ClassVar
 
 from filelock import FileLock, Timeout
 
 from market.errors import ServiceError
+from pipelines.settings import StageConfig
 from pipelines.stack.catalog import every_server
 from pipelines.stack.processes import end, left_behind
 from pipelines.stack.server import Server
@@ -20,10 +20,8 @@ from pipelines.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
-class DownConfig:
+class DownConfig(StageConfig):
     """Nothing to choose: what is stopped is what was started in this folder."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,22 +9,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import ClassVar
 from urllib.parse import urlencode
 
 from market.errors import ServiceError, error_of_exit_code
 from market.feeds import websocket
 from market.simulator.config import ExchangeConfig
 from market.simulator.exchange import HOST, run
+from pipelines.settings import StageConfig
 
 _STOP_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimulateConfig:
+class SimulateConfig(StageConfig):
     """``port`` 0 takes a free one; the same ``seed`` gives the same market."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     port: int = 0
     seed: int = 7

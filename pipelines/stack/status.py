@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from market.clock import NS_PER_S
 from market.errors import InputError, ServiceError
@@ -24,7 +24,7 @@ from pipelines.models.retraining_schedule import RetrainingSchedule, too_rare
 from pipelines.monitoring.checks import Check
 from pipelines.monitoring.monitor import newest_results, read_result
 from pipelines.quoting.safe_state import stance_path
-from pipelines.settings import stage_config
+from pipelines.settings import StageConfig, stage_config
 from pipelines.stack.catalog import chosen_servers
 from pipelines.stack.processes import memory_of
 from pipelines.stack.registry_probe import champions
@@ -46,10 +46,8 @@ _SAID = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatusConfig:
+class StatusConfig(StageConfig):
     """Nothing to choose."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from filelock import FileLock, Timeout
 
 from market.errors import ServiceError, SettingsError
+from pipelines.settings import StageConfig
 from pipelines.stack.catalog import chosen_servers, every_server
 from pipelines.stack.environment import write_environment
 from pipelines.stack.processes import end, left_behind, require_free_ports
@@ -30,12 +30,10 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpConfig:
+class UpConfig(StageConfig):
     """``first_port``: the servers take the ports from here on (None: as the last time, else 21000). ``without``:
     servers to leave out (None: as the last time, else none). ``pace``: how much faster than real time the exchange runs
     for the quoter (None: as the last time, else 1)."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     first_port: int | None = None
     without: tuple[str, ...] | None = None
