@@ -64,7 +64,7 @@ def demo(config: DemoConfig, *, workspace: Workspace, tell: Callable[[str], None
     _set_aside_earlier_run(workspace)
     with ExitStack() as stack:
         mail = stack.enter_context(running_mail_sink(workspace.home / "mailsink"))
-        triton = stack.enter_context(running_triton(workspace.triton_repository, logs=workspace.home / "logs"))
+        triton = stack.enter_context(running_triton(workspace.triton_repository, logs=workspace.logs))
         where = Address(host=triton.host, port=triton.port)
         equipped = replace(workspace, mail=mail, triton_grpc=where)
         if config.captures:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.workspace import Workspace
-from serving.rollout.roles import STATE_FILE, Roles, read_roles, read_state
+from serving.rollout.roles import Roles, read_roles, read_state
 
 
 def state_path(workspace: Workspace) -> Path:
     """Where it is written which versions are in service."""
-    return workspace.home / STATE_FILE
+    return workspace.roles
 
 
 def roles_of(workspace: Workspace, instrument: str) -> Roles:

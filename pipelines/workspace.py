@@ -17,6 +17,8 @@ from pydantic import SecretStr
 
 from market.clock import Clock, SystemClock
 from market.errors import SettingsError
+from serving.risk.safe_state import STANCE_FILE
+from serving.rollout.roles import STATE_FILE
 
 MAIL_SECURITY: Final = ("none", "starttls", "tls")
 
@@ -164,6 +166,54 @@ class Workspace:
     @property
     def reports(self) -> Path:
         return self.home / "reports"
+
+    @property
+    def sessions(self) -> Path:
+        """``<session>.json`` of each quoting session, and what a session that follows writes about itself."""
+        return self.home / "sessions"
+
+    @property
+    def roles(self) -> Path:
+        """Where it is written which versions are in service."""
+        return self.home / STATE_FILE
+
+    @property
+    def stances(self) -> Path:
+        """Where it is written which instruments are in their safe state."""
+        return self.home / STANCE_FILE
+
+    @property
+    def audit_record(self) -> Path:
+        return self.home / "audit" / "audit.jsonl"
+
+    @property
+    def thresholds(self) -> Path:
+        """``<instrument key>.json``: limits of the quality gate that a person accepted, and those proposed."""
+        return self.home / "thresholds"
+
+    @property
+    def quality(self) -> Path:
+        """Pages of the quality gate."""
+        return self.home / "quality"
+
+    @property
+    def retrainings(self) -> Path:
+        """When each instrument was last retrained."""
+        return self.home / "retrainings"
+
+    @property
+    def turns(self) -> Path:
+        """Whose turn it is to ask a person about an instrument."""
+        return self.home / "turns"
+
+    @property
+    def ray(self) -> Path:
+        """Ray's own files."""
+        return self.home / "ray"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
 
     @property
     def story(self) -> Path:

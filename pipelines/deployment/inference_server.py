@@ -39,7 +39,7 @@ def inference_server(workspace: Workspace) -> Iterator[TritonClient]:
         with TritonClient(running.endpoint) as client:
             yield client
         return
-    private = running_triton(workspace.triton_repository, logs=workspace.home / "logs")
+    private = running_triton(workspace.triton_repository, logs=workspace.logs)
     with private as endpoint, TritonClient(endpoint) as client:
         yield client
 
@@ -72,7 +72,7 @@ def hold_server(
     config = TritonConfig(
         install=default_install(),
         repository=workspace.triton_repository,
-        logs=workspace.home / "logs",
+        logs=workspace.logs,
         grpc_port=ports.grpc,
         http_port=ports.http,
         metrics_port=ports.metrics,

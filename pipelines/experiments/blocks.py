@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -29,6 +27,7 @@ from serving.manifest import require_comparable
 from serving.outcomes import COLUMNS, UNKNOWN, BlockMetrics, Outcomes, Quoted, block_metrics, from_columns
 from serving.quoting.policy import PolicyConfig
 from serving.rollout.assignment import ARMS
+from serving.session.card import SceneCard, read_card
 from training.registry.registry import bundle_at, read_manifest
 
 _COLUMNS = ("session", "n", "recv_ns", "mid2", "arm", "version0", "version1", "probs0", "probs1", "step_ns")
@@ -82,7 +81,7 @@ class Words:
     challenger: Floats
 
 
-def sessions_of(lake: Lake, instrument: str, sessions: Sequence[str], *, home: Path) -> tuple[Test, tuple[str, ...]]:
+def sessions_of(lake: Lake, instrument: str, sessions: Sequence[str], *, cards: Path) -> tuple[Test, tuple[str, ...]]:
     """A test and its sessions in order of time: of ``sessions``, or the newest test there is with all of its sessions.
     A session that goes on for long is many, one after the other, and their blocks are one test's: looked at session by
     session, each would be another chance to be wrong.
@@ -93,7 +92,7 @@ def sessions_of(lake: Lake, instrument: str, sessions: Sequence[str], *, home: P
     """
     known = _two_armed(lake, instrument)
     order = {session: first for session, _, first, _ in sorted(known, key=lambda each: -each[2])}
-    of = {session: _tests(home, session, known) for session in order}
+    of = {session: _tests(cards, session, known) for session in order}
     if sessions:
         chosen = tuple(session for session in sessions if of.get(session))
         found = [of[session][-1] for session in chosen]
@@ -126,7 +125,7 @@ def labels_of(workspace: Workspace, instrument: str, versions: tuple[int, int]) 
     return champion.heads.labels()
 
 
-def read_rows(lake: Lake, instrument: str, session: str, compared: Compared, *, home: Path) -> Rows | None:
+def read_rows(lake: Lake, instrument: str, session: str, compared: Compared, *, cards: Path) -> Rows | None:
     """The rows of a session in which this pair was tested; None where there are none. The first seconds of a session,
     while its windows were filling, are left out.
 
@@ -141,7 +140,7 @@ def read_rows(lake: Lake, instrument: str, session: str, compared: Compared, *, 
     pair = np.stack([rows["version0"].to_numpy(), rows["version1"].to_numpy()], axis=1)
     champion, challenger = matrix(rows["probs0"]), matrix(rows["probs1"])
     warm = (recv_ns >= recv_ns.min() + catalog.WARM_NS) & (mid2 > 0) & np.isfinite(champion).all(axis=1)
-    tested, in_shadow = _tested(home, session, number, recv_ns // compared.block_ns)
+    tested, in_shadow = _tested(cards, session, number, recv_ns // compared.block_ns)
     tested &= warm & (pair == versions).all(axis=1)
     spoken = np.isfinite(challenger).all(axis=1)
     keep = tested & spoken
@@ -163,14 +162,14 @@ def read_rows(lake: Lake, instrument: str, session: str, compared: Compared, *, 
     )
 
 
-def block_seconds(home: Path, sessions: Sequence[str]) -> float:
+def block_seconds(cards: Path, sessions: Sequence[str]) -> float:
     """The block length that the sessions were served with, from what serving wrote down.
 
     Raises:
         InputError: it is not known, or differs between the sessions.
     """
-    cards = [_card(home, session) for session in sessions]
-    found = {float(card["config"]["block_seconds"]) for card in cards if card}
+    written = [read_card(cards, session) for session in sessions]
+    found = {card.block_seconds for card in written if card}
     if len(found) != 1:
         named = ", ".join(sessions)
         seen = sorted(found) or "none"
@@ -178,10 +177,10 @@ def block_seconds(home: Path, sessions: Sequence[str]) -> float:
     return found.pop()
 
 
-def policy_of(home: Path, session: str) -> PolicyConfig | None:
+def policy_of(cards: Path, session: str) -> PolicyConfig | None:
     """The quoting policy that a session was served with; None where it is not known."""
-    card = _card(home, session)
-    return PolicyConfig(**card["config"]["policy"]) if card and "policy" in card["config"] else None
+    card = read_card(cards, session)
+    return card.policy if card else None
 
 
 def words(rows: Rows, block_ns: int, *, only: NDArray[np.bool_] | None = None) -> Words:
@@ -243,47 +242,37 @@ def _two_armed(lake: Lake, instrument: str) -> list[tuple[str, tuple[int, int], 
     ]
 
 
-def _card(home: Path, session: str) -> dict[str, Any] | None:
-    """What serving wrote down about a session."""
-    path = home / "sessions" / f"{session}.json"
-    return dict(orjson.loads(path.read_bytes())) if path.is_file() else None
-
-
-def _scenes(home: Path, session: str) -> list[dict[str, Any]] | None:
-    card = _card(home, session)
-    return card.get("scenes") if card else None
-
-
-def _tests(home: Path, session: str, known: Sequence[tuple[str, tuple[int, int], int, int]]) -> list[Test]:
+def _tests(cards: Path, session: str, known: Sequence[tuple[str, tuple[int, int], int, int]]) -> list[Test]:
     """What was tested in a session, in order of time; where nothing was written down, whoever was played beside."""
-    scenes = _scenes(home, session)
-    if scenes is None:
+    card = read_card(cards, session)
+    if card is None or card.scenes is None:
         return [Test(versions=versions) for name, versions, _, _ in known if name == session]
-    return [test for scene in scenes if (test := _test(scene)) is not None]
+    return [test for scene in card.scenes if (test := _test(scene)) is not None]
 
 
-def _test(scene: dict[str, Any]) -> Test | None:
-    if scene["phase"] not in _TESTS:
+def _test(scene: SceneCard) -> Test | None:
+    if scene.phase not in _TESTS:
         return None
-    champion, challenger = scene["versions"]
-    return Test(versions=(champion, challenger), number=scene.get("test", 0))
+    champion, challenger = scene.versions
+    return Test(versions=(champion, challenger), number=scene.test)
 
 
-def _tested(home: Path, session: str, number: Ints, block: Ints) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _tested(cards: Path, session: str, number: Ints, block: Ints) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(n,) which decisions were made while the session's last challenger was stepped, all where nothing is known; and
     in which of these it was a shadow."""
-    scenes = _scenes(home, session)
-    if scenes is None:
+    card = read_card(cards, session)
+    if card is None or card.scenes is None:
         return np.ones(len(number), dtype=np.bool_), np.zeros(len(number), dtype=np.bool_)
+    scenes = card.scenes
     tests = [_test(scene) for scene in scenes]
     last = next((test for test in reversed(tests) if test is not None), None)
     if not scenes or last is None:
         return np.zeros(len(number), dtype=np.bool_), np.zeros(len(number), dtype=np.bool_)
-    begun = np.array([scene["from_n"] for scene in scenes], dtype=np.int64)
+    begun = np.array([scene.from_n for scene in scenes], dtype=np.int64)
     at = np.searchsorted(begun, number, side="right") - 1
     of_test = np.array([test == last for test in tests], dtype=np.bool_)
     always = np.iinfo(np.int64).max
-    acts_from = [always if scene["phase"] == "shadow" else scene.get("acts_from", 0) for scene in scenes]
+    acts_from = [always if scene.phase == "shadow" else scene.acts_from for scene in scenes]
     tested = (at >= 0) & of_test[np.maximum(at, 0)]
     return tested, block < np.array(acts_from, dtype=np.int64)[np.maximum(at, 0)]
 

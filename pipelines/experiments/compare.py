@@ -167,13 +167,13 @@ def compare(config: CompareConfig, *, workspace: Workspace) -> CompareResult:
 
     _require_numbers(config)
     lake = Lake(workspace.lake)
-    test, sessions = experiment.sessions_of(lake, config.instrument, config.sessions, home=workspace.home)
-    block_ns = int(NS_PER_S * (config.block_seconds or experiment.block_seconds(workspace.home, sessions)))
+    test, sessions = experiment.sessions_of(lake, config.instrument, config.sessions, cards=workspace.sessions)
+    block_ns = int(NS_PER_S * (config.block_seconds or experiment.block_seconds(workspace.sessions, sessions)))
     labels = experiment.labels_of(workspace, config.instrument, test.versions)
     compared = experiment.Compared(versions=test.versions, labels=labels, block_ns=block_ns)
     seen = _Seen(test=test)
     for session in sessions:
-        rows = experiment.read_rows(lake, config.instrument, session, compared, home=workspace.home)
+        rows = experiment.read_rows(lake, config.instrument, session, compared, cards=workspace.sessions)
         if rows is not None:
             _look_at(seen, lake, config.instrument, rows, block_ns)
     if not seen.sessions:
@@ -189,7 +189,7 @@ def compare(config: CompareConfig, *, workspace: Workspace) -> CompareResult:
         sign=-1,
     )
     measured = [primary, *_of_pairs(seen.pairs, config.least_fills)]
-    policy = experiment.policy_of(workspace.home, seen.sessions[-1])
+    policy = experiment.policy_of(workspace.sessions, seen.sessions[-1])
     report = shadow(seen.shadow, seen.shadow_words, policy, alpha=config.alpha, plan=config.plan)
     return _conclude(config, workspace, seen, measured, report)
 

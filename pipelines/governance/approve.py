@@ -149,11 +149,13 @@ def undecided(workspace: Workspace) -> dict[str, int]:
         GateError: the audit record is broken.
         ServiceError: the record of what is in service is damaged.
     """
+    from training.registry.registry import model_name
+
     entries = audit.read(audit.path_of(workspace))
     decided = {(e.what["model_name"], e.what["version"]) for e in entries if e.kind == KIND}
     roles = read_state(state_path(workspace))
     challengers = {key: each.challenger for key, each in sorted(roles.items()) if each.challenger}
-    return {key: version for key, version in challengers.items() if (f"keel-{key}", version) not in decided}
+    return {key: version for key, version in challengers.items() if (model_name(key), version) not in decided}
 
 
 def _require_words(config: ApproveConfig, name: str, reason: str, approvers: tuple[str, ...]) -> None:
@@ -195,7 +197,9 @@ def _refuse_author(entry: audit.Entry, author: str, model: str, version: int) ->
 
 
 def _how(model: str, version: int) -> str:
-    return f"keel approve --version {version} --instrument {model.removeprefix('keel-')}"
+    from training.registry.registry import instrument_of
+
+    return f"keel approve --version {version} --instrument {instrument_of(model)}"
 
 
 def _last(entries: tuple[audit.Entry, ...], model: str, version: int, kind: str) -> audit.Entry | None:

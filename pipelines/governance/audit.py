@@ -21,7 +21,7 @@ import orjson
 from market.clock import NS_PER_S, Clock
 from market.errors import GateError, ServiceError
 from pipelines.workspace import Workspace
-from serving.rollout.roles import STATE_FILE, read_state
+from serving.rollout.roles import read_state
 
 GENESIS = "0" * 64
 LOCK_SECONDS = 10.0
@@ -72,7 +72,7 @@ class AuditLsResult:
 
 def path_of(workspace: Workspace) -> Path:
     """Where a workspace keeps the record."""
-    return workspace.home / "audit" / "audit.jsonl"
+    return workspace.audit_record
 
 
 def append(path: Path, *, clock: Clock, kind: str, what: Mapping[str, Any]) -> Entry:
@@ -193,8 +193,10 @@ def stray_aliases(workspace: Workspace, aliases: Mapping[str, int | None]) -> li
         GateError: the chain is broken.
         ServiceError: the record of what is in service is damaged.
     """
+    from training.registry.registry import model_name
+
     recorded = champions(read(path_of(workspace)))
-    moving = {f"keel-{key}" for key, roles in read_state(workspace.home / STATE_FILE).items() if roles.move}
+    moving = {model_name(key) for key, roles in read_state(workspace.roles).items() if roles.move}
     return [
         f"the registry's champion of {model} is {_version(alias)}, the last one on record is "
         f"{_version(recorded.get(model))}: the alias was moved by hand. Move it back, or promote the version "

@@ -75,7 +75,7 @@ def admit(workspace: Workspace, instrument: str, trigger: str, *, cool_down_seco
 
 
 def _path(workspace: Workspace, instrument: str) -> Path:
-    return workspace.home / "retrainings" / f"{instrument}.json"
+    return workspace.retrainings / f"{instrument}.json"
 
 
 def _read(path: Path) -> Begun | None:

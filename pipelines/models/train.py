@@ -180,7 +180,7 @@ def _fit(folder: Path, plan: Plan, config: TrainConfig, workspace: Workspace) ->
     if config.workers:
         from training.fitting.distributed import fit_on_ray
 
-        return fit_on_ray(folder, plan, config.workers, workspace.home / "ray")
+        return fit_on_ray(folder, plan, config.workers, workspace.ray)
     from training.fitting.loop import Alone, device_of, fit
 
     alone = Alone(folder / "checkpoints", device_of(plan.recipe))

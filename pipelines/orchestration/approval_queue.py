@@ -37,7 +37,7 @@ def take_turn(workspace: Workspace, instrument: str, run: str, *, is_running: Ca
     Raises:
         ServiceError: the record is damaged, or another process held it for too long.
     """
-    path = workspace.home / "turns" / f"{instrument}.json"
+    path = workspace.turns / f"{instrument}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path.with_suffix(".lock"), timeout=LOCK_SECONDS):

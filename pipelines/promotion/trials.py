@@ -63,7 +63,7 @@ class Desk:
 
     @property
     def sessions(self) -> Path:
-        return self.workspace.home / "sessions"
+        return self.workspace.sessions
 
     @property
     def placement(self) -> Placement:

@@ -294,11 +294,11 @@ def _last_decision(path: Path, instrument: str, decision: Decision | None = None
 
 
 def _accepted(workspace: Workspace, instrument: str) -> Path:
-    return workspace.home / "thresholds" / f"{instrument}.json"
+    return workspace.thresholds / f"{instrument}.json"
 
 
 def _proposal(workspace: Workspace, instrument: str) -> Path:
-    return workspace.home / "thresholds" / f"{instrument}.proposed.json"
+    return workspace.thresholds / f"{instrument}.proposed.json"
 
 
 def _write(path: Path, content: bytes) -> None:

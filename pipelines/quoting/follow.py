@@ -26,7 +26,6 @@ from pipelines.quoting.session_run import (
     write_session,
 )
 from pipelines.workspace import Workspace, tracked
-from serving.risk.safe_state import STANCE_FILE
 from serving.rollout.guardrails import GuardrailConfig, Worse
 from serving.rollout.lineup import Lineup
 from serving.session.follower import Follower, Means, Watched
@@ -135,8 +134,8 @@ def _followed(run: _Run, standby: Standby, stop: threading.Event) -> tuple[Watch
     watched = Watched(
         instrument=key,
         roles=in_service.state_path(workspace),
-        stances=workspace.home / STANCE_FILE,
-        sessions=workspace.home / "sessions",
+        stances=workspace.stances,
+        sessions=workspace.sessions,
     )
     means = Means(
         clock=workspace.clock,

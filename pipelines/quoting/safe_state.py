@@ -18,7 +18,7 @@ from pipelines.governance.approve import require_recorded
 from pipelines.in_service import roles_of
 from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
-from serving.risk.safe_state import NORMAL, STANCE_FILE, Stance, read_stances, write_stance
+from serving.risk.safe_state import NORMAL, Stance, read_stances, write_stance
 from serving.rollout.roles import changing
 from training.registry.registry import model_name
 
@@ -64,7 +64,7 @@ class StanceResult:
 
 def stance_path(workspace: Workspace) -> Path:
     """Where it is written how each instrument is quoted."""
-    return workspace.home / STANCE_FILE
+    return workspace.stances
 
 
 def safe(config: SafeConfig, *, workspace: Workspace) -> StanceResult:

@@ -6,12 +6,9 @@ import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-import orjson
-
 from market.clock import NS_PER_S
 from market.errors import ApprovalError, GateError, ModelError
 from market.features import meaning
-from market.files import replacing
 from market.instruments import Instrument
 from pipelines.deployment.placement import prove_hotpath
 from pipelines.governance.approve import require_recorded
@@ -20,8 +17,8 @@ from pipelines.workspace import Workspace
 from serving.bundle import Bundle, load_bundle
 from serving.quoting.policy import PolicyConfig
 from serving.rollout.guardrails import GuardrailConfig
-from serving.rollout.lineup import Lineup
 from serving.rollout.roles import Roles
+from serving.session.card import SceneCard, SessionCard, write_card
 from serving.session.runner import Place
 from serving.session.session import QuotingSession
 from training.registry.registry import model_name
@@ -178,17 +175,9 @@ def write_session(
     workspace: Workspace, config: ServeConfig, session: QuotingSession, result: ServeResult | None
 ) -> None:
     """``sessions/<name>.json``: configuration, who played from which decision on, and the result once there is one."""
-    with replacing(workspace.home / "sessions" / f"{session.plan.session}.json") as draft:
-        what = {
-            "config": asdict(config),
-            "scenes": [_scene(scene.from_n, scene.lineup) for scene in session.scenes],
-            "result": asdict(result) if result else None,
-        }
-        draft.write_bytes(orjson.dumps(what, option=orjson.OPT_INDENT_2))
-
-
-def _scene(from_n: int, lineup: Lineup) -> dict[str, object]:
-    canary = lineup.canary
-    said: dict[str, object] = {"from_n": from_n, "versions": lineup.versions, "phase": lineup.phase}
-    said |= {"acts_from": lineup.acts_from, "test": lineup.test}
-    return said | ({"trial": canary.trial, "step": canary.step, "share": canary.share} if canary else {})
+    card = SessionCard(
+        config=asdict(config),
+        scenes=tuple(SceneCard.of(scene) for scene in session.scenes),
+        result=asdict(result) if result else None,
+    )
+    write_card(workspace.sessions, session.plan.session, card)

@@ -300,7 +300,7 @@ def _safe(stance: Stance) -> str:
 
 
 def _sessions(ring: Workspace) -> tuple[SessionStatus, ...]:
-    folder, now_ns = ring.home / "sessions", ring.clock.now_ns()
+    folder, now_ns = ring.sessions, ring.clock.now_ns()
     found = [read_alive(path) for path in sorted(folder.glob(alive_path(folder, "*").name))]
     return tuple(
         SessionStatus(

@@ -20,6 +20,7 @@ from market.files import drafting
 from serving.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
 from training.registry import tracking
 
+_PREFIX = "keel-"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 PREVIOUS = "previous"
@@ -48,7 +49,12 @@ class ModelVersion:
 
 def model_name(instrument: str) -> str:
     """Registered model of an instrument key: ``keel-venue.SYMBOL``."""
-    return f"keel-{instrument}"
+    return f"{_PREFIX}{instrument}"
+
+
+def instrument_of(model: str) -> str:
+    """The instrument key of a registered model; what :func:`model_name` made it from."""
+    return model.removeprefix(_PREFIX)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
