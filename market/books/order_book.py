@@ -331,7 +331,7 @@ def _say_level(state: State, event: Any, place: tuple[int, int], out: Any) -> No
 
 @compiled
 def _sift(state: State, events: Any, out: Any, codes: NDArray[np.int8]) -> int:
-    """Apply the valid events; writes their effect on the levels to ``out`` (3 n,) and returns its length."""
+    """Apply the valid events; writes their effect on the levels to ``out`` (3 n,) and returns how many events."""
     n, begun = 0, 0  # events written, and where the current batch began among them
     traded = NONE  # the previous event, if it was an EXECUTE that was applied
     for i in range(len(events)):

@@ -173,7 +173,7 @@ def test_crossed_and_locked_are_marked_when_the_batch_ends():
         (order_record(EXECUTE, 1, BID, 100, 6), "order 1 has fewer than 6 lots"),
         (order_record(REMOVE, 1, ASK), "order 1 does not rest on side -1"),
         (order_record(ADD, 0, BID, 100, 5), "without an order id"),
-        (order_record(11, 1), "kind 11 is none"),
+        (order_record(11, 1), "kind 11 is not one"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(event, words):
