@@ -78,7 +78,7 @@ def test_the_past_cannot_be_changed(lake: Lake) -> None:
         lambda: past.replace("raw", raw(1, 1), {"frame": 1}),
         lambda: past.compact("raw"),
     ):
-        with pytest.raises(LakeError, match="as it was in the past"):
+        with pytest.raises(LakeError, match="open at a past version"):
             change()
     assert lake.version("raw") == 1
 

@@ -129,7 +129,7 @@ def test_frames_and_rows_that_are_missing_or_doubled_are_counted(lake: Path) -> 
     opened.delete("raw", {"source": "s", "frame": [5, 6, 7]})
     opened.delete("ticks", {"row": 1})
     found = json.loads(keel("verify", "--lake", str(lake), "--json", code=4))["faults"]
-    assert found[:2] == ["raw: source s: frames 2 are there twice", "raw: source s: frames 3 of 1 to 20 are missing"]
+    assert found[:2] == ["raw: source s: frames 2 occur twice", "raw: source s: frames 3 of 1 to 20 are missing"]
     assert any(re.search(r"^ticks: .* rows 1 of 0 to \d+ are missing$", each) for each in found)
 
 
