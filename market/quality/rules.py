@@ -57,8 +57,8 @@ RULES: Final[tuple[Rule, ...]] = (
     _rule("missing_trade", "missing_trades", "trades", (0, None, 0), "trade ids are missing"),
     # times
     _rule("clock_back", "clock_back_rate", "share", (0, 0.01, 0), "received earlier than the event before it"),
-    _rule("exchange_clock_back", "exch_back_rate", "share", (0.01, None, 0.001), "stamped earlier than the frame before it"),
-    _rule("repeated_time", "repeated_time_rate", "share", (None, None, 0.01), "both times equal those of the frame before it"),
+    _rule("exchange_clock_back", "exch_back_rate", "share", (0.01, None, 0.001), "stamped earlier than the one before"),
+    _rule("repeated_time", "repeated_time_rate", "share", (None, None, 0.01), "both times as in the frame before it"),
     _rule("clock_offset", "offset_ms", "ms", (2_000, None, 100), "the two clocks are far apart"),
     _rule("clock_shift", "offset_shift_ms", "ms", (100, None, 20), "the clocks have drifted against each other"),
     _rule("late_event", "offset_spread_ms", "ms", (500, None, 100), "single events far from the usual offset"),

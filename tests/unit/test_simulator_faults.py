@@ -97,5 +97,5 @@ def test_silence_lasts_for_its_seconds_and_a_slow_consumer_is_cut_after_them() -
 
 
 def test_an_unknown_fault_is_refused() -> None:
-    with pytest.raises(InputError, match="unknown fault 'fire'; there are trade_price, "):
+    with pytest.raises(InputError, match="unknown fault 'fire'; expected one of trade_price, "):
         Faults().inject("fire", 1.0, 0)

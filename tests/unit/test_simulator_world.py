@@ -85,7 +85,7 @@ def test_the_start_time_shifts_the_clocks_and_nothing_else() -> None:
 
 def test_an_unknown_regime_is_refused_and_the_old_one_stays() -> None:
     world, _ = ran(0.1)
-    with pytest.raises(SettingsError, match="unknown regime 'wild'; there are calm, volatile, thin"):
+    with pytest.raises(SettingsError, match="unknown regime 'wild'; expected one of calm, volatile, thin"):
         world.set_regime("wild")
     assert world.regime == "calm"
 
