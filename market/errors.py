@@ -5,7 +5,7 @@
     KeelError                      exit code 1 (subclasses may narrow it)
     ├── InputError                 the user's input: states what was expected, what was seen, what to do (2)
     │   ├── FrameError             one wire frame cannot be read; it goes to quarantine, the rest continues
-    │   │   └── ChecksumError      the frame was read, but the venue's checksum shows that our book differs from its book
+    │   │   └── ChecksumError      the frame was read, but the venue's checksum is not that of our book
     │   ├── CaptureError           a whole recording cannot be read further (truncated, not a recording)
     │   └── SettingsError          a setting or parameter is unknown, missing or out of range
     ├── MarketDataError            the data contradicts itself                                            (3)

@@ -47,8 +47,7 @@ class Shed:
 
 
 class Taker(Protocol):
-    """The consumer of one instrument's frames: a lander, or a sender to a topic. Its block is left when the feed ends.
-    """
+    """The consumer of one instrument's frames: a lander, or a sender to a topic. Its block ends with the feed."""
 
     @property
     def instrument(self) -> Instrument: ...

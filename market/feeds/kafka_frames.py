@@ -47,8 +47,7 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class FrameSender:
-    """Sends one instrument's frames. Once its block has been left, the broker has them all, or an error says why not.
-    """
+    """Sends one instrument's frames. After its block the broker has them all, or an error says why not."""
 
     def __init__(self, topic: Topic, instrument: str) -> None:
         self._outbox = Outbox(topic, compression="zstd")

@@ -258,8 +258,7 @@ class Lander:
         buffers.ticks, self._frames_before = [], self.stats.frames
 
     def _cut(self) -> None:
-        """Pass everything to the writer. The commit accounts for all frames up to the last one fed, the end of a batch.
-        """
+        """Pass everything to the writer; it accounts for all frames up to the last one fed, the end of a batch."""
         self._flush_raw()
         buffers, self._buffers = self._buffers, _Buffers()
         slow = [record for record in buffers.slow if record.frame > self._positions["slow"]]

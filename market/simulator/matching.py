@@ -100,8 +100,7 @@ def add(core: Core, side: int, price: int, size: int) -> None:
 
 @compiled
 def cancel_others(core: Core, side: int, price: int, size: int) -> None:
-    """Remove ``size`` of the others from a level (at most what they have), evenly from ahead of and behind our orders.
-    """
+    """Remove ``size`` of the others from a level (at most what they have), evenly ahead of and behind our orders."""
     others = size_at(core, side, price) - own_size(core, side, price)
     size = min(size, others)
     if size <= 0:

@@ -398,7 +398,7 @@ def test_a_connection_that_is_cut_is_opened_again_and_the_book_is_right(exchange
         ("/stream?streams=btcusdt@trade&pace=nan", "pace: expected a number"),
         ("/stream?streams=btcusdt@trade&seconds=-1", "seconds: expected a number from 0 on, saw '-1'"),
         ("/stream?streams=btcusdt@trade&stamp=yes", "stamp: expected 0 or 1, saw 'yes'"),
-        ("/sim/regime?name=wild", "unknown regime 'wild'; there are calm, volatile, thin"),
+        ("/sim/regime?name=wild", "unknown regime 'wild'; expected one of calm, volatile, thin"),
         ("/sim/regime", "unknown regime ''"),
         ("/sim/fault?kind=fire", "unknown fault 'fire'; there are trade_price, drop_diff, gap"),
         ("/sim/fault?kind=gap&seconds=soon", "seconds: expected a number"),
@@ -413,7 +413,7 @@ def test_what_is_not_offered_is_answered_with_400_and_a_sentence(exchange: Excha
 
 
 def test_the_platforms_client_passes_the_sentence_on(exchange: Exchange) -> None:
-    with pytest.raises(InputError, match="unknown regime 'wild'; there are calm, volatile, thin"):
+    with pytest.raises(InputError, match="unknown regime 'wild'; expected one of calm, volatile, thin"):
         exchange.set_regime("wild")
     with pytest.raises(InputError, match="unknown fault 'fire'"):
         exchange.inject_fault("fire", seconds=1)
