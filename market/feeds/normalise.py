@@ -284,8 +284,7 @@ class Normaliser:
         return events
 
     def _sifted(self, book: OrderBook, events: Events, payload: bytes) -> Events:
-        """The effect of orders on the levels. An invalid event is stored with its frame; the book continues without it.
-        """
+        """The effect of orders on the levels. An invalid event is stored with its frame and skipped."""
         said, codes = book.sift(events)
         for i in codes.nonzero()[0]:
             code, event = int(codes[i]), events[i]

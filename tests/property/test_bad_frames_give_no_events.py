@@ -74,7 +74,7 @@ def check(payload: bytes) -> None:
 
 @settings(max_examples=1500, deadline=None)
 @given(damaged())
-def test_a_damaged_frame_is_refused_or_means_what_it_says(payload):
+def test_a_damaged_frame_is_rejected_or_read_as_written(payload):
     check(payload)
 
 
@@ -85,7 +85,7 @@ def test_a_damaged_frame_is_refused_or_means_what_it_says(payload):
 @example(b'{"lastUpdateId":1,"bids":[' + b"[" * 3000)
 @example(b'{"lastUpdateId":1e400,"bids":[],"asks":[]}')
 @example(b'{"lastUpdateId":99999999999999999999999,"bids":[],"asks":[]}')
-def test_random_bytes_are_refused(payload):
+def test_random_bytes_are_rejected(payload):
     check(payload)
 
 
@@ -98,7 +98,7 @@ json_values = st.recursive(
 
 @settings(max_examples=1000, deadline=None)
 @given(st.sampled_from(GOOD), st.data())
-def test_any_field_with_any_value_is_refused_or_means_what_it_says(frame, data):
+def test_any_field_with_any_value_is_rejected_or_read_as_written(frame, data):
     inner = dict(frame.get("data", frame))
     inner[data.draw(st.sampled_from(sorted(inner)))] = data.draw(json_values)
     check(
@@ -110,7 +110,7 @@ def test_any_field_with_any_value_is_refused_or_means_what_it_says(frame, data):
 
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=60))
-def test_a_line_gives_a_time_or_says_why_not(line):
+def test_a_line_gives_a_time_or_the_reason_why_not(line):
     try:
         recv_ns, payload = read_line(line)
     except FrameError as error:
@@ -165,6 +165,6 @@ def test_no_wrong_book_is_shown_whatever_happens_to_the_frames(seed, instrument,
             held = None
 
 
-def test_the_second_reader_refuses_what_it_should():
+def test_the_second_reader_rejects_what_it_should():
     with pytest.raises(AssertionError):
         events_of(bytes_of(trade(3, "60000.15", "2")), USDM)

@@ -123,7 +123,7 @@ def check(module, key, payload):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_reasons_in_words_are_those_in_the_table(form):
+def test_the_reasons_in_the_docstring_match_the_table(form):
     assert reasons_of(FORMS[form][0]) == FORMS[form][0].VENUE.reasons
 
 
@@ -137,7 +137,7 @@ def test_the_good_rows_are_good(form):
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_a_damaged_row_is_refused_or_can_be_judged(form, data):
+def test_a_damaged_row_is_rejected_or_can_be_validated(form, data):
     module, key, rows = FORMS[form]
     check(module, key, data.draw(damaged(rows)))
 
@@ -151,14 +151,14 @@ def test_a_damaged_row_is_refused_or_can_be_judged(form, data):
 @example(b"\xff" * 60)
 @example(b"{" * 2000)
 @example(b"9" * 5000)
-def test_random_bytes_are_refused_or_can_be_judged(form, payload):
+def test_random_bytes_are_rejected_or_can_be_validated(form, payload):
     module, key, _ = FORMS[form]
     check(module, key, payload)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_a_damaged_option_is_refused_or_is_a_record(data):
+def test_a_damaged_option_is_rejected_or_becomes_a_record(data):
     good = dict.fromkeys(deribit.COLUMNS, "1.0") | {
         "timestamp": "2025-12-30T17:31:15.944181+00:00", "option_type": "call", "currency": "BTC",
         "expiry_datetime": "2026-01-16T08:00:00+00:00",

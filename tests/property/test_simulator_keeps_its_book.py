@@ -64,7 +64,7 @@ def taken_from_others(world: World, order_id: int, records: list[Record]) -> int
 
 @given(st.lists(ACTIONS, max_size=60))
 @settings(max_examples=150, deadline=None)
-def test_nothing_is_lost_or_created_and_the_queue_is_kept(actions: list[tuple]) -> None:
+def test_nothing_is_lost_or_created_and_queue_order_is_kept(actions: list[tuple]) -> None:
     world = World(ExchangeConfig())
     for action in actions:
         before, resting, update = sides_of_world(world), world.resting(), world.update_id
@@ -119,7 +119,7 @@ def _sizes_add_up(action: tuple, before: tuple, after: tuple, records: list[Reco
     orders=st.lists(st.tuples(SIDES, DISTANCES, st.integers(1, 500)), max_size=4),
 )
 @settings(max_examples=40, deadline=None)
-def test_the_world_does_not_depend_on_how_its_time_is_cut(
+def test_the_world_does_not_depend_on_how_its_time_is_split(
     seed: int, regime: str, cuts_ms: list[float], orders: list[tuple[int, int, int]]
 ) -> None:
     whole, pieces = (World(ExchangeConfig(seed=seed, regime=regime)) for _ in range(2))

@@ -65,7 +65,7 @@ def test_an_empty_file_has_no_lines(tmp_path):
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=str)
-def test_a_truncated_file_gives_what_is_there_and_then_says_so(tmp_path, pack):
+def test_a_truncated_file_gives_what_it_has_and_then_an_error(tmp_path, pack):
     path = tmp_path / "recording"
     data = pack(b"".join(os.urandom(40).hex().encode() + b"\n" for _ in range(50_000)))
     path.write_bytes(data[: len(data) * 2 // 3])

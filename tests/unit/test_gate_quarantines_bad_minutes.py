@@ -69,7 +69,7 @@ def an_event_no_book_accepts(events: Events) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-def test_a_spoiled_minute_goes_to_quarantine_with_its_reason_and_the_rest_goes_on(
+def test_a_spoiled_minute_goes_to_quarantine_with_its_reason_and_the_rest_continues(
     tmp_path: Path, spoil, reason: str
 ) -> None:
     events = second_minute()
@@ -87,7 +87,7 @@ def test_a_spoiled_minute_goes_to_quarantine_with_its_reason_and_the_rest_goes_o
     assert [row["verdict"] for row in lake.read("batches").to_pylist()].count(QUARANTINE) == 1
 
 
-def test_a_second_run_judges_nothing_again(tmp_path: Path) -> None:
+def test_a_second_run_validates_nothing_again(tmp_path: Path) -> None:
     events = second_minute()
     far_trades(events)
     workspace = workspace_of(tmp_path, events)
@@ -115,7 +115,7 @@ def test_a_minute_left_in_both_places_by_a_kill_is_moved_for_good(tmp_path: Path
         assert lake.read(table) == Lake(undisturbed.lake).read(table)
 
 
-def test_every_figure_of_a_minute_is_kept_with_the_limits_it_was_held_against(tmp_path: Path) -> None:
+def test_every_figure_of_a_minute_is_kept_with_the_limits_applied_to_it(tmp_path: Path) -> None:
     """The expectations of Great Expectations and the limits say the same of every figure."""
     events = second_minute()
     far_trades(events)

@@ -83,7 +83,7 @@ def test_the_past_cannot_be_changed(lake: Lake) -> None:
     assert lake.version("raw") == 1
 
 
-def test_a_version_that_is_not_there_is_said(lake: Lake) -> None:
+def test_a_missing_version_gives_an_error(lake: Lake) -> None:
     lake.append("raw", raw(1, 3))
     with pytest.raises(LakeError, match="table raw has no version 7; it has 0 to 1"):
         lake.at({"raw": 7}).read("raw")
@@ -137,7 +137,7 @@ def raw_with(columns: dict[str, object], n: int) -> pa.Table:
     return rows_of("raw", SIM, {**columns, "origin": ["wire"] * n, "tries": np.full(n, 2)})
 
 
-def test_a_new_table_says_which_schema_it_has(lake: Lake) -> None:
+def test_a_new_table_records_its_schema_version(lake: Lake) -> None:
     assert lake.schema_version("raw") is None
     lake.append("raw", raw(1, 1))
     assert lake.schema_version("raw") == SchemaVersion(1, 0)
@@ -145,7 +145,7 @@ def test_a_new_table_says_which_schema_it_has(lake: Lake) -> None:
     assert properties[PROPERTY] == "1.0"
 
 
-def test_a_column_that_was_added_reads_as_its_default_in_rows_of_before(lake: Lake, request) -> None:
+def test_an_added_column_reads_as_its_default_in_older_rows(lake: Lake, request) -> None:
     lake.append("raw", raw(1, 2), source="s", position=2)
     request.getfixturevalue("later")
     assert lake.read("raw", columns=["frame", "origin", "tries"]).to_pylist() == [
@@ -166,7 +166,7 @@ def test_a_column_that_was_added_reads_as_its_default_in_rows_of_before(lake: La
     assert frames(lake) == [3]
 
 
-def test_earlier_code_reads_and_writes_a_table_with_a_column_that_it_does_not_know(lake: Lake, request) -> None:
+def test_earlier_code_reads_and_writes_a_table_with_an_unknown_column(lake: Lake, request) -> None:
     with pytest.MonkeyPatch.context() as patched:
         wider = SCHEMAS["raw"].append(pa.field("tries", pa.int64()))
         patched.setitem(SCHEMAS, "raw", wider)
@@ -188,9 +188,9 @@ def test_earlier_code_reads_and_writes_a_table_with_a_column_that_it_does_not_kn
 
 
 @pytest.mark.parametrize(
-    ("found", "match"), [("2.0", "written by a newer one.*Update"), ("0.3", "version of quotekeel")]
+    ("found", "match"), [("2.0", "a newer one wrote it.*Update"), ("0.3", "version of quotekeel")]
 )
-def test_a_table_of_another_major_version_is_refused_and_left_alone(lake: Lake, found: str, match: str) -> None:
+def test_a_table_of_another_major_version_is_refused_and_left_unchanged(lake: Lake, found: str, match: str) -> None:
     lake.append("raw", raw(1, 1))
     DeltaTable(f"{lake.uri}/raw").alter.set_table_properties({PROPERTY: found}, raise_if_not_exists=False)
     version = DeltaTable(f"{lake.uri}/raw").version()
@@ -200,7 +200,7 @@ def test_a_table_of_another_major_version_is_refused_and_left_alone(lake: Lake, 
     assert DeltaTable(f"{lake.uri}/raw").version() == version
 
 
-def test_a_version_that_is_none_is_said(lake: Lake) -> None:
+def test_an_invalid_schema_version_gives_an_error(lake: Lake) -> None:
     with pytest.raises(LakeError, match=r"expected quotekeel.schema to be like 1.0, saw 'one'"):
         SchemaVersion.parse("one")
 

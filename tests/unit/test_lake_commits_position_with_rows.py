@@ -47,7 +47,7 @@ def test_a_table_that_does_not_exist_reads_as_empty_with_its_schema(lake):
     assert not lake.folder.exists()
 
 
-def test_every_table_gives_back_its_own_schema(lake):
+def test_every_table_returns_its_own_schema(lake):
     for table, schema in SCHEMAS.items():
         lake.append(table, schema.empty_table())
         assert lake.read(table).schema == schema
@@ -62,7 +62,7 @@ def test_rows_and_position_are_one_commit(lake):
     assert lake.read("raw", columns=["frame"], where={"source": "s"})["frame"].to_pylist() == list(range(1, 10))
 
 
-def test_a_writer_that_goes_on_for_long_opens_its_table_anew_and_nobody_sees_it(lake):
+def test_a_long_lived_writer_reopens_its_table_without_a_visible_effect(lake):
     count = 2 * market.lake._FRESH + 3
     for frame in range(1, count):
         lake.append("raw", raw(frame, frame), source="s", position=frame)
