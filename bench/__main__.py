@@ -1,8 +1,8 @@
 """Run the benchmarks and write docs/benchmarks/<date>.md and .json with commit and machine.
 
-Each module here has ``run() -> dict``: ``title``, ``rows`` (what, value, unit, peer, peer_value, ratio, goal)
-and ``notes``. Figures are of this machine on that day; what travels between machines are the ratios. A word that is no
-part's name is given to ``run`` of the part before it: ``python -m bench peers FILE``.
+Each module here has ``run() -> dict``: ``title``, ``rows`` (what, value, unit, peer, peer_value, ratio, goal) and
+``notes``. Figures hold for this machine on that day; only the ratios carry over to other machines. A word that is not a
+part's name is passed to ``run`` of the part before it: ``python -m bench peers FILE``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LONG = {
     "latency": latency,
     "parquet": parquet,
     "peers": peers,
-}  # run when named, each with a page of its own
+}  # run only when named, each with its own page
 
 
 def main(words: list[str]) -> None:
@@ -44,7 +44,7 @@ def main(words: list[str]) -> None:
 
 
 def _asked(words: list[str]) -> dict[str, list[str]]:
-    """Names of parts with what each is given."""
+    """Names of parts with their arguments."""
     asked: dict[str, list[str]] = {}
     for word in words:
         if word in PARTS or word in LONG:
@@ -65,8 +65,7 @@ def _write(found: dict[str, Any], load: str, name: str = "") -> None:
     page = [
         f"# Benchmarks of {today}",
         "",
-        f"Commit `{about['commit']}`, {about['machine']}; the load average when it began was {load}. Written by "
-        f"`{command}`.",
+        f"Commit `{about['commit']}`, {about['machine']}; load average {load} at the start. Written by `{command}`.",
         "",
     ]
     for part in found.values():

@@ -1,6 +1,6 @@
-"""What a range of time costs in the lake, in bytes that the kernel counts: before and after compaction.
+"""The cost of a time range in the lake, in bytes counted by the kernel: before and after compaction.
 
-A day of two instruments, a commit a minute, as a live session leaves it. The peer is the library's own compaction,
+A day of two instruments, one commit per minute, as a live session leaves it. The peer is the library's own compaction,
 which merges files and leaves rows in the order in which the files come.
 """
 

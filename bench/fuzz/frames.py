@@ -11,8 +11,8 @@ from bench.fuzz.mutate import damaged
 from bench.fuzz.oracle import Judge
 from bench.fuzz.seeds import Seed
 
-_WINDOW = 60  # frames of a session; those of a short seed come again
-_OPENING = 6  # of them those a recording begins with: subscriptions, snapshots
+_WINDOW = 60  # frames of a session; those of a short seed repeat
+_OPENING = 6  # of which those that start a recording: subscriptions, snapshots
 _LAND_EVERY = 8
 
 
@@ -46,7 +46,7 @@ def session(seed: Seed, rng: Random, pool: Sequence[bytes]) -> list[tuple[bytes,
 
 
 def run(seed: Seed, number: int, chance: str, pool: Sequence[bytes], at: Callable[[int], None]) -> Tally:
-    """Feed one case; ``at`` is told before each frame. Raises what the frame raised."""
+    """Feed one case; ``at`` is called before each frame. Raises what the frame raised."""
     tally = Tally()
     judge = Judge(seed)
     for i, (payload, bad) in enumerate(session(seed, Random(f"{chance}/{seed.name}/{number}"), pool)):  # noqa: S311

@@ -97,5 +97,5 @@ def test_a_feature_set_named_earlier_keeps_its_name() -> None:
 
 def test_a_value_without_a_defined_meaning_is_rejected(tmp_path: Path) -> None:
     module = module_of(tmp_path, "odd", "class Odd: ...\nODD = Odd()\n\n\ndef root() -> object:\n    return ODD\n")
-    with pytest.raises(TypeError, match="say in market"):
+    with pytest.raises(TypeError, match="define in market"):
         digest_of(module.root)

@@ -187,9 +187,7 @@ def test_earlier_code_reads_and_writes_a_table_with_an_unknown_column(lake: Lake
     ]
 
 
-@pytest.mark.parametrize(
-    ("found", "match"), [("2.0", "a newer one wrote it.*Update"), ("0.3", "version of quotekeel")]
-)
+@pytest.mark.parametrize(("found", "match"), [("2.0", "a newer one wrote it.*Update"), ("0.3", "version of quotekeel")])
 def test_a_table_of_another_major_version_is_refused_and_left_unchanged(lake: Lake, found: str, match: str) -> None:
     lake.append("raw", raw(1, 1))
     DeltaTable(f"{lake.uri}/raw").alter.set_table_properties({PROPERTY: found}, raise_if_not_exists=False)

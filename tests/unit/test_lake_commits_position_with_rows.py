@@ -135,7 +135,7 @@ def test_positions_survive_delete_replace_and_compaction(lake):
     assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == [1, 3, 4, 5]
 
 
-def test_events_come_back_to_the_bit(lake):
+def test_events_round_trip_bit_for_bit(lake):
     rng = np.random.default_rng(0)
     events = np.zeros(1000, dtype=EVENT)
     for name, (kind, _) in EVENT.fields.items():
@@ -161,18 +161,18 @@ def test_dates_are_utc_days():
         (raw(1, 2).set_column(4, "frame", pa.array(["x", "y"])), "not of the schema's type"),
     ],
 )
-def test_rows_that_do_not_fit_are_refused_and_nothing_is_written(lake, rows, match):
+def test_rows_that_do_not_fit_are_rejected_and_nothing_is_written(lake, rows, match):
     with pytest.raises(LakeError, match=match):
         lake.append("raw", rows)
     assert not lake.exists("raw")
 
 
-def test_a_table_that_does_not_exist_by_name_is_refused(lake):
+def test_an_unknown_table_name_is_rejected(lake):
     with pytest.raises(LakeError, match=r"there is no table 'tics'; the lake has raw, ticks"):
         lake.read("tics")
 
 
-def test_a_broken_log_is_said(lake):
+def test_a_broken_log_gives_an_error(lake):
     lake.append("raw", raw(1, 2))
     assert lake.folder is not None
     log = lake.folder / "raw" / "_delta_log" / "00000000000000000000.json"
@@ -194,7 +194,7 @@ def nobody() -> Iterator[None]:
             os.seteuid(0)
 
 
-def test_a_folder_that_may_not_be_written_is_said():
+def test_a_read_only_folder_gives_an_error():
     # not under pytest's own folder, which others may not even pass through
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -228,7 +228,7 @@ def _compact_many(uri: str) -> None:
         Lake(uri).compact("raw")
 
 
-def test_compaction_beside_writers_and_another_compaction_loses_nothing(lake):
+def test_compaction_alongside_writers_and_another_compaction_loses_nothing(lake):
     for n in range(11, 21):
         lake.append("raw", raw(n, n, source="before"), source="before", position=n)
     context = multiprocessing.get_context("spawn")
@@ -265,7 +265,7 @@ def test_a_compaction_that_another_one_overtook_merges_nothing(lake, monkeypatch
     assert len(lake.files("raw")) == 1
 
 
-def test_an_append_that_a_delete_came_before_is_done_again(lake, monkeypatch):
+def test_an_append_overtaken_by_a_delete_is_retried(lake, monkeypatch):
     lake.append("raw", raw(1, 5))
     properties, overtaken = market.lake._properties, []
 
@@ -281,7 +281,7 @@ def test_an_append_that_a_delete_came_before_is_done_again(lake, monkeypatch):
     assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == [2, 3, 4, 5, 6, 7]
 
 
-def test_a_position_that_somebody_else_moved_on_is_found_out_and_nothing_is_written(lake):
+def test_a_position_advanced_by_another_process_is_detected_and_nothing_is_written(lake):
     lake.append("raw", raw(1, 5), source="s", position=5, after=0)
     with pytest.raises(LakeError, match="another process lands s too; nothing of this commit was written"):
         lake.append("raw", raw(1, 7), source="s", position=7, after=0)
@@ -289,7 +289,7 @@ def test_a_position_that_somebody_else_moved_on_is_found_out_and_nothing_is_writ
     assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == list(range(1, 8))
 
 
-def test_a_file_of_several_sources_that_a_delete_rewrote_is_read_by_source(tmp_path: Path) -> None:
+def test_a_file_of_several_sources_rewritten_by_a_delete_is_read_by_source(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     for i, source in enumerate(("live-a", "live-b", "live-c")):
         land(lake, Market(source=source, seconds=100, frames=4, seed=i))

@@ -150,7 +150,7 @@ def test_compaction_keeps_every_row_and_its_place(tmp_path: Path) -> None:
     assert lake.version("ticks") == version, "what is compact already is left alone"
 
 
-def test_rows_that_come_late_are_sorted_in_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_rows_are_sorted_in_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("market.lake.lake.FILE_BYTES", 2_000)  # every file is large enough as it is
     lake = Lake(tmp_path / "lake")
     for number in (0, 1):
