@@ -40,9 +40,9 @@ def infer(venue: Venue, key: str, frames: Sequence[Frame], coarsest: Instrument 
         instrument = Instrument(
             venue=name, symbol=symbol, tick=_step(decimals["off_tick"]), lot=_step(decimals["off_lot"])
         )
-        short, said = _tried(venue, instrument, frames)
+        short, produced = _tried(venue, instrument, frames)
         if short is None:
-            return instrument if said or coarsest or any(decimals.values()) else None
+            return instrument if produced or coarsest or any(decimals.values()) else None
         decimals[short] += 1
     raise MarketDataError(f"{key}: prices or sizes have more than {_FINEST} decimals; give --tick and --lot")
 
@@ -58,14 +58,14 @@ def _decimals(step: Decimal) -> int:
 def _tried(venue: Venue, instrument: Instrument, frames: Sequence[Frame]) -> tuple[str | None, bool]:
     """Which step is too coarse for the frames, if any, and whether any of them produced events."""
     parser = venue.parser(instrument)
-    said = False
+    produced = False
     for number, recv_ns, payload in frames:
         try:
-            said |= len(parser.parse(payload, recv_ns, number).events) > 0
+            produced |= len(parser.parse(payload, recv_ns, number).events) > 0
         except FrameError as error:
             if error.reason in ("off_tick", "off_lot"):
-                return error.reason, said
-    return None, said
+                return error.reason, produced
+    return None, produced
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,11 +160,11 @@ class Normaliser:
         stats.rows += self._rows(payload)
         stats.first_ns = stats.first_ns or recv_ns
         stats.last_ns = recv_ns
-        said = notices.read(payload) if payload.startswith(notices.PREFIX) else None
-        if said is not None:
+        notice = notices.read(payload) if payload.startswith(notices.PREFIX) else None
+        if notice is not None:
             stats.clock_back += back
             stats.interrupted += 1
-            self._reject(frame, recv_ns, said, payload)
+            self._reject(frame, recv_ns, notice, payload)
             return self.lost(frame, recv_ns) if self._unnumbered else NO_EVENTS
         try:
             parsed = self._parse(payload, recv_ns, frame)
@@ -285,13 +285,13 @@ class Normaliser:
 
     def _sifted(self, book: OrderBook, events: Events, payload: bytes) -> Events:
         """The effect of orders on the levels. An invalid event is stored with its frame and skipped."""
-        said, codes = book.sift(events)
+        level_events, codes = book.sift(events)
         for i in codes.nonzero()[0]:
             code, event = int(codes[i]), events[i]
             why = (REASONS[code], str(refusal(code, event)))
             self._reject(int(event["frame"]), int(event["recv_ns"]), why, payload)
         self._count_status()
-        return said
+        return level_events
 
     def _count_status(self) -> None:
         status = self._book.status

@@ -30,8 +30,8 @@ def read(payload: bytes) -> tuple[Reason, str] | None:
     if not payload.startswith(PREFIX):
         return None
     try:
-        said = orjson.loads(payload)["data"]
-        reason, detail = said["reason"], str(said["detail"])
+        data = orjson.loads(payload)["data"]
+        reason, detail = data["reason"], str(data["detail"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
     return (reason, detail) if reason in REASONS else None

@@ -22,7 +22,7 @@ _SIDES = {"BUY": BID, "SELL": ASK}
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the exchange says about one of our orders (``ORDER_TRADE_UPDATE``).
+    """A report of the exchange about one of our orders (``ORDER_TRADE_UPDATE``).
 
     ``execution`` is NEW, TRADE, CANCELED or EXPIRED; ``status`` NEW, PARTIALLY_FILLED, FILLED, CANCELED or EXPIRED.
     ``last_price`` (ticks), ``last_size`` (lots) and ``trade_id`` belong to this fill and are 0 for other reports;

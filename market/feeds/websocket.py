@@ -130,10 +130,10 @@ def _get(url: str, timeout_s: float) -> bytes:
         with opener.open(url, timeout=timeout_s) as response:
             return bytes(response.read())
     except urllib.error.HTTPError as error:
-        said = error.read()[:300].decode(errors="replace").strip()
+        body = error.read()[:300].decode(errors="replace").strip()
         if error.code >= 500 or error.code in _TRANSIENT_STATUS:
-            raise ServiceError(f"{url} answered {error.code}: {said}; try again later") from None
-        raise InputError(f"{url} answered {error.code}: {said}") from None
+            raise ServiceError(f"{url} answered {error.code}: {body}; try again later") from None
+        raise InputError(f"{url} answered {error.code}: {body}") from None
     except (OSError, TimeoutError) as error:
         raise ServiceError(f"cannot reach {url}: {error}; is the exchange running?") from None
 
@@ -394,10 +394,10 @@ async def _open(url: str, config: ConnectionConfig) -> ClientConnection:
         )
     except InvalidStatus as refused:
         status = refused.response.status_code
-        said = bytes(refused.response.body)[:300].decode(errors="replace").strip()
+        body = bytes(refused.response.body)[:300].decode(errors="replace").strip()
         if status >= 500 or status in _TRANSIENT_STATUS:
-            raise ConnectionLostError(f"{url} answered {status}: {said}") from None
-        raise InputError(f"{url} answered {status}: {said}") from None
+            raise ConnectionLostError(f"{url} answered {status}: {body}") from None
+        raise InputError(f"{url} answered {status}: {body}") from None
     except (OSError, TimeoutError, InvalidHandshake) as error:
         raise ConnectionLostError(f"cannot connect to {url}: {error or type(error).__name__}") from None
 

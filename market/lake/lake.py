@@ -283,7 +283,7 @@ class Lake:
             return ()
         time = time_column(table)
         with sentences(f"table {self._path(table)}", "read"):
-            told = pa.table(handle.get_add_actions(flatten=True)).to_pylist()
+            actions = pa.table(handle.get_add_actions(flatten=True)).to_pylist()
         return tuple(
             DataFile(
                 path=each["path"],
@@ -294,7 +294,7 @@ class Lake:
                 first_ns=each.get(f"min.{time}"),
                 last_ns=each.get(f"max.{time}"),
             )
-            for each in told
+            for each in actions
         )
 
     def newest(self, table: str) -> dict[str, int]:
@@ -340,7 +340,7 @@ class Lake:
             return find(key)
         rows = self.read("instruments", instrument=key, columns=["tick", "lot", "recv_ns"])
         if not rows.num_rows:
-            return find(key)  # says what to do
+            return find(key)  # its error tells what to do
         first = min(rows.to_pylist(), key=lambda row: int(row["recv_ns"]))
         venue, _, symbol = key.partition(".")
         return Instrument(venue=venue, symbol=symbol, tick=Decimal(first["tick"]), lot=Decimal(first["lot"]))

@@ -250,10 +250,10 @@ def lost_s(c: Columns) -> float:
     """Time without a book after one was lost: from the feed's CLEAR to the next book, or to the end."""
     times = c.events["recv_ns"]
     back = np.flatnonzero(c.shown)
-    said = np.flatnonzero(c.own & (c.events["kind"] == CLEAR) & (c.events["flags"] & F_LAST != 0))
-    said = said[said > back[0]] if len(back) else said[:0]  # a book that never existed cannot be lost
-    until = np.append(back, len(times) - 1)[np.searchsorted(back, said)]
-    return _largest(times[until] - times[said]) / NS_PER_S
+    clears = np.flatnonzero(c.own & (c.events["kind"] == CLEAR) & (c.events["flags"] & F_LAST != 0))
+    clears = clears[clears > back[0]] if len(back) else clears[:0]  # a book that never existed cannot be lost
+    until = np.append(back, len(times) - 1)[np.searchsorted(back, clears)]
+    return _largest(times[until] - times[clears]) / NS_PER_S
 
 
 def lowest_price(c: Columns) -> float:

@@ -24,10 +24,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--regime", choices=list(REGIMES), default="calm")
     parser.add_argument("--with-parent", action="store_true", help="exit when standard input closes")
-    said = parser.parse_args()
+    args = parser.parse_args()
     try:
-        config = ExchangeConfig(port=said.port, seed=said.seed, regime=said.regime)
-        asyncio.run(_serve(config, with_parent=said.with_parent))
+        config = ExchangeConfig(port=args.port, seed=args.seed, regime=args.regime)
+        asyncio.run(_serve(config, with_parent=args.with_parent))
     except KeelError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return error.exit_code

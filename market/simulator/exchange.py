@@ -73,19 +73,19 @@ class Subscription:
         Raises:
             InputError: an unknown stream or an invalid value.
         """
-        said = {name: values[-1] for name, values in query.items()}
-        unknown = set(said) - {"streams", "pace", "seconds", "stamp", "snapshot", "snapshot_every"}
+        given = {name: values[-1] for name, values in query.items()}
+        unknown = set(given) - {"streams", "pace", "seconds", "stamp", "snapshot", "snapshot_every"}
         if unknown:
             raise InputError(f"unknown parameters {', '.join(sorted(unknown))}")
-        pace = said.get("pace", "max")
+        pace = given.get("pace", "max")
         return cls(
-            names=_stream_names(said.get("streams", ""), symbol),
+            names=_stream_names(given.get("streams", ""), symbol),
             lockstep=pace == "lockstep",
             pace=0.0 if pace in ("max", "lockstep") else _pace(pace),
-            seconds=_number(said["seconds"], "seconds") if "seconds" in said else None,
-            stamped=_flag(said, "stamp"),
-            snapshot=_flag(said, "snapshot"),
-            snapshot_every_ns=int(_number(said.get("snapshot_every", "60"), "snapshot_every") * NS_PER_S),
+            seconds=_number(given["seconds"], "seconds") if "seconds" in given else None,
+            stamped=_flag(given, "stamp"),
+            snapshot=_flag(given, "snapshot"),
+            snapshot_every_ns=int(_number(given.get("snapshot_every", "60"), "snapshot_every") * NS_PER_S),
         )
 
 
@@ -329,8 +329,8 @@ def _stream_names(text: str, symbol: str) -> dict[str, str]:
     return names
 
 
-def _flag(said: dict[str, str], name: str) -> bool:
-    text = said.get(name, "0")
+def _flag(given: dict[str, str], name: str) -> bool:
+    text = given.get(name, "0")
     if text not in ("0", "1"):
         raise InputError(f"{name}: expected 0 or 1, saw {text!r}")
     return text == "1"
