@@ -1,4 +1,6 @@
-"""Random bytes and damaged rows of every recorded form: a reason that the module names, or events a book can judge."""
+"""Random bytes and damaged rows of every recorded form: a reason that the module names, or events that a book can
+validate.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,7 @@ FORMS = {
 
 
 def reasons_of(module):
-    """What the module's docstring says it refuses rows with."""
+    """The reasons for rejected rows, from the module's docstring."""
     return set(re.findall(r"``(\w+)``", module.__doc__.split("Reasons:")[1]))
 
 
@@ -93,7 +95,7 @@ def damaged(draw, rows):
 
 
 def outcome(module, read):
-    """What reading gave, or None where it was refused with a reason of the module's and a sentence."""
+    """The result of reading, or None if the row was rejected with one of the module's reasons and a sentence."""
     try:
         return read()
     except FrameError as error:

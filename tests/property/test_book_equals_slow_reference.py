@@ -68,7 +68,7 @@ def test_thousands_of_levels_are_kept_in_order():
 
 
 def wandering(seed: int, batches: int) -> np.ndarray:
-    """Events of a market whose levels lie close together or thousands of ticks apart, and whose price walks and jumps;
+    """Events of a market whose levels are close together or thousands of ticks apart, and whose price walks and jumps;
     one level in a hundred is far from all others."""
     rng = np.random.default_rng(seed)
     mid, spacing, events = 1 << 20, 1, []

@@ -1,4 +1,4 @@
-"""Text to steps and back, against ``Decimal``, by both readers."""
+"""Text to steps and back, against ``Decimal``, by both parsers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Damaged frames and files of every parser there is: a bounded part of `python -m bench.fuzz`, and all that it found.
+"""Damaged frames and files for every parser: a bounded part of `python -m bench.fuzz`, and everything it has found.
 
-What is held is in bench/fuzz/oracle.py: a frame gives what it says or is refused with a reason of its venue and no
-event, what comes out can be applied by anybody and written into the lake, and no error but ours ends anything.
+The invariants are in bench/fuzz/oracle.py: a frame is read as written or rejected with a reason of its venue and no
+event, any consumer can apply the output and write it into the lake, and only our own errors end a read.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def test_a_line_with_a_receive_time_beyond_2262_has_none():
 
 @pytest.mark.parametrize("deep", [b"[" * 1_500, b'{"a":' * 1_500])
 def test_a_value_that_is_nested_too_deep_has_the_wrong_type(deep):
-    """The sentence about the wrong form was looked for in the same frame, and that failed again."""
+    """Building the error about the wrong form read the same frame again, and failed again."""
     closing = (b"]" if deep[:1] == b"[" else b"}") * 1_500
     payload = bytes_of(depth(5, 9, on=SPOT)).replace(b'"BTCUSDT"', deep + b"1" + closing)
     with pytest.raises(FrameError) as refused:
@@ -151,7 +151,7 @@ def test_a_symbol_that_is_not_text_has_no_route():
 
 
 def test_a_dbn_record_that_is_too_short_for_its_kind_is_rejected():
-    """The library panics: an exception that is no Exception, which ended the process."""
+    """The library panics: an exception that is not an Exception, which ended the process."""
     [record] = [frame for frame in seeds._dbn() if frame[1] == 0 and len(frame) == 48]
     with pytest.raises(FrameError) as refused:
         DbnParser(find("cme.ESH4")).parse(bytes([4]) + record[1:16], seeds.AT_NS, 1)
@@ -191,7 +191,7 @@ def test_a_zip_that_the_library_cannot_read_gives_a_sentence(tmp_path, at, value
 
 @pytest.mark.parametrize(("name", "number"), [("ibm_20131007_quote.zip", 3275), ("trades.parquet", 5255)])
 def test_files_that_a_campaign_could_not_read_give_a_sentence(tmp_path, name, number):
-    """A member that ends too early, a name of a column that is no text."""
+    """A member that ends too early, a column name that is not text."""
     file = next(each for each in FILES if each.name == name)
     assert files.run(file, number, "7", tmp_path)[0] == {"CaptureError": 1}
 

@@ -1,4 +1,4 @@
-"""Rules of the gate on batches in which nothing is wrong, and on batches that say the same in another order."""
+"""Rules of the gate on batches in which nothing is wrong, and on batches with the same content in another order."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from market.labels import LabelConfig, labels
 
 rows = st.lists(
     st.tuples(
-        st.integers(-30, 300),  # time since the row before, ms: clocks go back too
+        st.integers(-30, 300),  # time since the previous row, ms: clocks step back too
         st.integers(1990, 2010),
         st.integers(1, 40),
         st.integers(1, 40),

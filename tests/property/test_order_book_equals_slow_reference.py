@@ -37,7 +37,7 @@ def order_record(kind, order_id, side=0, price=0, size=0, *, flags=0, seq=0):
 
 @st.composite
 def order_streams(draw, max_events=60):
-    """Few ids, few prices, both sides: orders meet, queue, move, and much of it must be refused."""
+    """Few ids, few prices, both sides: orders meet, queue, move, and many events must be rejected."""
     rows = []
     for seq in range(draw(st.integers(1, max_events))):
         kind = draw(st.sampled_from(KINDS))

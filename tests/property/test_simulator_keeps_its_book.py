@@ -1,4 +1,4 @@
-"""Whatever is done to the simulated book: nothing is lost, nothing is created, nobody jumps the queue."""
+"""Whatever happens to the simulated book: nothing is lost, nothing is created, no order jumps the queue."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_nothing_is_lost_or_created_and_queue_order_is_kept(actions: list[tuple]
                 assert ahead == max(0, was_ahead - taken_from_others(world, order, records))
         for (side, price), queue in ahead_by_level(world).items():
             ours = sum(int(o["left"]) for o in world._core.own if (o["side"], o["price"]) == (side, price) and o["id"])
-            assert queue == sorted(queue), "whoever came first has no more others ahead than who came later"
+            assert queue == sorted(queue), "an earlier order has no more others ahead than a later one"
             assert queue[-1] <= after[side][price] - ours
         assert max(after[0]) < min(after[1])
         assert min([*after[0].values(), *after[1].values()]) > 0
@@ -103,7 +103,7 @@ def _sizes_add_up(action: tuple, before: tuple, after: tuple, records: list[Reco
     taken: dict[int, int] = {}
     for trade in trades:
         taken[trade.price] = taken.get(trade.price, 0) - trade.size
-    assert changes[hit] == taken, "what the prints say was taken is what left the book"
+    assert changes[hit] == taken, "the prints equal what left the book"
     assert not changes[1 - hit]
     assert sum(trade.size for trade in trades) <= action[2]
     assert {trade.side for trade in trades} <= {1 - hit}

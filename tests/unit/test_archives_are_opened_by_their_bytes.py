@@ -1,4 +1,4 @@
-"""Every packing gives the same lines, whatever it is called; damage is said after what could be read."""
+"""Every compression gives the same lines, whatever the file is called; damage is reported after the readable part."""
 
 from __future__ import annotations
 

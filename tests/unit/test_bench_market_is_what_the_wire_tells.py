@@ -1,4 +1,4 @@
-"""The benchmarks' short way from the simulator's core to events gives what the frames on the wire give."""
+"""The benchmarks' shortcut from the simulator's core to events gives the same as the frames on the wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The estimate of how far two clocks are apart: the least of receive minus exchange time in a window."""
+"""The estimate of the offset between two clocks: the minimum of receive minus exchange time in a window."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_before_the_first_frame_there_is_no_estimate():
 
 
 def test_the_estimate_is_the_offset_plus_the_shortest_transit_time():
-    """Clocks are 1.3 s apart, ways are 4 ms and a long tail: the mean would be far off."""
+    """Clocks are 1.3 s apart, transit times are 4 ms with a long tail: the mean would be far off."""
     chance, found = random.Random(3), MinFilter()
     for n in range(5_000):
         way_ms = 4 + chance.expovariate(1 / 40)

@@ -1,4 +1,4 @@
-"""The quality gate on small lakes: what passes, what is held back, and that a second look changes nothing."""
+"""The quality gate on small lakes: what passes, what is quarantined, and that a second run changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARKET = Market(seconds=240.0)
 
 
 def workspace_of(home: Path, spoiled: Events | None = None, minute: int = 1) -> Workspace:
-    """Unjudged minutes of a small market, one of them replaced."""
+    """Minutes of a small market that are not yet validated, one of them replaced."""
     workspace = Workspace(home=home)
     lake = Lake(workspace.lake)
     minutes = with_checkpoints(events_of_market(MARKET))
@@ -116,7 +116,7 @@ def test_a_minute_left_in_both_places_by_a_kill_is_moved_for_good(tmp_path: Path
 
 
 def test_every_figure_of_a_minute_is_kept_with_the_limits_applied_to_it(tmp_path: Path) -> None:
-    """The expectations of Great Expectations and the limits say the same of every figure."""
+    """The expectations of Great Expectations and the limits agree on every figure."""
     events = second_minute()
     far_trades(events)
     clocks_back(events)

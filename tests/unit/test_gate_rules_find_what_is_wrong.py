@@ -1,4 +1,4 @@
-"""Each rule of the gate on a minute that is wrong in just its way."""
+"""Each rule of the gate on a minute with exactly its defect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def always(first: int, last: int) -> np.ndarray:
 
 
 def judged(minutes: list[Events], at: int = AT, limits: Limits | None = None) -> dict[str, Verdict]:
-    """What the rules say of one minute beside the others; those that it keeps are left out."""
+    """The rules' verdicts on one minute among the others, without the rules that it passes."""
     limits = limits or Limits()
     measured = [measure(columns(each, bounds=limits.bounds, rows=np.arange(len(each)))) for each in minutes]
     values = compared([], measured, always)[at].values

@@ -1,4 +1,4 @@
-"""The buffer between socket and lake: never waits, sheds nothing while there is room, and tells what it shed."""
+"""The buffer between socket and lake: never waits, sheds nothing while there is room, and reports what it shed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from market.lake.lake import Lake
 
 
 class Gated(Lander):
-    """A lander that stands still until its gate is opened, as one does whose disk does not answer."""
+    """A lander that blocks until its gate is opened, like one whose disk hangs."""
 
     gate = threading.Event()
 
@@ -71,7 +71,7 @@ def test_shed_frames_are_counted_and_reported_in_their_place_and_the_book_recove
 
     async def run() -> tuple[Intake, list[bool]]:
         async with Intake(slow, IntakeConfig(frames=100)) as intake:
-            taken = [intake.offer(*frame) for frame in frames[:400]]  # answers at once: nobody reads
+            taken = [intake.offer(*frame) for frame in frames[:400]]  # returns at once: nothing is reading
             Gated.gate.set()
             for frame in frames[400:]:
                 await intake.room()

@@ -1,4 +1,4 @@
-"""What a Kafka cluster's settings may say, refused before anything is sent; and that no secret is shown."""
+"""Invalid settings of a Kafka cluster are rejected before anything is sent, and no secret is shown."""
 
 from __future__ import annotations
 

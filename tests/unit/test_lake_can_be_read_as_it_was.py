@@ -1,4 +1,4 @@
-"""Versions and times of before, and tables whose columns changed."""
+"""Old versions and past times, and tables whose columns changed."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_cat_and_ls_take_a_version_or_a_time(lake: Lake) -> None:
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code of a later day: raw has got two columns, of which one has a value for rows of before."""
+    """Code from a later day: raw has gained two columns, one of which has a value for older rows."""
     wider = SCHEMAS["raw"].append(pa.field("origin", pa.string())).append(pa.field("tries", pa.int64()))
     monkeypatch.setitem(SCHEMAS, "raw", wider)
     monkeypatch.setitem(schemas.ADDED, "raw", {"origin": (1, None), "tries": (1, 1)})
@@ -210,7 +210,7 @@ def test_columns_added_later_are_columns_of_their_tables() -> None:
 
 
 def test_a_dataset_s_lake_can_be_read_again_from_its_card(tmp_path: Path) -> None:
-    """``lake_versions`` of a card is what :meth:`Lake.at` takes."""
+    """``lake_versions`` of a card is the argument of :meth:`Lake.at`."""
     lake = Lake(tmp_path)
     lake.append("raw", raw(1, 2))
     card = {table: version for table in SCHEMAS if (version := lake.version(table)) is not None}

@@ -1,4 +1,4 @@
-"""Tables, their positions, what comes back, and what is said when something is wrong."""
+"""Tables, their positions, what is read back, and the errors when something is wrong."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_a_broken_log_gives_an_error(lake):
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """As an account without root's rights, which may write everywhere."""
+    """Run as an account without the rights of root, which may write everywhere."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)

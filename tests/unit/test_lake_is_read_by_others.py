@@ -1,4 +1,4 @@
-"""DuckDB and Polars read the lake as docs/lake.md says, and Arrow's memory is handed on without a copy."""
+"""DuckDB and Polars read the lake as docs/lake.md describes, and Arrow's memory is passed on without a copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`keel lake`: what the logs tell, what reading everything tells, and what is said about a lake that is not whole."""
+"""`keel lake`: the contents from the logs, the contents from reading everything, and the errors of a damaged lake."""
 
 from __future__ import annotations
 

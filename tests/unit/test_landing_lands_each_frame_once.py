@@ -1,4 +1,4 @@
-"""What a Lander puts into the lake, and that feeding again adds nothing."""
+"""What a Lander writes to the lake, and that feeding again adds nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of the gate are learned, reviewed and believed; what it held back goes on when a person says so."""
+"""Limits of the gate are learned, reviewed and enforced; a person can release what it quarantined."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACCEPT = ReviewConfig(instrument=KEY, name="ada", reason="a usual hour")
 
 
 def landed(home: Path, source: str = Market().source, *, start: int = 0, far: int | None = None) -> Workspace:
-    """Five unjudged minutes; in minute ``far`` trades print far outside the book."""
+    """Five minutes not yet validated; in minute ``far`` trades print far outside the book."""
     workspace = Workspace(home=home, clock=ManualClock())
     market = Market(seconds=240.0, source=source, start_ns=Market().start_ns + start * 60_000_000_000)
     for i, events in enumerate(with_checkpoints(events_of_market(market))):
@@ -38,7 +38,7 @@ def landed(home: Path, source: str = Market().source, *, start: int = 0, far: in
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """A judged lake in which one minute was held back."""
+    """A validated lake in which one minute was quarantined."""
     workspace = landed(tmp_path, far=2)
     validate(ValidateConfig(), workspace=workspace)
     return workspace

@@ -1,4 +1,4 @@
-"""What the normaliser lets through, and what state a reader's book is in afterwards."""
+"""What the normaliser lets through, and the state of a reader's book afterwards."""
 
 from __future__ import annotations
 

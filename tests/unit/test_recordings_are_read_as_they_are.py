@@ -1,4 +1,4 @@
-"""Lines, whole files, damaged files, and whose recording it is."""
+"""Lines, whole files, damaged files, and the recognition of the venue."""
 
 from __future__ import annotations
 

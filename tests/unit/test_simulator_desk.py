@@ -1,4 +1,4 @@
-"""The exchange's order desk: what it takes, what it refuses and with which of Binance's codes, and what it reports."""
+"""The exchange's order desk: what it accepts, what it rejects and with which Binance code, and what it reports."""
 
 from __future__ import annotations
 

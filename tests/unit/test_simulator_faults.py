@@ -1,4 +1,4 @@
-"""Faults one by one: which bytes go out instead of which."""
+"""Faults one by one: which bytes are sent in place of which."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def record(kind: int, t_ns: int = 0) -> Record:
 
 
 def sent(wrong: Faults, *frames: str, every_ns: int = 0) -> list[str]:
-    """What goes out for these frames: diffs are the ones called d..., everything else is a ticker."""
+    """What is sent for these frames: those named d... are diffs, all others are tickers."""
     out: list[str] = []
     for n, name in enumerate(frames):
         kind = DIFF if name.startswith("d") else TICKER

@@ -1,4 +1,4 @@
-"""Our own orders in the simulated book: their place in the queue, what fills them, and what never does."""
+"""Our own orders in the simulated book: their queue position, what fills them, and what never does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from market.simulator.world import Record, World
 
 @pytest.fixture
 def world() -> World:
-    """A world that no time passes in: only what the test does happens."""
+    """A world in which no time passes: only what the test does happens."""
     return World(ExchangeConfig())
 
 
@@ -24,7 +24,7 @@ def best(world: World, side: int) -> tuple[int, int]:
 
 
 def sell(world: World, size: int) -> list[Record]:
-    """A market order of somebody else that sells."""
+    """A market sell order of another participant."""
     matching.market(world._core, BIDS, size)
     return world._drain()
 
@@ -115,7 +115,7 @@ def test_a_trade_through_the_level_fills_us_and_one_above_it_does_not(world: Wor
 def test_cancellations_of_others_move_us_forward_and_never_back(world: World) -> None:
     price, ahead = best(world, BID)
     order = placed(world, price, 40)
-    matching.add(world._core, BIDS, price, ahead)  # as many behind as before us
+    matching.add(world._core, BIDS, price, ahead)  # as many behind us as ahead of us
     others_cancel(world, price, 100)
     assert world.resting()[order] == (40, ahead - 50)
     matching.add(world._core, BIDS, price, 500)

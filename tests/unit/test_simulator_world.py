@@ -1,4 +1,6 @@
-"""The simulated market itself: repeats itself to the byte, keeps its book sane, behaves as its regime says."""
+"""The simulated market itself: reproducible to the byte, its book stays consistent, and it behaves as its regime
+specifies.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,7 @@ def test_an_unknown_regime_is_rejected_and_the_old_one_stays() -> None:
 
 @pytest.mark.parametrize("module", [chance, matching, flow])
 def test_the_compiled_core_is_never_stale(module: object) -> None:
-    """numba's own cache does not see a change in another file: market.compiled says more."""
+    """numba's own cache does not see a change in another file: see market.compiled."""
     functions = [each for each in vars(module).values() if hasattr(each, "py_func")]
     assert len(functions) >= 3
     assert all(type(each._cache).__module__ == "market.compiled" for each in functions)
