@@ -140,17 +140,17 @@ def feed(hours: float) -> None:
 
 def session(home: Path) -> None:
     """Read lines from stdin; print in JSON the size of the process as time passes, and its totals at the end."""
-    passed, told, merged = 0.0, 0.0, 0.0
+    passed, reported, merged = 0.0, 0.0, 0.0
     compactor = Compactor(home / "lake")
 
     def advance(seconds: float) -> None:
-        nonlocal passed, told, merged
+        nonlocal passed, reported, merged
         passed += seconds
         if passed - merged >= COMPACT_S:
             merged = passed
             compactor.begin()
-        if passed - told >= SAMPLE_S:
-            told = passed
+        if passed - reported >= SAMPLE_S:
+            reported = passed
             print(json.dumps({"hour": passed / 3600, "mb": _resident() / 1e6}), flush=True)
 
     def drive(session: QuotingSession, until: drivers.Until) -> None:

@@ -398,7 +398,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="kills that end a live process")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--capture", type=Path, default=CAPTURE, help="a recording of one instrument of Binance")
-    parser.add_argument("--page", type=Path, help="where the figures go, with every kill beside it as .json")
+    parser.add_argument("--page", type=Path, help="where the figures go, with every kill next to it as .json")
     said = parser.parse_args()
     from rich.progress import Progress
 

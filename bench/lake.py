@@ -40,8 +40,8 @@ def run() -> dict[str, Any]:
         for name, found in sizes.items():
             of = {"peer": "library's compaction"} if name == "keel lake compact" else {}
             for what, value in found.items():
-                beside = {**of, "peer_value": peer[what], "ratio": value / peer[what]} if of else {}
-                rows.append({"what": f"{name}: {what}", "value": value, "unit": "", **beside})
+                peer_columns = {**of, "peer_value": peer[what], "ratio": value / peer[what]} if of else {}
+                rows.append({"what": f"{name}: {what}", "value": value, "unit": "", **peer_columns})
         return {"title": "The lake: bytes of a range of time", "rows": rows, "notes": _notes()}
 
 
@@ -134,6 +134,6 @@ def _groups(lake: Lake, start_ns: int, end_ns: int) -> int:
         if file.instrument == KEYS[0]:
             metadata = pq.read_metadata(lake.folder / "ticks" / file.path)
             column = metadata.schema.to_arrow_schema().names.index("recv_ns")
-            told = [metadata.row_group(g).column(column).statistics for g in range(metadata.num_row_groups)]
-            count += sum(each.min < end_ns and each.max >= start_ns for each in told)
+            statistics = [metadata.row_group(g).column(column).statistics for g in range(metadata.num_row_groups)]
+            count += sum(each.min < end_ns and each.max >= start_ns for each in statistics)
     return count

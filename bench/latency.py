@@ -64,7 +64,7 @@ def _notes(rounds: list[Times]) -> list[str]:
         "the way, with a commit of raw frames a second and one of predictions each 30 s of market. In a session the "
         "ring has its writer and the hot path in one process; the reader is one more, which spins.",
         "Peer: `websockets` and orjson.loads, nothing else; it has its turn at the same exchange, with no session "
-        "beside it. A ratio below 1 says how many times longer our whole way is.",
+        "running. A ratio below 1 tells how many times longer our whole path is.",
     ]
 
 

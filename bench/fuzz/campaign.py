@@ -73,7 +73,7 @@ def work(asked: Asked, start: int, done: tuple[int, int], heart: Any, report: Co
     pool = [frame for each in all_seeds for frame in each.frames[:8] if len(frame) < 2_000]
     for n in range(2 * len(all_seeds)):  # compilation at the first call must not be taken for a hang
         frames.run(all_seeds[n % len(all_seeds)], 0, "warm", pool, lambda _i: None)
-    told = _Told(report)
+    progress = _Progress(report)
     fed, read = done
     with tempfile.TemporaryDirectory(prefix="keel-fuzz-") as folder:
         for case in range(start, sys.maxsize):
@@ -82,18 +82,18 @@ def work(asked: Asked, start: int, done: tuple[int, int], heart: Any, report: Co
             heart[0] = case
             if fed < asked.frames:
                 seed = all_seeds[case % len(all_seeds)]
-                fed += told.frames(seed, case, asked.chance, pool, heart)
+                fed += progress.frames(seed, case, asked.chance, pool, heart)
             if read < asked.files:
                 heart[1] = -1
                 heart[2] += 1
-                told.file(recordings[case % len(recordings)], case, asked.chance, Path(folder))
+                progress.file(recordings[case % len(recordings)], case, asked.chance, Path(folder))
                 read += 1
-    told.now()
+    progress.now()
     report.send(("done", None))
 
 
 @dataclass
-class _Told:
+class _Progress:
     """Counts that are sent to the parent every second."""
 
     report: Connection
@@ -231,8 +231,8 @@ def again(asked: Asked, name: str, case: int) -> None:
     try:
         tally = frames.run(seed, case, asked.chance, pool, lambda i: at.__setitem__(0, i))
     except BaseException:
-        told = frames.session(seed, Random(f"{asked.chance}/{seed.name}/{case}"), pool)  # noqa: S311
-        print(f"frame {at[0]}: {told[at[0]][0][:_KEPT]!r}")
+        session = frames.session(seed, Random(f"{asked.chance}/{seed.name}/{case}"), pool)  # noqa: S311
+        print(f"frame {at[0]}: {session[at[0]][0][:_KEPT]!r}")
         raise
     print(tally)
 

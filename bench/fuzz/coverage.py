@@ -43,7 +43,7 @@ def fuzz(name: str, folder: Path, words: list[str]) -> None:
         for i, frame in enumerate(each.frames):
             (folder / f"seed{n}-{i}").write_bytes(frame[:_LONGEST])
     counts: dict[str, Any] = {"sessions": 0, "frames": 0, "outcomes": {}}
-    told = folder.parent / f"{name}.json"
+    counts_file = folder.parent / f"{name}.json"
 
     def one(data: bytes) -> None:
         judge = Judge(mine[len(data) % len(mine)])
@@ -54,7 +54,7 @@ def fuzz(name: str, folder: Path, words: list[str]) -> None:
         judge.landed()
         counts["sessions"] += 1
         if counts["sessions"] % _WRITE_EVERY == 0:
-            told.write_text(json.dumps(counts))
+            counts_file.write_text(json.dumps(counts))
 
     atheris.Setup([sys.argv[0], *words, str(folder)], one)
     atheris.Fuzz()

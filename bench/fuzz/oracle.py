@@ -120,7 +120,7 @@ class Judge:
 
     def _refused(self, refused: FrameError, events: Events) -> str:
         _hold(refused.reason in self.seed.venue.reasons, f"a reason of {self.seed.venue.name}, saw {refused.reason!r}")
-        _hold(bool(str(refused)), "a sentence beside the reason")
+        _hold(bool(str(refused)), "a sentence with the reason")
         lone_clear = len(events) == 1 and events["kind"][0] == CLEAR
         _hold(len(events) == 0 or lone_clear, f"no event of a refused frame, saw {len(events)}")
         return refused.reason

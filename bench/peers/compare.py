@@ -55,7 +55,7 @@ def run(name: str | None = None) -> dict[str, Any]:
     frames_rates = {turn: count / seconds[turn] for turn in _FRAMES}
     book_rates = {turn: levels / seconds[turn] for turn in _BOOKS}
     return {
-        "title": "Raw frames to events, events to a book, beside hftbacktest and nautilus_trader",
+        "title": "Raw frames to events, events to a book, against hftbacktest and nautilus_trader",
         "rows": [*_frame_rows(frames_rates), *_book_rows(book_rates)],
         "notes": [f"{about}; {count:,} frames.", *_notes(said, frames_rates, levels)],
     }
@@ -178,11 +178,11 @@ def _counted(said: dict[Turn, dict[str, Any]]) -> str:
     """
     counts = {who: said[who, "frames"] for who in (_OURS, _HFT, _NAUTILUS)}
     assert len({each["levels"] for each in counts.values()}) == 1, counts
-    told = [
+    parts = [
         f"{who} {each['levels']:,} levels, {each['trades']:,} trades, {each['tickers']:,} tickers"
         for who, each in counts.items()
     ]
-    return f"Made of the frames: {'; '.join(told)} (trades that are not of the market are left out by the first two)."
+    return f"Made of the frames: {'; '.join(parts)} (trades that are not of the market are left out by the first two)."
 
 
 def _agreed(said: dict[Turn, dict[str, Any]]) -> str:

@@ -77,8 +77,8 @@ class FrameSender:
 
 
 class SessionSender(FrameSender):
-    """Takes a live session's frames one by one: ``sent``. Its end is marked however it is left, unless the broker is
-    unreachable.
+    """Takes a live session's frames one by one: ``sent``. An end mark follows however it is left, unless the broker is
+    away.
     """
 
     def __init__(self, topic: Topic, instrument: Instrument) -> None:

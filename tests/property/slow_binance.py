@@ -1,6 +1,4 @@
-"""A slow second reader of Binance frames, written plainly with ``json`` and ``Decimal``, as a reference for the fast
-one.
-"""
+"""A slow, plain reader of Binance frames with ``json`` and ``Decimal``: the reference for the fast one."""
 
 from __future__ import annotations
 

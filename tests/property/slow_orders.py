@@ -1,4 +1,4 @@
-"""A slow, obvious order-level book, written from the docstring of market.books.order_book: the fast one must equal it."""
+"""A slow, obvious order-level book, after the docstring of market.books.order_book: the fast one must equal it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SlowOrders:
         return sum(i != 0 for queue in self.queues.values() for i, _ in queue)
 
     def apply(self, e):
-        """Levels (side, price) whose lots the event set, in order; raises RefusedError and leaves the book unchanged."""
+        """Levels (side, price) whose lots the event set, in order; a RefusedError leaves the book unchanged."""
         kind, side, price, size, order_id = (int(e[k]) for k in ("kind", "side", "price", "size", "order_id"))
         if kind == CLEAR:
             self.queues = {}

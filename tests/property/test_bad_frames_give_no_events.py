@@ -1,4 +1,4 @@
-"""Random bytes and damaged frames: nothing crashes, and no event comes out that a plain second reader does not see too."""
+"""Random bytes and damaged frames: nothing crashes, and no event comes out that a plain reader does not see too."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_line_gives_a_time_or_the_reason_why_not(line):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([SPOT, USDM]), st.data())
 def test_no_wrong_book_is_shown_whatever_happens_to_the_frames(seed, instrument, data):
-    """Frames are damaged, lost, doubled and swapped; a synced book then equals the exchange's book, or there is none."""
+    """Frames are damaged, lost, doubled and swapped; a synced book is still the exchange's book, or there is none."""
     exchange = ToyExchange(instrument, seed=seed)
     normaliser, reader = Normaliser(instrument, "s"), Book()
     rng = np.random.default_rng(seed)

@@ -1,6 +1,4 @@
-"""Random bytes and damaged rows of every recorded form: a reason that the module names, or events that a book can
-validate.
-"""
+"""Random bytes and damaged rows of every recorded form: a reason that the module names, or valid events."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The simulated market itself: reproducible to the byte, its book stays consistent, and it behaves as its regime
-specifies.
-"""
+"""The simulated market itself: reproducible to the byte, a consistent book, behaviour as its regime specifies."""
 
 from __future__ import annotations
 
