@@ -90,7 +90,7 @@ def test_the_order_and_the_clips_of_the_catalog_are_part_of_it() -> None:
 
 
 def test_a_feature_set_named_earlier_keeps_its_name() -> None:
-    """Datasets, bundles and lakes carry this name. Log a deliberate change: models must then be trained again."""
+    """Datasets, bundles and lakes carry this name. A deliberate change goes in the changelog; models are retrained."""
     assert feature_set() == "3c213d70756d1319"
 
 
