@@ -105,7 +105,7 @@ def _inside(path: Path, folder: Path, venue: Venue | None) -> list[Recording]:
 
 
 def _unpacked(path: Path, folder: Path) -> dict[str, Path]:
-    """Every member of an archive as a file in ``folder``, by its name; none if the file is not an archive of several."""
+    """Every member of an archive as a file in ``folder``, by its name; none if it is not an archive of several."""
     files: dict[str, Path] = {}
     for name, member in archives.members(path):
         if name == path.name:
