@@ -1,1 +1,1 @@
-"""Speed, measured beside a named peer in the same run: ``make bench`` writes docs/benchmarks/."""
+"""Speed, measured against a named peer in the same run: ``make bench`` writes docs/benchmarks/."""

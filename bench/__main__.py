@@ -70,7 +70,7 @@ def _module(name: str) -> Any:
 
 
 def _asked(words: list[str]) -> dict[str, list[str]]:
-    """Names of parts with what each is given."""
+    """Names of parts with their arguments."""
     asked: dict[str, list[str]] = {}
     for word in words:
         if word in (*PARTS, *LONG):

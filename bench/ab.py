@@ -1,9 +1,9 @@
-"""The test of champion against challenger on simulated block metrics: wrong verdicts where the arms are equal, and how
-soon a difference of a stated size is found.
+"""The test of champion against challenger on simulated block metrics: the rate of wrong verdicts where the arms are
+equal, and how soon a difference of a stated size is detected.
 
 ``python -m bench ab`` writes a section of the day's page. Differences follow a first-order autoregression
 (``rho``), scaled to a standard deviation of one, so that an effect is in standard deviations of a block's difference;
-tails are normal or Student's with 3 degrees of freedom. The test is production's, looked at after every block.
+tails are normal or Student's with 3 degrees of freedom. The test is the production test, evaluated after every block.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ EFFECTS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 EQUAL_RUNS, EQUAL_BLOCKS = 4000, 1000
 POWER_RUNS, MOST_BLOCKS = 1000, 2000
 PLANS = (40, 200)
-WARM_UP = 200  # steps before the first block, so that the autoregression has forgotten where it began
+WARM_UP = 200  # steps before the first block, so that the autoregression has forgotten its start
 
 _CONFIG = CompareConfig(instrument="")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """How differences of blocks come about: ``effect`` is their mean."""
+    """The process that generates block differences: ``effect`` is their mean."""
 
     rho: float
     heavy: bool = False
@@ -55,14 +55,14 @@ def run() -> dict[str, Any]:
         "title": "The test of champion against challenger",
         "rows": [
             {
-                "what": f"two equal arms told apart, worst case of {len(equal)}",
+                "what": f"equal arms declared different, worst case of {len(equal)}",
                 "value": 100 * worst,
                 "unit": f"% of {EQUAL_RUNS:,} runs",
                 "goal": f"<= {100 * _CONFIG.alpha:g} %",
             }
         ],
         "notes": [
-            f"alpha {_CONFIG.alpha:g}, a look after every block, two-sided. Equal arms: {EQUAL_BLOCKS:,} blocks a run, "
+            f"alpha {_CONFIG.alpha:g}, one look per block, two-sided. Equal arms: {EQUAL_BLOCKS:,} blocks a run, "
             f"plan {_CONFIG.plan}. Power: {POWER_RUNS:,} runs of at most {MOST_BLOCKS:,} blocks.",
             "Effects are in standard deviations of one block's difference; rho is the first-order autocorrelation of "
             "the differences. A block of 10 s makes 360 looks an hour at the words, and 180 pairs at what "
@@ -108,8 +108,8 @@ def _power(blocks: Blocks, plan: int) -> dict[str, Any]:
 
 
 def page(found: dict[str, Any]) -> list[str]:
-    """The tables beside the usual one."""
-    lines = ["## Two equal arms", "", "| tails | rho | told apart | standard error |", "|---|---|---|---|"]
+    """The tables in addition to the usual one."""
+    lines = ["## Two equal arms", "", "| tails | rho | declared different | standard error |", "|---|---|---|---|"]
     lines += [
         f"| {r['tails']} | {r['rho']:g} | {100 * r['wrong']:.2f} % | {100 * r['error']:.2f} % |" for r in found["equal"]
     ]

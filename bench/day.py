@@ -1,8 +1,8 @@
 """Memory over a day of market: a quoting session as ``keel serve`` runs it, fed by a simulated exchange through a pipe.
 
-Raw frames, ticks, slow records, predictions and quotes are landed as of a live source, and small files are merged every
-half hour, as ``keel serve --follow`` does; what is asked is whether the process is larger in the evening than in the
-morning. ``python -m bench day [HOURS]``; the session is a process of its own, and so is the exchange.
+Raw frames, ticks, slow records, predictions and quotes are landed as from a live source, and small files are merged
+every half hour, as ``keel serve --follow`` does; the question is whether the process is larger in the evening than in
+the morning. ``python -m bench day [HOURS]``; the session is a separate process, and so is the exchange.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def run(hours: str = "") -> dict[str, Any]:
 
 
 def page(found: dict[str, Any]) -> list[str]:
-    """Draws the picture, too."""
+    """Also draws the chart."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -92,7 +92,7 @@ def _notes(totals: dict[str, Any], seconds: float) -> list[str]:
         f"in {seconds / 60:.1f} minutes; "
         f"{totals['lake'] / 1e6:,.0f} MB of Parquet in {totals['commits']:,} commits, merged every half hour.",
         f"Resident set of the session's process every {SAMPLE_S / 60:g} minutes of market; values between samples are "
-        "interpolated. Growth is the slope of a straight line; its error takes samples for independent.",
+        "interpolated. Growth is the slope of a straight line; its error assumes independent samples.",
     ]
 
 
@@ -105,7 +105,7 @@ def _slope(at: NDArray[np.float64], size: NDArray[np.float64]) -> tuple[float, f
 
 
 def _day(home: Path, hours: float) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """(hour of market, MB) of each sample, and what the session did."""
+    """(hour of market, MB) of each sample, and the session's totals."""
     live_session.prepare(home, market.instrument().key)
     command = [sys.executable, "-m", "bench.day"]
     samples = []
@@ -126,7 +126,7 @@ def _day(home: Path, hours: float) -> tuple[NDArray[np.float64], dict[str, Any]]
 
 
 def feed(hours: float) -> None:
-    """Lines of so many hours of market to stdout, as fast as they are taken."""
+    """Write the lines of this many hours of market to stdout, as fast as they are read."""
     config = ExchangeConfig(seed=7, regime=REGIME)
     exchange = Exchange(config)
     desk = Desk(exchange._world, config.instrument, 0)
@@ -139,18 +139,18 @@ def feed(hours: float) -> None:
 
 
 def session(home: Path) -> None:
-    """Take the lines of stdin; say in JSON how large the process is as time passes, and at last what it did."""
-    passed, told, merged = 0.0, 0.0, 0.0
+    """Read lines from stdin; print in JSON the size of the process as time passes, and its totals at the end."""
+    passed, reported, merged = 0.0, 0.0, 0.0
     compactor = Compactor(home / "lake")
 
     def advance(seconds: float) -> None:
-        nonlocal passed, told, merged
+        nonlocal passed, reported, merged
         passed += seconds
         if passed - merged >= COMPACT_S:
             merged = passed
             compactor.begin()
-        if passed - told >= SAMPLE_S:
-            told = passed
+        if passed - reported >= SAMPLE_S:
+            reported = passed
             print(json.dumps({"hour": passed / 3600, "mb": _resident() / 1e6}), flush=True)
 
     def drive(session: QuotingSession, until: drivers.Until) -> None:

@@ -1,9 +1,9 @@
 """Drift verdicts on simulated markets: false alarms where nothing changed, and how long a known change takes.
 
-``python -m bench drift`` writes a section of the day's page. It takes as long as it is given
-(``BENCH_DRIFT_SECONDS``, default an hour), since more hours give tighter bounds; words are seeds of other undrifted
+``python -m bench drift`` writes a section of the day's page. It runs for as long as allowed
+(``BENCH_DRIFT_SECONDS``, default an hour), since more hours give tighter bounds; arguments are seeds of other undrifted
 markets (``python -m bench drift 301 302``). The market is that of :mod:`bench.simulated`, the model a network
-trained on the first hour of the reference, rule and judging are production's.
+trained on the first hour of the reference, rule and evaluation are those of production.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Hours = list[tuple[int, "Judged"]]  # of undrifted markets: seed, and an hour of
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """A reference, the model that speaks, and the production rule."""
+    """A reference, the model that predicts, and the production rule."""
 
     reference: Reference
     model: network.Model
@@ -70,7 +70,7 @@ class Watch:
 
     @property
     def a_look(self) -> int:
-        """Windows from one look to the next."""
+        """Windows from one evaluation to the next."""
         return round(LOOK_S / self.config.window_seconds)
 
 
@@ -84,7 +84,7 @@ class Judged:
 
     @classmethod
     def of(cls, judgement: Judgement, windows: int) -> Judged:
-        """The first so many."""
+        """The first ``windows``."""
         return cls(**{each.name: getattr(judgement, each.name)[:windows] for each in fields(cls)})
 
     @classmethod
@@ -92,13 +92,13 @@ class Judged:
         return cls(**{each.name: np.concatenate([getattr(p, each.name) for p in parts]) for each in fields(cls)})
 
     def says(self, reference: Reference, end: int) -> bool:
-        """Whether a look after ``end`` windows says drift."""
+        """Whether an evaluation after ``end`` windows reports drift."""
         return reference.verdict(self.violated[:end], self.effects[:end])[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A shift of known size, and what became of each repetition: minutes until the first alarm, None without one."""
+    """A shift of known size, and the outcome of each repetition: minutes until the first alarm, None without one."""
 
     lever: Lever
     factor: float
@@ -202,7 +202,7 @@ def _joined(parts: Sequence[Stretch]) -> Stretch:
 
 
 def _undrifted(watch: Watch, seeds: Sequence[int], *, until: float) -> Hours:
-    """Hour after hour of each seed in turn, until the time is over."""
+    """Hour after hour of each seed in turn, until the time is up."""
     markets = {seed: (Market(seed=seed, mix=MIX), Speaker(model=watch.model)) for seed in seeds}
     for market, _ in markets.values():
         market.advance(60.0)
@@ -216,8 +216,9 @@ def _undrifted(watch: Watch, seeds: Sequence[int], *, until: float) -> Hours:
 
 
 def alarms(says: Callable[[int], bool], windows: int, a_look: int) -> tuple[int, int, int]:
-    """(looks, looks that said drift, drifts) over windows in order; ``says(end)`` is a look after ``end`` of them, and
-    a drift goes on while look after look says so."""
+    """(evaluations, evaluations that reported drift, drifts) over windows in order; ``says(end)`` is an evaluation
+    after ``end`` of them, and a drift lasts as long as consecutive evaluations report it.
+    """
     said = [says(end) for end in range(a_look, windows + 1, a_look)]
     begun = sum(now and not before for before, now in zip([False, *said], said, strict=False))
     return len(said), sum(said), begun
@@ -233,8 +234,9 @@ def _by_seed(quiet: Hours) -> dict[int, Judged]:
 
 
 def _reach(watch: Watch, quiet: Hours) -> Floats:
-    """What the rule goes by at each window: the k-th largest strength of the last n, but at most the newest, and, where
-    that would be an alarm, at most that of what they have in common."""
+    """The rule's statistic at each window: the k-th largest strength of the last n, but at most the newest, and, where
+    that would be an alarm, at most that of what they have in common.
+    """
     config, line = watch.config, watch.reference.strength_threshold
     reach: list[float] = []
     for each in _by_seed(quiet).values():
@@ -254,7 +256,7 @@ def _extrapolated(reach: Floats, line: float) -> float:
 
 
 def _weeks(watch: Watch, quiet: Hours, *, weeks: int = 500) -> NDArray[np.int64]:
-    """Drifts in weeks put together from whole hours drawn at random."""
+    """Drifts in weeks assembled from whole hours drawn at random."""
     rng = np.random.default_rng(5)
     drawn = rng.integers(0, len(quiet), (weeks, WEEK_HOURS))
     return np.array([_counted(watch, Judged.joined([quiet[i][1] for i in one]))[2] for one in drawn])
@@ -264,7 +266,7 @@ def _weeks(watch: Watch, quiet: Hours, *, weeks: int = 500) -> NDArray[np.int64]
 
 
 def _shifted(watch: Watch, cases: Sequence[Case], *, until: float) -> None:
-    """Repetition after repetition over all cases, so that all have as many when the time is over."""
+    """Repetition after repetition over all cases, so that all have the same number when the time is up."""
     for form in FACTORS:
         for repetition in range(REPETITIONS):
             if time.monotonic() > until:
@@ -275,9 +277,10 @@ def _shifted(watch: Watch, cases: Sequence[Case], *, until: float) -> None:
 
 
 def _delay(watch: Watch, case: Case, seed: int) -> float | None:
-    """Minutes of market time from the shift to the look that says drift. Looks come at the ends of LOOK_S; the shift
-    begins somewhere in between."""
-    into = float(np.random.default_rng(seed).uniform(LEAD_S, LOOK_S))  # into the first look's stretch
+    """Minutes of market time from the shift to the evaluation that reports drift. Evaluations come at the ends of
+    LOOK_S; the shift starts somewhere in between.
+    """
+    into = float(np.random.default_rng(seed).uniform(LEAD_S, LOOK_S))  # into the first evaluation's interval
     shift = Shift(lever=case.lever, factor=case.factor, form=case.form, start_ns=int((60.0 + into) * NS_PER_S))
     market, speaker = Market(seed=seed, mix=MIX, shift=shift), Speaker(model=watch.model)
     market.advance(60.0)
@@ -293,7 +296,7 @@ def _delay(watch: Watch, case: Case, seed: int) -> float | None:
 
 
 def _what_levers_do() -> list[dict[str, Any]]:
-    """What a factor of 2 does to a calm market, as ratios to the market without it."""
+    """The effect of a factor of 2 on a calm market, as ratios to the market without it."""
     plain = _size_of(Market(seed=9, mix=Mix(shares={"calm": 1.0}, dwell_s=1e9)))
     found = []
     for lever in LEVERS:
@@ -376,11 +379,11 @@ def _told(watch: Watch, quiet: Hours, cases: Sequence[Case], levers: Sequence[di
             f"every {LOOK_S / 60:g} min; what they have in common is stronger than a window may be; chance of a window "
             f"to be violated {config.window_alarm:g}, of a signal to be beyond its bound {config.false_alarm:g}, least "
             f"effect {config.min_effect:g}, strength above {watch.reference.strength_threshold:.3f}.",
-            f"Market: regimes {', '.join(f'{n} {s:.0%}' for n, s in MIX.shares.items())} of the time, drawn anew after "
+            f"Market: regimes {', '.join(f'{n} {s:.0%}' for n, s in MIX.shares.items())} of the time, redrawn after "
             f"{MIX.dwell_s / 60:g} min on average; reference: seed 1, {REFERENCE_HOURS} h, "
-            f"{int(watch.reference.judged.sum())} signals judged; undrifted: seeds "
+            f"{int(watch.reference.judged.sum())} signals evaluated; undrifted: seeds "
             f"{', '.join(map(str, _by_seed(quiet)))}.",
-            "Delay: from the shift, somewhere between two looks, to the look that says drift; a look is up to "
+            "Delay: from the shift, somewhere between two looks, to the look that reports drift; a look is up to "
             f"{LOOK_S / 60:g} min away by itself. Gradual: over an hour. Recurring: 20 min on, 20 min off. Not found: "
             f"not within {', '.join(f'{PATIENCE_S[f] / 60:g} min ({f})' for f in FACTORS)}.",
         ],
@@ -392,7 +395,7 @@ def _told(watch: Watch, quiet: Hours, cases: Sequence[Case], levers: Sequence[di
 
 def _case_row(watch: Watch, case: Case) -> dict[str, Any]:
     found = sorted(d for d in case.delays if d is not None)
-    # one that was not found took longer than any that was
+    # one that was not detected took longer than any that was
     every = np.array(found + [np.inf] * (len(case.delays) - len(found)))
     median, p90 = (float(np.quantile(every, q, method="higher")) for q in (0.5, 0.9))
     windows = 60 / watch.config.window_seconds
@@ -413,9 +416,9 @@ def _finite(value: float) -> float | None:
 
 
 def page(found: dict[str, Any]) -> list[str]:
-    """The tables beside the usual one."""
+    """The tables in addition to the usual one."""
     sizes = [name for name in found["levers"][0] if name != "lever"]
-    lines = ["## What a factor of 2 does to a calm market", "", f"| lever | {' | '.join(sizes)} |"]
+    lines = ["## Effect of a factor of 2 on a calm market", "", f"| lever | {' | '.join(sizes)} |"]
     lines += ["|---" * (len(sizes) + 1) + "|"]
     lines += [f"| {row['lever']} | {' | '.join(f'{row[name]:.2f}x' for name in sizes)} |" for row in found["levers"]]
     head = "| shift | lever | factor | repetitions | found | delay, median | delay, p90 | median, windows |"

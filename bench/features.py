@@ -1,4 +1,4 @@
-"""Features and book: nanoseconds an event, the compiled step in one call against the same step called from Python."""
+"""Features and book: nanoseconds per event, the compiled step in one call against the same step called from Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw frames to events: our parser and resynchronised book against the loop everybody writes first."""
+"""Raw frames to events: our parser and resynchronised book against the obvious loop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run() -> dict[str, Any]:
         ],
         "notes": [
             f"{len(lines):,} frames of the simulated exchange, volatile; one core; medians of {ROUNDS} rounds in which "
-            "each has its turn. A ratio is the median of the rounds' ratios: the machine's speed changes."
+            "they alternate. A ratio is the median of the rounds' ratios: the machine's speed changes."
         ],
     }
 
@@ -64,7 +64,7 @@ def _levels(frame: dict[str, Any], number: Any) -> list[Any]:
 
 
 def _rates(works: dict[str, Callable[[], Any]], count: int) -> dict[str, NDArray[np.float64]]:
-    """Frames a second of each work in each round."""
+    """Frames per second of each contender in each round."""
     found = {name: np.empty(ROUNDS) for name in works}
     for turn in range(ROUNDS):
         for name, work in works.items():

@@ -1,17 +1,17 @@
-"""The quality gate, measured: what it finds of injected anomalies, and how often it speaks of captures that are clean.
+"""The quality gate, measured: its recall on injected anomalies, and how often its rules fire on clean captures.
 
 ``python -m bench.gate FOLDER KEPT`` reads the captures in FOLDER (one folder a venue, and ``dq_fixtures`` with pairs of
-files, one of them spoiled), lands each in a lake under KEPT, which a second run finds there, and writes
-a section of the day's page. Only counts are written: nothing of the captures is.
+files, one of them spoiled), lands each in a lake under KEPT, which a second run reuses, and writes
+a section of the day's page. Only counts are written, none of the captures' content.
 
-The limits are those of the table of rules; every minute is judged beside the others of its recording, as
+The limits are those of the table of rules; every minute is validated together with the others of its recording, as
 `keel validate` does. Three parts:
 
 * *Spoiled files*: the truth is the difference of a pair, row by row and column by column. An anomaly is a message and a
-  column in it. It is found by the parser when its frame went to quarantine, and by the gate when a rule speaks of its
-  minute that does not speak of that minute in the clean file.
-* *Clean captures*: minutes of which a rule speaks. What a rule says of a clean capture may well be true of it.
-* *Spoiled minutes*: each anomaly put, seeded, into minutes of the simulated exchange.
+  column in it. The parser found it if its frame went to quarantine; the gate found it if a rule fires on its minute
+  that does not fire on that minute in the clean file.
+* *Clean captures*: minutes on which a rule fires. A rule that fires on a clean capture may well be right.
+* *Spoiled minutes*: each anomaly injected, with a seed, into minutes of the simulated exchange.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ ROUNDS: Final = 50  # minutes spoiled for each anomaly
 SEED: Final = 20261121
 
 Said = dict[str, str]  # rule -> verdict, of one minute
-Judged = dict[int, Said]  # minute -> what is said of it
+Judged = dict[int, Said]  # minute -> its verdicts by rule
 
 
 # -- landing and judging --------------------------------------------------------------------------------------------
 
 
 def landed(path: Path, home: Path) -> Lake | None:
-    """The lake that a recording was landed in; None for a file that is none."""
+    """The lake that a recording was landed in; None for a file that is not a recording."""
     lake = Lake(Workspace(home=home).lake)
     if not (home / "done").exists():
         ingest(IngestConfig(files=(str(path),)), workspace=Workspace(home=home))
@@ -71,7 +71,7 @@ def landed(path: Path, home: Path) -> Lake | None:
 
 
 def judge(lake: Lake) -> Judged:
-    """What the rules say of every minute in a lake; several recordings or instruments are told apart by the key."""
+    """The rules' verdicts on every minute in a lake; the key distinguishes recordings and instruments."""
     ticks = lake.read("ticks", columns=["venue", "instrument", "source"])
     found: Judged = {}
     for n, each in enumerate(ticks.group_by(["venue", "instrument", "source"]).aggregate([]).to_pylist()):
@@ -85,7 +85,7 @@ def judge(lake: Lake) -> Judged:
 
 
 def judge_minutes(measured: list[Measured], venue: str) -> list[Said]:
-    """What the rules say of consecutive minutes."""
+    """The rules' verdicts on consecutive minutes."""
     limits = Limits()
     return [
         {rule.name: verdict for rule in RULES if (verdict := limits.of(rule).verdict(each.values[rule.figure])) != PASS}
@@ -115,7 +115,7 @@ _IDS: Final = ("FirstUpdateId", "FinalUpdateId", "FinalUpdateIdInLastStream", "T
 
 
 def kind_of(column: str, value: str, clean: str) -> str:
-    """The name of an anomaly by the column in which two rows differ."""
+    """The name of an anomaly, from the column in which two rows differ."""
     if column == "Price" and value and float(value) <= 0:
         return "price of zero or less"
     if column == "Price":
@@ -130,7 +130,7 @@ def kind_of(column: str, value: str, clean: str) -> str:
 
 
 def truth(spoiled: Path, clean: Path) -> tuple[list[Anomaly], int]:
-    """What was done to a file, by message; and how many of the clean file's rows are missing at its end."""
+    """The changes to a file, by message; and how many of the clean file's rows are missing at its end."""
     frame_of = list(_frame_of_rows(spoiled))
     found: dict[Anomaly, None] = {}
     missing = 0
@@ -158,7 +158,7 @@ def _frame_of_rows(path: Path) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What became of the anomalies of one kind, and the alarms that no anomaly explains, by who raised them."""
+    """The outcome of the anomalies of one kind, and the alarms that no anomaly explains, by who raised them."""
 
     rows: list[dict[str, Any]]
     alarms: Counter[str]
@@ -231,7 +231,7 @@ _NO_TICKS: Final = ("deribit_options", "dq_fixtures")
 
 
 def clean_captures(folder: Path, kept: Path) -> list[dict[str, Any]]:
-    """Each capture with its minutes, and how many of them each rule warns of or holds."""
+    """Each capture with its minutes, and how many of them each rule warns about or quarantines."""
     rows = []
     for path in sorted(each for each in folder.rglob("*") if each.is_file() and each.suffix not in (".md", ".json")):
         name = path.relative_to(folder).as_posix()
@@ -264,7 +264,7 @@ def _of_capture(name: str, said: Judged) -> dict[str, Any]:
 
 
 def spoiled_minutes() -> tuple[list[dict[str, Any]], Counter[str], int]:
-    """Recall of the rule that each anomaly is for; what the rules say of the clean minutes, and how many those are."""
+    """Recall of the rule meant for each anomaly; the rules' verdicts on the clean minutes, and how many those are."""
     minutes = list(_with_checkpoints(market.events()))
     clean = [measure(columns(each)) for each in minutes]
     quiet = judge_minutes(clean, "sim-usdm")
@@ -337,10 +337,10 @@ def _files_page(files: Found) -> list[str]:
     return [
         "## Spoiled files (dq_fixtures)",
         "",
-        f"{total} anomalies, {either} found: recall {either / total:.0%}. {every} alarms (a frame refused, or a rule "
-        f"that speaks of a minute), {right} of them where an anomaly is: precision {right / every:.0%}.",
+        f"{total} anomalies, {either} found: recall {either / total:.0%}. {every} alarms (a frame rejected, or a rule "
+        f"that fires on a minute), {right} of them where an anomaly is: precision {right / every:.0%}.",
         "",
-        _table(["anomaly", "injected", "parser", "gate", "held by the gate", "recall", "said"], table),
+        _table(["anomaly", "injected", "parser", "gate", "quarantined by the gate", "recall", "said"], table),
         "",
         "Not found:",
         "",
@@ -363,11 +363,11 @@ def _captures_page(captures: list[dict[str, Any]]) -> list[str]:
     return [
         "## Clean captures",
         "",
-        f"{minutes:,} minutes (the first {MOST_MINUTES} of a recording): {held:,} held ({held / minutes:.1%}), "
-        f"{warned:,} more warned of ({warned / minutes:.1%}). Without ticks, so without a minute: "
+        f"{minutes:,} minutes (the first {MOST_MINUTES} of a recording): {held:,} quarantined ({held / minutes:.1%}), "
+        f"{warned:,} more with a warning ({warned / minutes:.1%}). Without ticks, so without a minute: "
         f"{', '.join(silent) or 'none'}.",
         "",
-        _table(["capture", "minutes", "held", "warned", "rules that hold", "rules that warn"], rows),
+        _table(["capture", "minutes", "held", "warned", "rules that quarantine", "rules that warn"], rows),
         "",
     ]
 
@@ -389,7 +389,7 @@ def _minutes_page(rows: list[dict[str, Any]], quiet: Counter[str], n_clean: int)
         f"Each anomaly {ROUNDS} times, one a minute, seed {SEED}, in {n_clean} volatile minutes; of those minutes as "
         f"they are the rules say: {_counts(quiet)}.",
         "",
-        _table(["anomaly", "its rule", "found by it", "held", "other rules"], table),
+        _table(["anomaly", "its rule", "found by its rule", "held", "other rules"], table),
         "",
     ]
 

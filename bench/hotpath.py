@@ -1,4 +1,4 @@
-"""The hot path: the network's step, and the whole loop over two processes, beside ONNX Runtime on the same weights."""
+"""The hot path: the network's step, and the whole loop over two processes, against ONNX Runtime on the same weights."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _onnx_steps(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _binding(session: Any, x: Any, probs: Any, states: Any) -> Any:
-    """One of two bindings that take turns, so that the state of one step is the input of the next."""
+    """One of two bindings that alternate, so that the state of one step is the input of the next."""
     binding = session.io_binding()
     for name, array in {"features": x, "state": states[0]}.items():
         binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
@@ -165,7 +165,7 @@ def _binding(session: Any, x: Any, probs: Any, states: Any) -> Any:
 
 @compiled
 def _ping(rings: Any, cursor: Any, events: Any, base: int, itemsize: int, results: Any) -> int:
-    """Send frame by frame, each when the decision on the one before has come; answers how many decisions came."""
+    """Send frame by frame, each when the decision on the previous one has come; returns how many decisions came."""
     decision, address, out = results
     n = 0
     began = monotonic_ns()

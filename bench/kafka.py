@@ -1,6 +1,6 @@
 """Raw frames through Kafka: our sender and reader against librdkafka's own performance tool, on one broker.
 
-The tool is linked with the library that our client uses (see librdkafka.sh). Where it cannot be had the peer is
+The tool is linked with the library that our client uses (see librdkafka.sh). If it is not available, the peer is
 Kafka's own producer and consumer test, in Java.
 """
 
@@ -51,7 +51,7 @@ def run() -> dict[str, Any]:
         other = make_topic(cluster, "other")
         name, produce, consume = _peer(Path(folder), cluster)
         sent, peer_sent, got, peer_got = [], [], [], []
-        for topic in topics:  # taking turns, so that both meet the same weather
+        for topic in topics:  # alternating, so that both run under the same conditions
             sent.append(_timed(partial(_send, topic, frames), len(frames), size))
             peer_sent.append(produce(other.name, len(frames), size))
             got.append(_timed(partial(_read, topic), len(frames), size))

@@ -1,17 +1,17 @@
 """kill -9 of ingest, lake writer, compactor, sender and broker at random moments: the lake ends as the undisturbed one.
 
-``python -m bench.kills --kills 200 --seed 7`` replays a real capture (``--capture``) in rounds, each with a lake of its
-own, in turns:
+``python -m bench.kills --kills 200 --seed 7`` replays a real capture (``--capture``) in rounds, each with its own lake,
+alternating between:
 
-* *recording*: ``keel ingest FILE`` is killed and started again until it ends, ``keel lake compact`` runs beside it and
+* *recording*: ``keel ingest FILE`` is killed and restarted until it ends, ``keel lake compact`` runs alongside it and
   is killed too;
-* *topic*: ``keel forward`` puts the capture into a real Kafka broker, ``keel ingest --url kafka://...`` lands it,
-  ``keel lake compact`` runs beside it; each of them and the broker is killed and started again.
+* *topic*: ``keel forward`` sends the capture to a real Kafka broker, ``keel ingest --url kafka://...`` lands it, ``keel
+  lake compact`` runs alongside it; each of them and the broker is killed and restarted.
 
-A moment is drawn evenly from the time that the same thing takes undisturbed, which is measured first, or, every other
-time, lies a little behind one of the lake's next commits. A kill counts where it ended a live process. At the end of a
-round what is missing is landed, and every row of every table, the bytes of every frame included, is held against the
-undisturbed lake, in order.
+A moment is drawn uniformly from the time that the same command takes undisturbed, which is measured first, or, every
+other time, lies shortly after one of the lake's next commits. A kill counts where it ended a live process. At the end
+of a round what is missing is landed, and every row of every table, including the bytes of every frame, is compared with
+the undisturbed lake, in order.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Kill:
 
 
 def content(lake: Lake) -> dict[str, pa.Table]:
-    """Every row of every table that is landed, in order, but for the name of the source."""
+    """Every row of every landed table, in order, except for the name of the source."""
     return {table: lake.read(table).drop_columns("source") for table in LANDED}
 
 
@@ -97,7 +97,7 @@ def digest(rows: pa.Table) -> str:
 
 
 def _verb(home: str, words: dict[str, Any], verb: str) -> None:
-    """A verb in a process of its own, as the command line runs it. Its libraries are in memory: most of it is work."""
+    """A verb in its own process, as the command line runs it. Libraries are preloaded: most of its time is work."""
     sys.stdout = sys.stderr = Path(home).with_suffix(".log").open("a")
     os.environ["KEEL_HOME"] = home
     from pipelines.cli import main as cli
@@ -156,7 +156,7 @@ class Campaign:
     say: Callable[[int], None] = lambda _n: None
 
     def undisturbed(self) -> None:
-        """Land the capture in peace, by itself and through a topic: what must come out, and how long it takes.
+        """Land the capture undisturbed, directly and through a topic: the expected result, and how long it takes.
 
         Raises:
             AssertionError: the two lakes differ already.
@@ -178,7 +178,7 @@ class Campaign:
             self.durations["broker"] = self.durations["sender"] + self.durations["writer"]
 
     def run(self, kills: int) -> None:
-        """Rounds until so many kills ended a live process; recordings and topics take turns."""
+        """Rounds until this many kills ended a live process; recordings and topics alternate."""
         while self._hits() < kills:
             wanted = kills - self._hits()
             if self.node is None or sum(self.rounds.values()) % 2 == 0:
@@ -187,7 +187,7 @@ class Campaign:
                 self.topic_round(min(wanted, _A_ROUND))
 
     def recording_round(self, wanted: int) -> None:
-        """Ingest is killed until it gets through; the compactor beside it as well."""
+        """Kill ingest until it gets through, and the compactor alongside it."""
         home, before = self._begin("recording")
         lake = Lake(home / "lake")
         files = (str(self.capture),)
@@ -203,7 +203,7 @@ class Campaign:
         self._end(home, start(home, "ingest", files=files))
 
     def topic_round(self, wanted: int) -> None:
-        """Sender, writer, compactor and broker, until the lake has everything."""
+        """Kill sender, writer, compactor and broker until the lake has everything."""
         assert self.node is not None
         home, before = self._begin("topic")
         lake, topic = Lake(home / "lake"), self._topic()
@@ -230,7 +230,7 @@ class Campaign:
                 kill(child)
         for verb, words in (("forward", sending), ("ingest", {**landing, "drain": True})):
             child = start(home, verb, **words)
-            child.join()  # ingest refuses a topic that has been landed: then it is compared all the same
+            child.join()  # ingest refuses a topic that has been landed: it is compared all the same
         self._end(home, None)
 
     @contextmanager
@@ -242,7 +242,7 @@ class Campaign:
             kill(compactor.child)
 
     def _wait(self, kind: str, lake: Lake, busy: BaseProcess) -> None:
-        """Until a random moment: of the time that ``kind`` takes, or, as often, behind one of the next commits."""
+        """Wait until a random moment: of the time that ``kind`` takes, or, as often, after one of the next commits."""
         if self.chance.random() < 0.5:
             time.sleep(self.chance.uniform(0, self.durations[kind]))
             return
@@ -324,7 +324,7 @@ class Campaign:
 
 @dataclass
 class _Compactor:
-    """A compactor that runs without end, and is started again when it was killed."""
+    """A compactor that runs forever, and is restarted after a kill."""
 
     campaign: Campaign
     home: Path
@@ -388,17 +388,17 @@ def _quartiles(values: list[float], form: str) -> str:
 
 
 def broker(folder: Path) -> AbstractContextManager[KafkaNode]:
-    """A real Kafka broker, for as long as the block lasts."""
+    """A real Kafka broker, for the duration of the block."""
     return KafkaNode(KafkaConfig(folder=folder / "kafka", install=default_install()))
 
 
 def main() -> int:
-    """0 where every lake equals the undisturbed one."""
+    """0 if every lake equals the undisturbed one."""
     parser = argparse.ArgumentParser(prog="python -m bench.kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="kills that end a live process")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--capture", type=Path, default=CAPTURE, help="a recording of one instrument of Binance")
-    parser.add_argument("--page", type=Path, help="where the figures go, with every kill beside it as .json")
+    parser.add_argument("--page", type=Path, help="where the figures go, with every kill next to it as .json")
     said = parser.parse_args()
     from rich.progress import Progress
 

@@ -1,6 +1,6 @@
-"""What a range of time costs in the lake, in bytes that the kernel counts: before and after compaction.
+"""The cost of a time range in the lake, in bytes counted by the kernel: before and after compaction.
 
-A day of two instruments, a commit a minute, as a live session leaves it. The peer is the library's own compaction,
+A day of two instruments, one commit per minute, as a live session leaves it. The peer is the library's own compaction,
 which merges files and leaves rows in the order in which the files come.
 """
 
@@ -41,8 +41,8 @@ def run() -> dict[str, Any]:
         for name, found in sizes.items():
             of = {"peer": "library's compaction"} if name == "keel lake compact" else {}
             for what, value in found.items():
-                beside = {**of, "peer_value": peer[what], "ratio": value / peer[what]} if of else {}
-                rows.append({"what": f"{name}: {what}", "value": value, "unit": "", **beside})
+                peer_columns = {**of, "peer_value": peer[what], "ratio": value / peer[what]} if of else {}
+                rows.append({"what": f"{name}: {what}", "value": value, "unit": "", **peer_columns})
         return {"title": "The lake: bytes of a range of time", "rows": rows, "notes": _notes()}
 
 
@@ -135,6 +135,6 @@ def _groups(lake: Lake, start_ns: int, end_ns: int) -> int:
         if file.instrument == KEYS[0]:
             metadata = pq.read_metadata(lake.folder / "ticks" / file.path)
             column = metadata.schema.to_arrow_schema().names.index("recv_ns")
-            told = [metadata.row_group(g).column(column).statistics for g in range(metadata.num_row_groups)]
-            count += sum(each.min < end_ns and each.max >= start_ns for each in told)
+            statistics = [metadata.row_group(g).column(column).statistics for g in range(metadata.num_row_groups)]
+            count += sum(each.min < end_ns and each.max >= start_ns for each in statistics)
     return count

@@ -1,8 +1,8 @@
 """From the exchange's write to a socket to the last event of the frame in another process: the path of a live session.
 
 Four processes: an exchange, a quoting session as ``keel serve`` runs it (WebSocket client, landing, normaliser, ring in
-shared memory, hot path), a reader of its rings, and, in turn with the session, a client that does nothing but parse
-JSON, as the floor that Python and a socket set.
+shared memory, hot path), a reader of its rings, and, alternating with the session, a client that only parses JSON, as
+the floor that Python and a socket set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.wire import KEY
 
 ROUNDS = 5
 FRAMES = 8_000  # a round
-PACE = 5.0  # times the simulated market's own speed: some 340 frames a second
+PACE = 5.0  # times the simulated market's own speed: about 340 frames a second
 _WARM = 2_000  # frames of a round that are not counted
 _PARTS = {
     "socket to our client": "received",
@@ -64,7 +64,7 @@ def _notes(rounds: list[Times]) -> list[str]:
         "the way, with a commit of raw frames a second and one of predictions each 30 s of market. In a session the "
         "ring has its writer and the hot path in one process; the reader is one more, which spins.",
         "Peer: `websockets` and orjson.loads, nothing else; it has its turn at the same exchange, with no session "
-        "beside it. A ratio below 1 says how many times longer our whole way is.",
+        "running. A ratio below 1 tells how many times longer our whole path is.",
     ]
 
 

@@ -1,6 +1,6 @@
 """A quoting session as ``keel serve`` runs it, with an untrained network and a lake in a folder.
 
-:func:`prepare` imports torch, so it belongs into another process than the session.
+:func:`prepare` imports torch, so it belongs in a different process from the session.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Drive = Callable[[QuotingSession, Until], None]
 
 
 def prepare(folder: Path, key: str) -> None:
-    """Write the network that sessions in ``folder`` play."""
+    """Write the network that sessions in ``folder`` serve."""
     seeded_bundle(folder / "bundle", key)
 
 
@@ -43,10 +43,10 @@ def ring_name() -> str:
 def run(
     key: str, folder: Path, clock: Clock, drive: Drive, advance: Callable[[float], None] = lambda _seconds: None
 ) -> QuotingSession:
-    """A session of an instrument, moved by ``drive``; everything is compiled before. No orders are sent.
+    """A session of an instrument, driven by ``drive``; everything is compiled beforehand. No orders are sent.
 
-    ``advance`` is told of seconds of market time as they pass. All is made as
-    ``pipelines.quoting.session_run.run_session`` does.
+    ``advance`` is called with seconds of market time as they pass. Everything is set up as
+    ``pipelines.quoting.session_run.run_session`` does it.
     """
     config, instrument = ServeConfig(instrument=key), find(key)
     bundle = load_bundle(folder / "bundle", now_ns=clock.now_ns(), feature_set=meaning.feature_set())

@@ -1,4 +1,4 @@
-"""What a page of figures says of where it was made."""
+"""The provenance of a page of figures: commit and machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def commit() -> str:
 
 
 def load() -> str:
-    """How busy the machine is with whatever runs on it now."""
+    """How busy the machine is now."""
     return f"{os.getloadavg()[0]:.1f}"
 
 

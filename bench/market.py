@@ -1,4 +1,4 @@
-"""A stretch of the simulated market, the same for every part: what benchmarks run on where no recording may be kept."""
+"""A stretch of the simulated market, the same for every part: benchmark input where no recording may be stored."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Ticks into the lake and out of it again, beside Parquet files written and read by pyarrow and polars alone.
+"""Ticks into the lake and out again, against Parquet files written and read by pyarrow and polars alone.
 
-The same rows, compression and row groups for all. The lake's share is what a file does not have: a commit with the
-source's position in it, partitions by instrument and day, the schema held against, the order of the rows proven.
+The same rows, compression and row groups for all. The lake also does what a plain file does not: a commit with the
+source's position in it, partitions by instrument and day, a schema check, a check of the order of the rows.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _notes(count: int, size: int) -> list[str]:
         f"commit or a file each; zstd level 3, {rows_a_group('ticks'):,} rows a group; {size / count:.1f} bytes an "
         f"event. MB/s is of the {EVENT.itemsize} bytes that an event has in memory.",
         f"Medians of {ROUNDS} rounds in which each has its turn, by the clock on the wall: all of them use every core. "
-        "A ratio is the median of the rounds' ratios. Files are in the page cache; nobody waits for the disk.",
+        "A ratio is the median of the rounds' ratios. Files are in the page cache; no read waits for the disk.",
         "Read: the peers read the lake's own files and give the columns that are in them, without venue, instrument "
         "and date, in the order of the files. `Lake.read` gives all columns, opens the newest version and holds the "
         "order of the rows against source and position.",
@@ -87,7 +87,7 @@ def _folder() -> Iterator[Path]:
 
 
 def _shifted(number: int) -> Events:
-    """The ten minutes, moved on so that they follow the ones before."""
+    """The ten minutes, shifted to follow the previous ones."""
     events = market.events().copy()
     shift = number * market.SECONDS * NS_PER_S
     events["recv_ns"] += shift
@@ -161,7 +161,7 @@ def _readers(lake: Lake) -> Works:
 
 
 def _timed(works: Works) -> Times:
-    """Seconds of each work in each round, the first of each left out."""
+    """Seconds of each contender in each round, without the first."""
     found = {name: np.empty(ROUNDS + 1) for name in works}
     for turn in range(ROUNDS + 1):
         for name, work in works.items():

@@ -1,6 +1,6 @@
 """The other process of the loop benchmark: attaches to two rings and quotes until the writer stops.
 
-``python -m bench.quoter NAME BUNDLE``; says on stdout how it is scheduled when it is ready.
+``python -m bench.quoter NAME BUNDLE``; prints how it is scheduled on stdout when it is ready.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from serving.records import DECISION
 
 
 def prefer_core(index: int) -> None:
-    """Stay on one core, where there are several."""
+    """Stay on one core if there are several."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > index:
         os.sched_setaffinity(0, {cores[index]})

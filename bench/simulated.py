@@ -1,6 +1,6 @@
-"""Weeks of the simulated market in minutes: the exchange's core straight to events, without frames; a model over it.
+"""Weeks of the simulated market in minutes: the exchange's core straight to events, without frames; a model on top.
 
-A regime is drawn anew after exponential times, so that hours differ and weeks do not. ``Shift`` changes the market
+A regime is redrawn after exponential times, so that hours differ and weeks do not. ``Shift`` changes the market
 by a known factor from a known moment on.
 """
 
@@ -38,13 +38,13 @@ LEVERS: dict[Lever, dict[str, int]] = {
 }
 RAMP_NS = 3600 * NS_PER_S  # of a gradual shift
 TURN_NS = 20 * 60 * NS_PER_S  # a recurring shift is on so long, then off so long
-_SLICE_NS = 10 * NS_PER_S  # the market is steered so often
+_SLICE_NS = 10 * NS_PER_S  # how often the market is steered
 _network_step = registry.step
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """Share of time of each regime, and the mean time (s) until one is drawn anew."""
+    """Share of time of each regime, and the mean time (s) until one is redrawn."""
 
     shares: dict[str, float]
     dwell_s: float
@@ -86,7 +86,7 @@ class Stretch:
 
 @dataclass(kw_only=True)
 class Market:
-    """One simulated market that goes on and on."""
+    """One simulated market that continues without end."""
 
     seed: int
     mix: Mix
@@ -103,7 +103,7 @@ class Market:
         self._steer()
 
     def advance(self, seconds: float) -> Stretch:
-        """The next so many seconds."""
+        """Advance by ``seconds`` and return that stretch."""
         end = self._world.now_ns + int(seconds * NS_PER_S)
         parts, marks = [], []
         while self._world.now_ns < end:
@@ -176,7 +176,7 @@ class Market:
 
 @dataclass(kw_only=True)
 class Speaker:
-    """A network that goes on over stretches of one market."""
+    """A network whose state continues over stretches of one market."""
 
     model: network.Model
 
@@ -184,7 +184,7 @@ class Speaker:
         self._memory = self.model.memory()
 
     def probs(self, stretch: Stretch) -> NDArray[np.float32]:
-        """(n, P) what it says over the next stretch."""
+        """(n, P) its predictions over the next stretch."""
         said = np.zeros((len(stretch.features), N_OUTPUTS), np.float32)
         packed = self.model.packed
         rows = np.ascontiguousarray(stretch.features, np.float32)
@@ -192,7 +192,7 @@ class Speaker:
         return said
 
     def sample(self, stretch: Stretch) -> Sample:
-        """What monitoring watches, over the next stretch."""
+        """The signals that monitoring watches, over the next stretch."""
         segment = np.zeros(len(stretch.features), np.int64)
         return signals.watched(stretch.features, self.probs(stretch), stretch.truth(), stretch.recv_ns, segment)
 
@@ -220,7 +220,7 @@ def _count(out: Any) -> int:
 
 @compiled
 def _put(event: Any, record: Any, kind: int, side: int, price: int, size: int) -> None:
-    event.exch_ns = record.t_ns // 1_000_000 * 1_000_000  # the wire tells milliseconds
+    event.exch_ns = record.t_ns // 1_000_000 * 1_000_000  # the wire has milliseconds
     event.recv_ns = record.recv_ns
     event.seq = record.id
     event.kind = kind

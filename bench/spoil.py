@@ -1,4 +1,4 @@
-"""Anomalies put into a minute of events, each with the rule of the gate that is there for it."""
+"""Anomalies injected into a minute of events, each with the gate rule meant for it."""
 
 from __future__ import annotations
 

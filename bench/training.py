@@ -1,4 +1,4 @@
-"""Labelled training steps a cpu-second: whole sequences against the same network on windows."""
+"""Labelled training steps per CPU-second: whole sequences against the same network on windows."""
 
 from __future__ import annotations
 

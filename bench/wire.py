@@ -1,11 +1,12 @@
 """The processes of the latency benchmark; see :mod:`bench.latency`. All note CLOCK_MONOTONIC, which they share.
 
 * ``python -m bench.wire exchange FOLDER COUNT PACE``: sends frames of the simulated market, unstamped as exchanges do,
-  at ``PACE`` times their own speed, to one client after the other; says its port, and the times in ``FOLDER/sent.npy``;
-* ``... quoter FOLDER URL``: a quoting session; says the name of its ring once it exists, and in ``quoter.npy`` what its
-  clock was asked;
-* ``... reader FOLDER NAME``: takes the events and decisions of that session out of shared memory (``taken.npy``);
-* ``... bare FOLDER URL``: a client that does nothing but parse JSON (``bare.npy``).
+  at ``PACE`` times their own speed, to one client after the other; prints its port, and writes the times to
+  ``FOLDER/sent.npy``;
+* ``... quoter FOLDER URL``: a quoting session; prints the name of its ring once it exists, and writes its clock
+  readings to ``quoter.npy``;
+* ``... reader FOLDER NAME``: reads the events and decisions of that session from shared memory (``taken.npy``);
+* ``... bare FOLDER URL``: a client that only parses JSON (``bare.npy``).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _ROOM = 1_000_000
 
 
 class NotingClock:
-    """Wall time made of the monotonic clock, so that a receive time says the same to every process, and remembers all
-    that it was asked: a session asks when it has a frame, and again when the frame is landed and its events are made.
+    """Wall time derived from the monotonic clock, so that a receive time means the same in every process. It records
+    every reading: a session reads it when it has a frame, and again when the frame is landed and its events are made.
     """
 
     def __init__(self) -> None:
@@ -72,7 +73,7 @@ async def _exchange(folder: Path, lines: tuple[market.Line, ...], pace: float) -
 
 
 async def _send(connection: ServerConnection, lines: tuple[market.Line, ...], pace: float) -> NDArray[np.int64]:
-    """When each frame was given to the socket."""
+    """When each frame was passed to the socket."""
     sent = np.zeros(len(lines), np.int64)
     first, began = lines[0][0], time.monotonic_ns()
     for number, (recv_ns, payload) in enumerate(lines):
@@ -89,7 +90,7 @@ def quoter(folder: Path, url: str) -> None:
 
     def drive(session: QuotingSession, until: drivers.Until) -> None:
         print(live_session.ring_name(), flush=True)
-        sys.stdin.readline()  # the reader is there
+        sys.stdin.readline()  # the reader is attached
         clock.asked.clear()
         asyncio.run(drivers.trade(session, websocket.Session(url, clock=clock), until))
 

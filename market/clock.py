@@ -1,4 +1,4 @@
-"""Where time comes from. Code that needs the time takes a :class:`Clock`; nothing reads the wall clock by itself."""
+"""The source of time. Code that needs the time takes a :class:`Clock`; nothing reads the wall clock directly."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ class ManualClock:
 
 
 def utc(ns: int) -> str:
-    """A moment as people read it: ``2026-01-31 12:00:00 UTC``."""
+    """A time in readable form: ``2026-01-31 12:00:00 UTC``."""
     return datetime.fromtimestamp(ns / NS_PER_S, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

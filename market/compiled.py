@@ -1,8 +1,8 @@
-"""The decorator of compiled functions: numba in nopython mode, cached on disk, and never stale.
+"""The decorator for compiled functions: numba in nopython mode, cached on disk, and never stale.
 
-numba's own cache looks only at the file of the function itself: a kernel cached yesterday would go on calling
-yesterday's book after ``market/books/price_book.py`` has changed, while ``feature_set`` says otherwise. Here the cache
-entry also carries what the function takes from other files: the compiled functions it calls and the constants it reads.
+numba's own cache checks only the file of the function itself: a kernel cached yesterday would keep calling yesterday's
+book after ``market/books/price_book.py`` has changed, while ``feature_set`` says otherwise. Here the cache entry also
+depends on what the function uses from other files: the compiled functions it calls and the constants it reads.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _compile(function: F, *, fastmath: bool) -> F:
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
-    """A disk cache whose entries depend on everything that is compiled into them."""
+    """A disk cache whose entries depend on everything compiled into them."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)

@@ -1,8 +1,8 @@
-"""Decimals in text to integer steps, exactly: a price to ticks, a size to lots, without floating point.
+"""Exact conversion of decimal text to integer steps: a price to ticks, a size to lots, without floating point.
 
-Two readers of the same grammar, ``digits[.digits]``: :class:`Unit` for single texts in Python, :func:`read_quoted` for
-many in compiled code. A value that is not a whole number of steps is refused, never rounded. Recordings that went
-through doubles hold the double nearest a decimal, or one beside it: :meth:`Unit.of_float` reads those back.
+Two parsers of the same grammar, ``digits[.digits]``: :class:`Unit` for single texts in Python, :func:`read_quoted` for
+many in compiled code. A value that is not a whole number of steps is rejected, never rounded. Recordings that went
+through doubles hold the double nearest to a decimal, or one of its neighbours: :meth:`Unit.of_float` recovers those.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from market.errors import FrameError
 
 MAX_DIGITS: Final = 18  # so that every number fits an int64
 
-# what read_quoted() answers instead of a place
+# error codes that read_quoted() returns instead of a position
 E_QUOTE: Final = -1
 E_NUMBER: Final = -2
 E_NEGATIVE: Final = -3
@@ -31,12 +31,13 @@ REASONS: Final = {E_NUMBER: "bad_number", E_NEGATIVE: "negative", E_RANGE: "out_
 _REMEMBERED: Final = 1 << 14
 _SHOWN: Final = 40
 _ULPS: Final = 4
-_CLEARER: Final = 64  # how many units of the last place a step must have at least
+_CLEARER: Final = 64  # a step must be at least this many units in the last place
 
 
 class Unit:
-    """Multiples of ``step`` up to ``limit``, or to what 64-bit integers hold; ``off_step`` is the reason given for a
-    value between two multiples."""
+    """Multiples of ``step`` up to ``limit``, or to what 64-bit integers hold; ``off_step`` is the reason code for a
+    value between two multiples.
+    """
 
     def __init__(self, step: Decimal, *, limit: int, off_step: str) -> None:
         exponent = int(step.normalize().as_tuple().exponent)
@@ -52,14 +53,14 @@ class Unit:
 
     @property
     def words(self) -> tuple[int, int, int]:
-        """What :func:`read_quoted` needs: step = words[0] / 10**words[1], limit = words[2]."""
+        """The arguments of :func:`read_quoted`: step = words[0] / 10**words[1], limit = words[2]."""
         return self._factor, self._decimals, self._limit
 
     def of(self, text: str) -> int:
-        """How many steps ``text`` is.
+        """``text`` as a number of steps.
 
         Raises:
-            FrameError: ``bad_number``, ``negative``, ``out_of_range`` or ``off_step``'s word.
+            FrameError: ``bad_number``, ``negative``, ``out_of_range`` or the code ``off_step``.
         """
         known = self._known.get(text)
         if known is None:
@@ -70,10 +71,10 @@ class Unit:
         return known
 
     def of_float(self, value: float) -> int:
-        """How many steps a double is that some program made of an exact decimal: 34.160000000000004 is 3416 x 0.01.
+        """A double computed from an exact decimal by some program, in steps: 34.160000000000004 is 3416 x 0.01.
 
-        It must lie within 4 units of its last place of the multiple (what one multiplication or sum may lose), and the
-        step must be much larger than those; nothing further away is taken for the multiple.
+        It must be within 4 units in its last place of the multiple (what one multiplication or sum may lose), and the
+        step must be much larger than those; a value further away is not taken for the multiple.
 
         Raises:
             FrameError: as :meth:`of`.
@@ -90,7 +91,7 @@ class Unit:
         if not isfinite(value):
             raise FrameError("bad_number", f"expected a finite number, saw {value}")
         if value < 0:
-            raise FrameError("negative", f"expected a number that is not negative, saw {value}")
+            raise FrameError("negative", f"expected a non-negative number, saw {value}")
         scale = int(10**self._decimals)
         about = value * scale / self._factor
         if about > self._limit or ulp(value) * _CLEARER > self._factor / scale:
@@ -105,7 +106,7 @@ class Unit:
         digits = whole + part
         if not (digits.isascii() and digits.isdigit() and whole and bool(part) == bool(dot)):
             reason = "negative" if text.startswith("-") else "bad_number"
-            raise FrameError(reason, f"expected a decimal number that is not negative, saw {text[:_SHOWN]!r}")
+            raise FrameError(reason, f"expected a non-negative decimal number, saw {text[:_SHOWN]!r}")
         if len(digits) > MAX_DIGITS:
             raise FrameError("out_of_range", f"{text[:_SHOWN]!r} has more digits than any price or size")
         # value / step = digits / 10**len(part) * 10**decimals / factor
@@ -123,7 +124,7 @@ _POWERS: Final = np.array([10**i for i in range(MAX_DIGITS + 1)], dtype=np.int64
 
 @compiled
 def read_quoted(text: NDArray[np.uint8], at: int, unit: NDArray[np.int64]) -> tuple[int, int]:
-    """Read ``"123.4500"`` at ``at``: the place after it and how many steps it is, or a negative code and 0.
+    """Read ``"123.4500"`` at ``at``: the position after it and its number of steps, or a negative code and 0.
 
     ``text`` must hold the closing quote. ``unit`` (3,) is :attr:`Unit.words`.
     """
@@ -146,7 +147,7 @@ def read_quoted(text: NDArray[np.uint8], at: int, unit: NDArray[np.int64]) -> tu
 
 @compiled
 def _digits(text: NDArray[np.uint8], at: int) -> tuple[int, int, int]:
-    """The place of the closing quote, all digits as one integer, and how many stood after the point."""
+    """The position of the closing quote, all digits as one integer, and how many follow the decimal point."""
     if text[at] == _MINUS:
         return E_NEGATIVE, 0, 0
     digits, value, point = 0, 0, -1

@@ -1,15 +1,15 @@
-"""Every error quotekeel raises on purpose, drawn as one tree.
+"""Every error that quotekeel raises deliberately, as one tree.
 
 ::
 
-    KeelError                      exit code 1 (anything below may narrow it)
-    ├── InputError                 the user's input: says what was expected, what was seen, what to do   (2)
-    │   ├── FrameError             one wire frame cannot be read; it goes to quarantine, the rest goes on
-    │   │   └── ChecksumError      the frame was read, and the venue's checksum says that our book is not its book
+    KeelError                      exit code 1 (subclasses may narrow it)
+    ├── InputError                 the user's input: states what was expected, what was seen, what to do (2)
+    │   ├── FrameError             one wire frame cannot be read; it goes to quarantine, the rest continues
+    │   │   └── ChecksumError      the frame was read, but the venue's checksum is not that of our book
     │   ├── CaptureError           a whole recording cannot be read further (truncated, not a recording)
     │   └── SettingsError          a setting or parameter is unknown, missing or out of range
     ├── MarketDataError            the data contradicts itself                                            (3)
-    │   ├── BookError              an event the book must refuse (negative depth, no room, unknown side)
+    │   ├── BookError              an event that the book must reject (negative depth, no room, unknown side)
     │   ├── SequenceGapError       updates are missing: the feed must resynchronise
     │   └── EmptyDataError         a stage found no data where it needs some
     ├── LakeError                  a table cannot be read or written (no space, wrong schema)             (4)
@@ -19,10 +19,10 @@
     │   ├── TamperedError          a file's sha256 is not the one in the manifest
     │   ├── FeatureSetError        model, data and code disagree about the feature set
     │   └── GoldenError            golden vectors do not reproduce
-    ├── ServiceError               a server beside us is away, refused, or its port is taken              (6)
+    ├── ServiceError               a server we need is down or refuses us, or its port is taken           (6)
     │   └── PortInUseError
-    └── GateError                  a gate said no: quality, approval, test verdict                        (7)
-        └── ApprovalError          nobody, the wrong person, or no reason
+    └── GateError                  a gate refused: quality, approval, test verdict                        (7)
+        └── ApprovalError          no approver, the wrong person, or no reason
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class InputError(KeelError):
 
 
 class FrameError(InputError):
-    """One wire frame cannot be read. ``reason`` is a short stable word for counting in quarantine."""
+    """One wire frame cannot be read. ``reason`` is a short stable code for counting in quarantine."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class FrameError(InputError):
 
 
 class ChecksumError(FrameError):
-    """The venue's checksum is not that of the book: something before this frame was missed. The feed resynchronises."""
+    """The venue's checksum does not match the book: something before this frame was missed. The feed resynchronises."""
 
     def __init__(self, message: str) -> None:
         super().__init__("checksum", message)
@@ -72,7 +72,7 @@ class MarketDataError(KeelError):
 
 
 class BookError(MarketDataError):
-    """An event the book must refuse; the feed resynchronises."""
+    """An event that the book must reject; the feed resynchronises."""
 
 
 class SequenceGapError(MarketDataError):
@@ -103,15 +103,15 @@ class FolderError(KeelError):
 
     @classmethod
     def full(cls, where: str) -> FolderError:
-        """The sentence for a disk that is full."""
+        """The error for a full disk."""
         return cls(
             f"{where} cannot be written: no space left on its disk. "
-            "Free some and run the same command again; what was committed is safe."
+            "Free some space and run the same command again; what was committed is safe."
         )
 
     @classmethod
     def of(cls, error: OSError) -> FolderError | None:
-        """The sentence for a disk that is full or may not be written; None for any other error."""
+        """The error for a disk that is full or not writable; None for any other error."""
         where = error.filename or "a file"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return cls.full(where)
@@ -146,7 +146,7 @@ class GoldenError(ModelError):
 
 
 class ServiceError(KeelError):
-    """A server beside us is away or refused."""
+    """A server we need is down or refused."""
 
     exit_code = 6
 
@@ -156,16 +156,16 @@ class PortInUseError(ServiceError):
 
 
 class GateError(KeelError):
-    """A gate said no."""
+    """A gate refused."""
 
     exit_code = 7
 
 
 class ApprovalError(GateError):
-    """Nobody, the wrong person, or no reason."""
+    """No approver, the wrong person, or no reason."""
 
 
 def error_of_exit_code(code: int, message: str) -> KeelError:
-    """The broadest error with this exit code: what a child process of ours that ended with ``code`` meant."""
+    """The broadest error with this exit code: the meaning of a child process that exited with ``code``."""
     broadest = (InputError, MarketDataError, LakeError, ModelError, ServiceError, GateError)
     return next((kind for kind in broadest if kind.exit_code == code), KeelError)(message)

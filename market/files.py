@@ -1,7 +1,7 @@
-"""Files and folders that appear as a whole: written beside their place under a draft's name, then renamed over it.
+"""Files and folders that appear atomically: written next to their target under a draft name, then renamed over it.
 
-A draft's name ends in the id of the process that writes it. Whoever writes into the same folder next removes the drafts
-of processes that are gone, so what a kill -9 leaves behind does not stay.
+A draft's name ends in the id of the process that writes it. The next process that writes into the same folder removes
+the drafts of dead processes, so the leftovers of a kill -9 do not stay.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 
 def draft_of(path: Path) -> Path:
-    """Where to write what is then renamed to ``path``; nothing is there. The folder around it is made.
+    """The path of a draft that will be renamed to ``path``; nothing exists there. Creates the parent folder.
 
-    The folder must be one that only processes of this machine write into.
+    Only processes of this machine may write into the folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -27,7 +27,7 @@ def draft_of(path: Path) -> Path:
 
 
 def remove_draft(draft: Path) -> None:
-    """Remove a draft that is not wanted, file or folder; nothing happens where it is not there."""
+    """Remove an unwanted draft, file or folder; does nothing if there is none."""
     if draft.is_dir():
         shutil.rmtree(draft, ignore_errors=True)
     else:
@@ -36,7 +36,7 @@ def remove_draft(draft: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file so that nobody reads half of it: yields a sibling to write, then renames it over ``path``."""
+    """Write a file so that no reader sees half of it: yields a sibling to write, then renames it over ``path``."""
     draft = draft_of(path)
     try:
         yield draft

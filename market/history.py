@@ -1,10 +1,10 @@
-"""Rows of a source from its ticks in the lake, as the live kernel computed them.
+"""Feature rows of a source, recomputed from its ticks in the lake exactly as the live kernel computed them.
 
 A *run* is a series of batches with nothing missing between them; book and kernel state are carried through it. A batch
-that is missing because it was refused (or was not judged yet) is a hole: the next batch starts a new run, from its
-checkpoint and with empty windows. A minute in which the source sent nothing is no hole: the live kernel also just went
-on. Within a run the kernel starts a new segment wherever the feed resynchronised; segments are numbered through the
-source.
+that is missing because it was rejected (or not yet validated) is a hole: the next batch starts a new run, from its
+checkpoint and with empty windows. A minute in which the source sent nothing is not a hole: the live kernel also
+continued through it. Within a run the kernel starts a new segment wherever the feed resynchronised; segments are
+numbered across the source.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from market.lake.schemas import SCHEMAS
 
 Int64s = NDArray[np.int64]
 
-_BATCHES_AT_ONCE = 32  # minutes of ticks in memory at a time
+_BATCHES_AT_ONCE = 32  # minutes of ticks held in memory at a time
 
 PASS = "pass"  # noqa: S105  # verdict of an accepted batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """The batches of one source, ascending: accepted, refused by validation, and not judged yet."""
+    """The batches of one source, ascending: accepted, rejected by validation, and not yet validated."""
 
     source: str
     accepted: tuple[int, ...]
@@ -75,7 +75,7 @@ class History:
 
 
 def batches(lake: Lake, instrument: str, sources: Sequence[str] = ()) -> list[Batches]:
-    """What the lake holds of ``instrument`` (all its sources when none is named), sources in the order of time."""
+    """The batches of ``instrument`` in the lake (all its sources when none is named), sources in order of time."""
     named = {"source": list(sources)} if sources else None
     landed = lake.read("ticks", instrument=instrument, columns=["source", "batch"], where=named)
     judged = lake.read("batches", instrument=instrument, columns=["source", "batch", "verdict"], where=named)
@@ -122,7 +122,7 @@ class Stretch(NamedTuple):
 
 
 def stretches_of(lake: Lake, instrument: str, source: str, run: Sequence[int]) -> Iterator[Stretch]:
-    """Events of the batches of ``run`` that are in ``ticks``, in order, some minutes at a time."""
+    """Events of those batches of ``run`` that are in ``ticks``, in order, some minutes at a time."""
     for first in range(0, len(run), _BATCHES_AT_ONCE):
         wanted = list(run[first : first + _BATCHES_AT_ONCE])
         yield _stretch(lake.read("ticks", instrument=instrument, where={"source": source, "batch": wanted}))
@@ -131,7 +131,7 @@ def stretches_of(lake: Lake, instrument: str, source: str, run: Sequence[int]) -
 def stretches_as_fed(
     lake: Lake, instrument: str, source: str, *, from_batch: int = 0, until_batch: int | None = None
 ) -> Iterator[Stretch]:
-    """All events of ``source`` as its feed gave them, those of refused batches too: what a live kernel saw."""
+    """All events of ``source`` as its feed delivered them, including rejected batches: what a live kernel saw."""
     for entry in batches(lake, instrument, [source]):
         refused = set(entry.refused)
         every = sorted({*entry.accepted, *entry.unjudged, *refused})
@@ -160,10 +160,10 @@ def refused_ticks(lake: Lake, instrument: str, source: str, batch: int) -> pa.Ta
 def compute(
     lake: Lake, instrument: str, source: Batches, *, advance: Callable[[float], None] = lambda _batches: None
 ) -> History:
-    """Rows of all accepted batches of ``source``. ``advance`` is told how many batches were done.
+    """Rows of all accepted batches of ``source``. ``advance`` is called with the number of batches done.
 
     Raises:
-        BookError: the ticks hold an event that the book refuses.
+        BookError: the ticks hold an event that the book rejects.
     """
     parts: list[History] = []
     segments = 0
@@ -178,11 +178,11 @@ def compute(
 def replay(stretches: Iterable[Stretch], *, first_segment: int = 0) -> History:
     """Rows of consecutive stretches, from an empty book, state carried from one to the next.
 
-    Segments are numbered from ``first_segment``. The row that a checkpoint gives after a hole only starts the windows
-    and is left out: the feed sent no such frame.
+    Segments are numbered from ``first_segment``. The row that a checkpoint produces after a hole only starts the
+    windows and is left out: the feed sent no such frame.
 
     Raises:
-        BookError: an event was refused.
+        BookError: an event was rejected.
     """
     book, state = new_book(), kernels.new_state()
     parts = []
@@ -206,7 +206,7 @@ def replay(stretches: Iterable[Stretch], *, first_segment: int = 0) -> History:
 
 
 def join(parts: Sequence[History]) -> History:
-    """One history after the other; nothing at all is a history without rows."""
+    """The histories concatenated; of no histories, one without rows."""
     if not parts:
         none = np.zeros(0, dtype=np.int64)
         columns: dict[str, Any] = {f.name: none for f in fields(History)}

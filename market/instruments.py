@@ -36,8 +36,8 @@ def _row(venue: str, symbol: str, tick: str, lot: str) -> Instrument:
     return Instrument(venue=venue, symbol=symbol, tick=Decimal(tick), lot=Decimal(lot))
 
 
-# Steps as published by the exchanges' exchangeInfo at the time of the recordings in use. Spot sizes are in the step
-# that was valid before: orders older than the change still rest in the book (25.426189 BTC at 200,000).
+# Steps as published by the exchanges' exchangeInfo at the time of the recordings in use. Spot sizes use the step that
+# was valid earlier: orders older than the change still rest in the book (25.426189 BTC at 200,000).
 KNOWN: tuple[Instrument, ...] = (
     _row("binance-spot", "BTCUSDT", "0.01", "0.000001"),
     _row("binance-spot", "ETHUSDT", "0.01", "0.00001"),
@@ -58,12 +58,12 @@ KNOWN: tuple[Instrument, ...] = (
     _row("b3", "PETR4", "0.01", "1"),
     _row("b3", "VALE3", "0.01", "1"),
     _row("sgx", "CN", "5", "1"),
-    # options by the currency they are on and priced in
+    # options, by the currency of their underlying, in which they are also priced
     _row("deribit", "BTC", "0.0001", "0.1"),
     _row("deribit", "ETH", "0.0001", "1"),
     _row("deribit", "BTC-PERPETUAL", "0.5", "10"),
     _row("deribit", "ETH-PERPETUAL", "0.05", "1"),
-    # US stocks rest on cents and trade between them
+    # US stocks are quoted in whole cents and trade between them
     _row("us-nbbo", "BAC", "0.0001", "1"),
     _row("us-nbbo", "IBM", "0.0001", "1"),
     *(_row("nasdaq", symbol, "0.0001", "1") for symbol in ("AAPL", "AMZN", "MSFT")),
@@ -73,7 +73,7 @@ _BY_KEY = {i.key: i for i in KNOWN}
 
 
 def is_known(key: str) -> bool:
-    """Whether the steps of ``venue.SYMBOL`` are in the table."""
+    """Whether the table has the tick and lot of ``venue.SYMBOL``."""
     return key in _BY_KEY
 
 
@@ -81,7 +81,7 @@ def find(key: str) -> Instrument:
     """The instrument of ``venue.SYMBOL``.
 
     Raises:
-        InputError: the key is not known.
+        InputError: the key is unknown.
     """
     try:
         return _BY_KEY[key]

@@ -1,4 +1,4 @@
-"""Source ids: what names a recording, a stream or a stretch of a topic in the lake, whatever its file is called."""
+"""Source ids: the names of a recording, a stream or a stretch of a topic in the lake, independent of file names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from market.clock import NS_PER_S, Clock
 from market.errors import EmptyDataError, InputError
 from market.venues.formats.line_files import frames
 
-KAFKA_PREFIX: Final = "kafka-"  # frames of such a source are numbered by their place in the topic
-TRUNCATED: Final = "truncated"  # the note on a source of which only the beginning can be read
+KAFKA_PREFIX: Final = "kafka-"  # frames of such a source are numbered by their position in the topic
+TRUNCATED: Final = "truncated"  # the note on a source that can be read only in part, from its beginning
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -22,7 +22,7 @@ def source_of(path: Path) -> str:
     """The source id of a recording: ``file-`` and the first 16 hex digits of its sha256.
 
     Raises:
-        InputError: the file is missing or may not be read.
+        InputError: the file is missing or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -37,13 +37,13 @@ def source_of_growing(path: Path) -> str:
     """The source id of a recording that grows: ``grow-`` and the first 16 hex digits of its first line's sha256.
 
     Raises:
-        InputError: the file is missing or may not be read.
+        InputError: the file is missing or cannot be read.
         CaptureError: it is damaged.
-        EmptyDataError: no line of it is whole yet.
+        EmptyDataError: it has no complete line yet.
     """
     for _, recv_ns, payload in frames(path, growing=True):
         return f"grow-{hashlib.sha256(b'%d %s' % (recv_ns, payload)).hexdigest()[:16]}"
-    raise EmptyDataError(f"{path.name} holds no whole line yet; try again when it does")
+    raise EmptyDataError(f"{path.name} has no complete line yet; try again when it does")
 
 
 def source_of_symbol(source: str, symbol: str) -> str:
@@ -52,7 +52,7 @@ def source_of_symbol(source: str, symbol: str) -> str:
 
 
 def live_source(url: str, clock: Clock) -> str:
-    """``live-<UTC time>-<4 hex>`` for a stream that begins now."""
+    """``live-<UTC time>-<4 hex>`` for a stream that starts now."""
     now_ns = clock.now_ns()
     stamp = datetime.fromtimestamp(now_ns // NS_PER_S, tz=UTC).strftime("%Y%m%dT%H%M%S")
     return f"live-{stamp}-{hashlib.sha256(f'{url} {now_ns}'.encode()).hexdigest()[:4]}"

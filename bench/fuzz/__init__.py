@@ -1,1 +1,1 @@
-"""Damaged frames and files for every parser there is, and what must hold of the answer."""
+"""Damaged frames and files for every parser, and the invariants of the result."""

@@ -1,12 +1,12 @@
-"""Feed damaged frames to every parser and damaged files to every reader, a million and more, and write down what came.
+"""Feed damaged frames to every parser and damaged files to every reader, a million and more, and record the results.
 
-``python -m bench.fuzz --frames 1000000 --files 20000 --seed 7``: mutational, over the hand-made frames and, where they
-are, the captures in ``../shared/market``. The work is done in a process of its own. When it dies, or a frame takes
-longer than ``--patience`` seconds, that is a finding; it goes on behind the frame. ``--case`` runs one case again.
-``python -m bench.fuzz.coverage`` is the mode that is guided by coverage.
+``python -m bench.fuzz --frames 1000000 --files 20000 --seed 7``: mutational, over the hand-made frames and, if present,
+the captures in ``../shared/market``. The work runs in a separate process. If it dies, or a frame takes longer than
+``--patience`` seconds, that is a finding; the campaign continues after the frame. ``--case`` runs one case again.
+``python -m bench.fuzz.coverage`` is the coverage-guided mode.
 
 Everything found is written to ``--findings``, a line each: seed, case, frame, error, and the bytes in hex. The page,
-with ``--page``, says what was run, how often each parser answered what, and which chance gives the same again.
+with ``--page``, reports what was run, how often each parser returned what, and which seed reproduces it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Asked:
-    """The campaign: how many damaged frames and files, from which chance, starting at which case."""
+    """The campaign: how many damaged frames and files, from which seed, starting at which case."""
 
     frames: int
     files: int
@@ -61,7 +61,7 @@ class Asked:
 
 
 def work(asked: Asked, start: int, done: tuple[int, int], heart: Any, report: Connection) -> None:
-    """The process that parses: cases from ``start`` on, round the seeds, until enough was fed."""
+    """The process that parses: cases from ``start`` on, cycling through the seeds, until enough were fed."""
     os.environ["RUST_BACKTRACE"] = "0"
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries print when they panic
     all_seeds = seeds.hand_made()
@@ -71,9 +71,9 @@ def work(asked: Asked, start: int, done: tuple[int, int], heart: Any, report: Co
     if asked.venue:
         all_seeds = [each for each in all_seeds if each.venue.name == asked.venue]
     pool = [frame for each in all_seeds for frame in each.frames[:8] if len(frame) < 2_000]
-    for n in range(2 * len(all_seeds)):  # what is compiled at its first call is not taken for a hang
+    for n in range(2 * len(all_seeds)):  # compilation at the first call must not be taken for a hang
         frames.run(all_seeds[n % len(all_seeds)], 0, "warm", pool, lambda _i: None)
-    told = _Told(report)
+    progress = _Progress(report)
     fed, read = done
     with tempfile.TemporaryDirectory(prefix="keel-fuzz-") as folder:
         for case in range(start, sys.maxsize):
@@ -82,19 +82,19 @@ def work(asked: Asked, start: int, done: tuple[int, int], heart: Any, report: Co
             heart[0] = case
             if fed < asked.frames:
                 seed = all_seeds[case % len(all_seeds)]
-                fed += told.frames(seed, case, asked.chance, pool, heart)
+                fed += progress.frames(seed, case, asked.chance, pool, heart)
             if read < asked.files:
                 heart[1] = -1
                 heart[2] += 1
-                told.file(recordings[case % len(recordings)], case, asked.chance, Path(folder))
+                progress.file(recordings[case % len(recordings)], case, asked.chance, Path(folder))
                 read += 1
-    told.now()
+    progress.now()
     report.send(("done", None))
 
 
 @dataclass
-class _Told:
-    """Counts that go to the parent every second."""
+class _Progress:
+    """Counts that are sent to the parent every second."""
 
     report: Connection
     counted: dict[tuple[str, str], Counted] = field(default_factory=lambda: defaultdict(Counted))
@@ -109,7 +109,7 @@ class _Told:
         mine.cases += 1
         try:
             tally = frames.run(seed, case, chance, pool, at)
-        except BaseException as error:  # noqa: BLE001 whatever it is, it is what is looked for
+        except BaseException as error:  # noqa: BLE001 any exception is a finding
             self._found(("frame", seed.name, case, heart[1]), error)
             return 0
         mine.fed += tally.frames
@@ -149,7 +149,7 @@ class _Told:
 
 @dataclass
 class Campaign:
-    """The parent: starts the work, looks whether it lives, sums up."""
+    """The parent: starts the work, checks that it is alive, sums up."""
 
     asked: Asked
     patience_s: float
@@ -164,7 +164,7 @@ class Campaign:
             start = self._once(start, show)
 
     def _once(self, start: int, show: Callable[[int, int, int], None]) -> int:
-        """One life of the working process; the case to go on with."""
+        """One life of the working process; returns the case to continue with."""
         context = multiprocessing.get_context("spawn")
         heart = context.RawArray("q", 3)  # case, frame, and a count that grows
         ours, theirs = context.Pipe(duplex=False)
@@ -217,7 +217,7 @@ class Campaign:
 
 
 def again(asked: Asked, name: str, case: int) -> None:
-    """Run one case as it was run, and let its error out."""
+    """Run one case as before, and let its error propagate."""
     all_seeds = seeds.hand_made()
     file = next((each for each in files.good(all_seeds) if each.name == name), None)
     if file is not None:
@@ -231,8 +231,8 @@ def again(asked: Asked, name: str, case: int) -> None:
     try:
         tally = frames.run(seed, case, asked.chance, pool, lambda i: at.__setitem__(0, i))
     except BaseException:
-        told = frames.session(seed, Random(f"{asked.chance}/{seed.name}/{case}"), pool)  # noqa: S311
-        print(f"frame {at[0]}: {told[at[0]][0][:_KEPT]!r}")
+        session = frames.session(seed, Random(f"{asked.chance}/{seed.name}/{case}"), pool)  # noqa: S311
+        print(f"frame {at[0]}: {session[at[0]][0][:_KEPT]!r}")
         raise
     print(tally)
 
@@ -247,17 +247,17 @@ def page(campaign: Campaign, seconds: float, command: str) -> str:
         f"Commit `{machine.commit()}`, {machine.name()}; one process, {seconds:,.0f} s. Written by `{command}`.",
         "",
         f"{fed:,} damaged frames over {sum(k == 'frame' for k, _ in campaign.counted)} parsers and {read:,} damaged "
-        f"files. Findings (crash, hang, an error that is none of ours, an event of a refused frame, a reason that the "
+        f"files. Findings (crash, hang, an error that is not ours, an event from a rejected frame, a reason that the "
         f"venue does not name): {sum(campaign.found.values())}.",
         "",
         *[f"* {count} times: {said}" for said, count in campaign.found.most_common()],
         "",
         "## Frames",
         "",
-        "Good frames lie between the damaged ones, so that parsers with a memory are in the middle of something. "
+        "Good frames lie between the damaged ones, so that parsers with state are in the middle of something. "
         "`events` and `nothing` (a heartbeat, a diff that waits) are of both.",
         "",
-        "| parser | damaged | good | events | nothing | refused, by reason |",
+        "| parser | damaged | good | events | nothing | rejected, by reason |",
         "|---|---|---|---|---|---|",
     ]
     for (kind, name), each in sorted(campaign.counted.items()):
@@ -275,14 +275,14 @@ def page(campaign: Campaign, seconds: float, command: str) -> str:
 
 
 def main() -> int:
-    """0 where nothing was found."""
+    """0 if nothing was found."""
     parser = argparse.ArgumentParser(prog="python -m bench.fuzz", description=__doc__)
     parser.add_argument("--frames", type=int, default=100_000, help="damaged frames to feed")
     parser.add_argument("--files", type=int, default=1_000, help="damaged files to read")
-    parser.add_argument("--seed", default="7", help="the chance: the same gives the same")
-    parser.add_argument("--venue", help="frames of this one alone")
+    parser.add_argument("--seed", default="7", help="the seed: the same seed gives the same run")
+    parser.add_argument("--venue", help="only frames of this seed")
     parser.add_argument("--no-captures", action="store_true", help="hand-made frames only")
-    parser.add_argument("--patience", type=float, default=30.0, help="seconds that a frame may take")
+    parser.add_argument("--patience", type=float, default=30.0, help="seconds allowed for a frame")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings.jsonl"))
     parser.add_argument("--page", type=Path, help="where the figures go")
     parser.add_argument("--case", nargs=2, metavar=("SEED", "NUMBER"), help="run this case again")

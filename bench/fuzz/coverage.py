@@ -1,9 +1,10 @@
-"""Damaged frames guided by coverage: atheris (libFuzzer) drives every parser, each in a process, from the good frames.
+"""Damaged frames guided by coverage: atheris (libFuzzer) drives every parser, each in its own process, from the good
+frames.
 
 ``python -m bench.fuzz.coverage --runs 20000 --seed 7 --corpus FOLDER``. An input is a session: frames with
 :data:`BETWEEN` between them. libFuzzer is the watchdog: an input that takes longer than ``--patience`` seconds or more
-than 2 GiB ends its process, as does a broken promise, and is left in the folder as ``crash-...``, ``timeout-...`` or
-``oom-...``. A folder that is given again goes on from what it holds.
+than 2 GiB ends its process, as does a broken invariant, and is left in the folder as ``crash-...``, ``timeout-...`` or
+``oom-...``. A run with the same folder continues from what it holds.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def fuzz(name: str, folder: Path, words: list[str]) -> None:
         for i, frame in enumerate(each.frames):
             (folder / f"seed{n}-{i}").write_bytes(frame[:_LONGEST])
     counts: dict[str, Any] = {"sessions": 0, "frames": 0, "outcomes": {}}
-    told = folder.parent / f"{name}.json"
+    counts_file = folder.parent / f"{name}.json"
 
     def one(data: bytes) -> None:
         judge = Judge(mine[len(data) % len(mine)])
@@ -53,7 +54,7 @@ def fuzz(name: str, folder: Path, words: list[str]) -> None:
         judge.landed()
         counts["sessions"] += 1
         if counts["sessions"] % _WRITE_EVERY == 0:
-            told.write_text(json.dumps(counts))
+            counts_file.write_text(json.dumps(counts))
 
     atheris.Setup([sys.argv[0], *words, str(folder)], one)
     atheris.Fuzz()
@@ -66,7 +67,7 @@ def _compiled() -> list[str]:
 
 
 def campaign(said: argparse.Namespace, names: list[str]) -> list[dict[str, Any]]:
-    """One parser after the other, each in a process of its own; what came of each."""
+    """One parser after the other, each in its own process; returns the outcome of each."""
     found = []
     for name in names:
         folder = said.corpus / name
@@ -100,11 +101,11 @@ def _line(each: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """0 where nothing was found."""
+    """0 if nothing was found."""
     parser = argparse.ArgumentParser(prog="python -m bench.fuzz.coverage", description=__doc__)
-    parser.add_argument("--runs", type=int, default=20_000, help="inputs a parser")
+    parser.add_argument("--runs", type=int, default=20_000, help="inputs per parser")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--patience", type=int, default=20, help="seconds that an input may take")
+    parser.add_argument("--patience", type=int, default=20, help="seconds allowed for an input")
     parser.add_argument("--corpus", type=Path, required=True, help="where inputs are kept")
     parser.add_argument("--venue", action="append", help="this parser, not all of them")
     parser.add_argument("--one", help="fuzz this parser in this process, with libFuzzer's own flags")

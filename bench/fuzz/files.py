@@ -33,12 +33,12 @@ from market.venues.protocol import NO_STAMP, SESSION
 
 _READ = 400  # frames of a recording
 _PIECE = 150_000  # bytes of a large capture: it is then cut short to begin with
-_CUT = (".gz", ".bz2", ".xz", ".zst")  # of which the beginning can be read
+_CUT = (".gz", ".bz2", ".xz", ".zst")  # whose beginning can be read
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A recording as it lies on a disk."""
+    """A recording on disk."""
 
     name: str
     data: bytes
@@ -150,9 +150,9 @@ def damaged(file: File, rng: Random) -> bytes:
 
 
 def read(path: Path) -> Counter[str]:
-    """Everything that ingest does with a recording but write it.
+    """Everything that ingest does with a recording, except writing it.
 
-    Only errors of our own may end it, and each is a sentence. Answers how it went, by word.
+    Only errors of our own may end it, and each is a sentence. Returns the outcome as one word.
     """
     said: Counter[str] = Counter()
     try:
@@ -195,7 +195,7 @@ def _recording(recording: recordings.Recording) -> Counter[str]:
 
 
 def run(file: File, number: int, chance: str, folder: Path) -> tuple[Counter[str], bytes]:
-    """Damage a recording and read it; its bytes come back with what was said."""
+    """Damage a recording and read it; returns its bytes and the outcome."""
     data = damaged(file, Random(f"{chance}/{file.name}/{number}"))  # noqa: S311
     path = folder / file.name
     path.write_bytes(data)

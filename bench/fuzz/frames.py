@@ -11,8 +11,8 @@ from bench.fuzz.mutate import damaged
 from bench.fuzz.oracle import Judge
 from bench.fuzz.seeds import Seed
 
-_WINDOW = 60  # frames of a session; those of a short seed come again
-_OPENING = 6  # of them those a recording begins with: subscriptions, snapshots
+_WINDOW = 60  # frames of a session; those of a short seed repeat
+_OPENING = 6  # of which those that start a recording: subscriptions, snapshots
 _LAND_EVERY = 8
 
 
@@ -30,23 +30,23 @@ def session(seed: Seed, rng: Random, pool: Sequence[bytes]) -> list[tuple[bytes,
     start = rng.randrange(max(1, len(seed.frames) - _WINDOW))
     good = [*seed.frames[:_OPENING], *seed.frames[max(start, _OPENING) : max(start, _OPENING) + _WINDOW]]
     good *= max(1, _WINDOW // len(good))
-    told: list[tuple[bytes, bool]] = []
+    sent: list[tuple[bytes, bool]] = []
     for frame in good:
         fate = rng.random()
         if fate < 0.55:
             others = seed.frames if rng.random() < 0.9 else pool
-            told.append((damaged(frame, rng, others), True))
+            sent.append((damaged(frame, rng, others), True))
         if fate > 0.5:
-            told.append((frame, False))
+            sent.append((frame, False))
         if 0.97 < fate < 0.985:
-            told.append((frame, False))
-        elif fate > 0.985 and len(told) > 1:
-            told[-1], told[-2] = told[-2], told[-1]
-    return told
+            sent.append((frame, False))
+        elif fate > 0.985 and len(sent) > 1:
+            sent[-1], sent[-2] = sent[-2], sent[-1]
+    return sent
 
 
 def run(seed: Seed, number: int, chance: str, pool: Sequence[bytes], at: Callable[[int], None]) -> Tally:
-    """Feed one case; ``at`` is told before each frame. Raises what the frame raised."""
+    """Feed one case; ``at`` is called before each frame. Raises what the frame raised."""
     tally = Tally()
     judge = Judge(seed)
     for i, (payload, bad) in enumerate(session(seed, Random(f"{chance}/{seed.name}/{number}"), pool)):  # noqa: S311

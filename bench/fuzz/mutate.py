@@ -1,4 +1,4 @@
-"""How a good frame is damaged: by bytes, by words (numbers, texts, fields), by structure, by other frames."""
+"""How to damage a good frame: by bytes, by tokens (numbers, texts, fields), by structure, by other frames."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Change = Callable[[bytearray, Random, Sequence[bytes]], None]
 
 
 def damaged(frame: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
-    """``frame`` after one to four changes; ``others`` are frames to take parts of.
+    """``frame`` after one to four changes; ``others`` are frames to take parts from.
 
-    What is packed (a gzip member in text) is damaged inside as often as outside.
+    Compressed content (a gzip member in text) is damaged inside as often as outside.
     """
     if _PACKED.match(frame) and rng.random() < 0.7:
         inner = gzip.decompress(ast.literal_eval(frame.decode("ascii")))
@@ -94,7 +94,7 @@ def splice(data: bytearray, rng: Random, others: Sequence[bytes]) -> None:
 
 
 def number(data: bytearray, rng: Random, _others: Sequence[bytes]) -> None:
-    """A number becomes one at the edge of something."""
+    """Replace a number with one at the edge of a range."""
     found = list(_NUMBER.finditer(data))
     if found:
         match = rng.choice(found)
@@ -102,7 +102,7 @@ def number(data: bytearray, rng: Random, _others: Sequence[bytes]) -> None:
 
 
 def nearby(data: bytearray, rng: Random, _others: Sequence[bytes]) -> None:
-    """A number becomes one that is a little or much larger, smaller, longer, or its negative."""
+    """Make a number a little or much larger, smaller or longer, or negate it."""
     found = list(_NUMBER.finditer(data))
     if not found:
         return
@@ -115,7 +115,7 @@ def nearby(data: bytearray, rng: Random, _others: Sequence[bytes]) -> None:
 
 
 def word(data: bytearray, rng: Random, others: Sequence[bytes]) -> None:
-    """A number, text or name becomes another one: of this frame, of another, or of the edges."""
+    """Replace a number, text or name with another one: from this frame, from another, or an edge value."""
     found = list(_WORD.finditer(data))
     if not found:
         return
@@ -150,7 +150,7 @@ def nest(data: bytearray, rng: Random, _others: Sequence[bytes]) -> None:
 
 
 def separate(data: bytearray, rng: Random, _others: Sequence[bytes]) -> None:
-    """A field of a row goes, comes twice, or changes places with another."""
+    """Drop a field of a row, double it, or swap it with another."""
     sign = rng.choice((b",", b" ", b"\n", b"="))
     fields = bytes(data).split(sign)
     at, other = rng.randrange(len(fields)), rng.randrange(len(fields))
@@ -165,7 +165,7 @@ def separate(data: bytearray, rng: Random, _others: Sequence[bytes]) -> None:
 
 
 def integer(data: bytearray, rng: Random, _others: Sequence[bytes]) -> None:
-    """Bytes become a binary integer at the edge of something."""
+    """Replace bytes with a binary integer at the edge of a range."""
     width = rng.choice((1, 2, 4, 8))
     if len(data) >= width:
         at = rng.randrange(0, len(data) - width + 1, rng.choice((1, width)))

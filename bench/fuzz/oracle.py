@@ -1,8 +1,8 @@
-"""What must hold of every frame, however it is damaged.
+"""The invariants of every frame, however it is damaged.
 
-A frame gives what it says or is refused: with a reason that its venue names, a sentence, and no event. Events can be
-judged by a book and written into the lake. What comes out of the normaliser can be applied by anybody, and where the
-normaliser has no book nobody else has one.
+A frame is read as written or rejected: with a reason that its venue names, a sentence, and no event. Events can be
+validated by a book and written into the lake. Any consumer can apply the output of the normaliser, and where the
+normaliser has no book no other consumer has one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _BOOK_REASONS = {"book_refused", *ORDER_REASONS.values()}
 
 
 class BrokenPromiseError(AssertionError):
-    """Something that must hold did not."""
+    """An invariant did not hold."""
 
 
 @dataclass
 class _Watched:
-    """A parser whose last answer can be looked at."""
+    """A parser whose last result can be inspected."""
 
     inner: Parser
     parsed: Parsed | None = None
@@ -54,7 +54,7 @@ class _Watched:
 
 @dataclass
 class Judge:
-    """Feeds the frames of one session and looks at every answer. ``outcomes`` counts answers by word."""
+    """Feeds the frames of one session and checks every result. ``outcomes`` counts results by word."""
 
     seed: Seed
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -80,10 +80,10 @@ class Judge:
         return watched
 
     def feed(self, payload: bytes) -> str:
-        """One word for the answer.
+        """One word for the result.
 
         Raises:
-            BrokenPromiseError: it is not as it must be; any other exception is as bad.
+            BrokenPromiseError: an invariant is broken; any other exception is as bad.
         """
         self._frame += 1
         recv_ns = AT_NS + self._frame * 1_000_000
@@ -109,7 +109,7 @@ class Judge:
         return word
 
     def landed(self) -> None:
-        """What came out can be written into the lake."""
+        """Check that the output can be written into the lake."""
         instrument, named = self.seed.instrument, {"source": "fuzz", "instrument": self.seed.instrument}
         if self._events:
             ticks_of(np.concatenate(self._events), batch=AT_NS // 60_000_000_000, **named)
@@ -120,7 +120,7 @@ class Judge:
 
     def _refused(self, refused: FrameError, events: Events) -> str:
         _hold(refused.reason in self.seed.venue.reasons, f"a reason of {self.seed.venue.name}, saw {refused.reason!r}")
-        _hold(bool(str(refused)), "a sentence beside the reason")
+        _hold(bool(str(refused)), "a sentence with the reason")
         lone_clear = len(events) == 1 and events["kind"][0] == CLEAR
         _hold(len(events) == 0 or lone_clear, f"no event of a refused frame, saw {len(events)}")
         return refused.reason
@@ -154,7 +154,7 @@ class Judge:
             self._reader.apply_batch(events)
             self._events = [*self._events[-20:], events]
         there = self._normaliser.synced or self._open or self._reader.counts() == (0, 0)
-        _hold(there, "nobody has a book where the feed has none")
+        _hold(there, "no consumer has a book where the feed has none")
 
 
 def _hold(so: bool, promised: str) -> None:

@@ -1,4 +1,4 @@
-"""Good frames of every wire format, to be damaged: hand-made ones, and those of captures where they lie beside us."""
+"""Good frames of every wire format, to be damaged: hand-made ones, and those of captures where they are available."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LONGEST = 20_000  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Seed:
-    """Good frames of one instrument in order. ``name`` says where they are from."""
+    """Good frames of one instrument in order. ``name`` tells where they come from."""
 
     name: str
     venue: Venue

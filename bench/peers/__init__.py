@@ -1,4 +1,4 @@
-"""Our parser and book beside those of hftbacktest and nautilus_trader, each in an environment of its own.
+"""Our parser and book against those of hftbacktest and nautilus_trader, each in its own environment.
 
-What runs in a peer's environment imports nothing of ours but :mod:`bench.peers.turns`.
+Code that runs in a peer's environment imports nothing of ours except :mod:`bench.peers.turns`.
 """

@@ -1,7 +1,7 @@
 """Raw Binance frames to events and events to a book: ours, hftbacktest's and nautilus_trader's, on one file.
 
-``python -m bench peers [FILE]``. Each has a process in an environment of its own and works when it is its turn. What
-they end with is compared: a benchmark of different work is worth nothing.
+``python -m bench peers [FILE]``. Each has a process in its own environment and works when it is its turn. Their results
+are compared: a benchmark of different work is worthless.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run(name: str | None = None) -> dict[str, Any]:
     frames_rates = {turn: count / seconds[turn] for turn in _FRAMES}
     book_rates = {turn: levels / seconds[turn] for turn in _BOOKS}
     return {
-        "title": "Raw frames to events, events to a book, beside hftbacktest and nautilus_trader",
+        "title": "Raw frames to events, events to a book, against hftbacktest and nautilus_trader",
         "rows": [*_frame_rows(frames_rates), *_book_rows(book_rates)],
         "notes": [f"{about}; {count:,} frames.", *_notes(said, frames_rates, levels)],
     }
@@ -76,7 +76,7 @@ def _file(name: str | None, folder: Path) -> tuple[Path, Instrument, str]:
 
 
 def _cut(path: Path, cut: Path) -> int:
-    """Write the depth frames from the first snapshot on; answers how many frames the whole file has."""
+    """Write the depth frames from the first snapshot on; returns how many frames the whole file has."""
     count, begun = 0, False
     with gzip.open(cut, "wb", compresslevel=1) as file:
         for number, recv_ns, payload in frames(path):
@@ -99,7 +99,7 @@ def _workers(path: Path, cut: Path, instrument: Instrument) -> dict[str, Worker]
 
 
 def _rounds(workers: dict[str, Worker]) -> tuple[Rates, dict[Turn, dict[str, Any]]]:
-    """Seconds of each piece of work in each round, and what it said last."""
+    """Seconds of each piece of work in each round, and its last result."""
     turns = (*_FRAMES, *_BOOKS)
     seconds: Rates = {turn: np.empty(ROUNDS) for turn in turns}
     said: dict[Turn, dict[str, Any]] = {}
@@ -174,15 +174,15 @@ def _counted(said: dict[Turn, dict[str, Any]]) -> str:
     """How many events each made of the frames.
 
     Raises:
-        AssertionError: the levels are not as many for all.
+        AssertionError: the numbers of levels differ.
     """
     counts = {who: said[who, "frames"] for who in (_OURS, _HFT, _NAUTILUS)}
     assert len({each["levels"] for each in counts.values()}) == 1, counts
-    told = [
+    parts = [
         f"{who} {each['levels']:,} levels, {each['trades']:,} trades, {each['tickers']:,} tickers"
         for who, each in counts.items()
     ]
-    return f"Made of the frames: {'; '.join(told)} (trades that are not of the market are left out by the first two)."
+    return f"Made of the frames: {'; '.join(parts)} (trades that are not of the market are left out by the first two)."
 
 
 def _agreed(said: dict[Turn, dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Environments of peers, which do not install beside us: made once, in an ignored folder, from lists of versions."""
+"""Environments of peers that cannot be installed with us: created once, in an ignored folder, from version lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FOLDER = ROOT / ".peers"
 
 
 def python_of(name: str) -> Path:
-    """The interpreter of the environment that ``<name>.txt`` beside this file describes; made where it is not there.
+    """The interpreter of the environment that ``<name>.txt`` next to this file describes; created if missing.
 
     Raises:
         RuntimeError: the packages cannot be installed.
@@ -29,7 +29,7 @@ def python_of(name: str) -> Path:
         for command in _commands(folder, python, wanted):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}; is the network there?")
+                raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}; check the network")
         stamp.write_text(digest)
     return python
 

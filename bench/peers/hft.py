@@ -1,7 +1,7 @@
 """hftbacktest: ``python -m bench.peers.hft FILE CUT KEY TICK LOT`` in an environment that has it.
 
-Its converter is used as it comes. Its book is moved by its own backtest, told to go to the end in one call, so that no
-Python comes between two events. The backtest keeps an exchange's book and a local one; with the exchange's share of the
+Its converter is used unchanged. Its book is driven by its own backtest, which runs to the end in one call, so that no
+Python runs between two events. The backtest keeps an exchange's book and a local one; with the exchange's share of the
 events taken out of the data it keeps the local one alone.
 """
 
@@ -25,7 +25,7 @@ from numba import njit
 
 from bench.peers.turns import Stopwatch, Work, serve
 
-_ROOM = 5_000_000  # rows that convert may fill: pages that it does not write cost nothing
+_ROOM = 5_000_000  # rows that convert may fill: pages it does not write cost nothing
 _KIND = 0xFF
 
 

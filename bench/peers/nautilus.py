@@ -1,8 +1,8 @@
 """nautilus_trader: ``python -m bench.peers.nautilus FILE CUT KEY TICK LOT`` in an environment that has it.
 
 Frames are read as its live data client for Binance reads them (``BinanceCommonDataClient._handle_ws_message``): the
-wrapper is decoded for the name of the stream, then the message by that stream's schema, then it is made the object that
-strategies are given; snapshots by the schema of the REST answer. What the client does beside (sending it on) is left
+wrapper is decoded for the name of the stream, then the message by that stream's schema, then converted to the object
+that strategies receive; snapshots by the schema of the REST response. What else the client does (passing it on) is left
 out; the receive time comes from the file instead of a clock.
 """
 
@@ -35,7 +35,7 @@ _ACCOUNT = BinanceAccountType.USDT_FUTURES
 
 
 class _Client:
-    """The part of the client between a message and the object that is made of it."""
+    """The part of the client between a message and the object made from it."""
 
     def __init__(self) -> None:
         self._ids: dict[str, InstrumentId] = {}

@@ -1,7 +1,7 @@
-"""A process that works when it is its turn: started once, told the name of a piece of work again and again.
+"""A process that works when it is its turn: started once, then sent the name of one piece of work after another.
 
-A piece of work is a function that gets a :class:`Stopwatch`, times what counts with it, and answers what a check may
-want to know. Nothing but the standard library: this runs in every environment.
+A piece of work is a function that gets a :class:`Stopwatch`, times the relevant part with it, and returns what a check
+may need. Nothing but the standard library: this runs in every environment.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Stopwatch:
-    """``with stopwatch: ...`` is what is timed: in processor time of all threads, so that what else runs on the machine
-    counts for little. Nothing that is compared waits for anything."""
+    """``with stopwatch: ...`` is timed in processor time of all threads, so that other load on the machine counts for
+    little. None of the compared work waits for anything.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -43,7 +44,7 @@ Work = Callable[[Stopwatch], dict[str, Any]]
 
 
 def serve(make: Callable[[], dict[str, Work]]) -> None:
-    """Make pieces of work, do what stdin names, a line each, and answer a line of JSON; what they print is stderr's."""
+    """Run the work named on stdin, one name per line, and print a line of JSON each; its own output goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     works = make()

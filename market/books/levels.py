@@ -1,13 +1,14 @@
-"""Where a book's levels lie: both sides of a price-level book in one flat integer array, compiled.
+"""The memory layout of a price-level book: both sides in one flat integer array, with compiled accessors.
 
-A key is ``side * price``: ascending keys are better levels on both sides. A level lies in one of two places. The
-*window* of a side has a word for each of :data:`WINDOW` keys in a row, with the size at that price or 0: a level there
-is set without a search and without moving others. Levels worse than the window are *far*: sorted keys and their sizes,
-best level last. A window goes with the best price. Where levels are so sparse that the next one would be looked for at
-length it is *closed* and every level is far, until :func:`place_windows` finds the best ones close to one another.
+A key is ``side * price``: ascending keys are better levels on both sides. A level is stored in one of two places. The
+*window* of a side has one word for each of :data:`WINDOW` consecutive keys, holding the size at that price or 0:
+setting a level there needs no search and moves no other level. Levels worse than the window are *far*: sorted keys and
+their sizes, best level last. The window follows the best price. Where levels are so sparse that finding the next one
+would take a long scan, the window is *closed* and every level is far, until :func:`place_windows` finds the best levels
+close together.
 
 The array is a header of :data:`HEADER` words, of which the first :data:`OWN` are used here, then for each side the far
-keys and the far sizes, then the two windows. A level is spoken of by the word that holds its size.
+keys and the far sizes, then the two windows. A level is identified by the index of the word that holds its size.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ _DENSE: Final = 16  # a window is opened where the best ... levels
 _SPAN: Final = 256  # ... are among this many prices, and closed where the best two are as far apart
 _NO_KEY: Final = -(2**62)  # below every key
 
-# what set_level() answers
+# return codes of set_level()
 OK: Final = 0
 E_FULL: Final = -5
 
 # header words
 HEADER: Final = 64
-OWN: Final = 16  # those from here on are the book's
+OWN: Final = 16  # words from here on belong to the book
 _CAPACITY: Final = 0
 LAST_DELTA: Final = 1  # size change of the last level that was set, lots
 LAST_NEAR: Final = 2  # 1 if fewer than NEAR_LEVELS levels of its side were better
-# of each side two words, the bid's and the ask's
+# two words each: the bid's and the ask's
 _COUNT: Final = 4  # levels, near and far
 _BASE: Final = 6  # the lowest key of the window
 _BEST: Final = 8  # the best key within the window, where it has a level
@@ -73,7 +74,7 @@ def new_levels(capacity: int = CAPACITY) -> Int64s:
 
 @compiled
 def clear_levels(book: Int64s) -> None:
-    """Forget every level."""
+    """Remove every level."""
     for s in range(2):
         if book[_WITHIN + s] > 0:
             first = _window(book, s)
@@ -85,7 +86,7 @@ def clear_levels(book: Int64s) -> None:
 
 @compiled
 def _index(side: int) -> int:
-    """0 of BID, 1 of ASK: what a side's words in the header are counted by."""
+    """Offset of a side's words in the header: 0 for BID, 1 for ASK."""
     return 0 if side == BID else 1
 
 
@@ -264,7 +265,7 @@ def _set_near(book: Int64s, s: int, key: int, size: int) -> int:
 
 @compiled
 def _find_best(book: Int64s, s: int, word: int) -> None:
-    """After the best level of the window, at ``word``, went away."""
+    """Find the new best level of the window after the one at ``word`` was removed."""
     if book[_WITHIN + s] == 0:
         _open(book, s)
         return
@@ -282,7 +283,7 @@ def _find_best(book: Int64s, s: int, word: int) -> None:
 
 @compiled
 def set_level(book: Int64s, side: int, price: int, size: int) -> int:
-    """Set, insert or remove one level; leaves its change, and whether it is near the touch, in the header."""
+    """Set, insert or remove one level; records its change, and whether it is near the touch, in the header."""
     s = _index(side)
     key, count = side * price, book[_COUNT + s]
     near = key >= book[_LAST_KEY + s]
@@ -302,7 +303,7 @@ def set_level(book: Int64s, side: int, price: int, size: int) -> int:
 
 @compiled
 def _find_last_key(book: Int64s, side: int) -> None:
-    """After a level near the touch came or went."""
+    """Update the last key near the touch after a level there was added or removed."""
     word = best_level(book, side)
     for _ in range(NEAR_LEVELS - 1):
         if word > 0:
@@ -312,7 +313,7 @@ def _find_last_key(book: Int64s, side: int) -> None:
 
 @compiled
 def place_windows(book: Int64s) -> None:
-    """Open the windows that are closed, where levels are close to one another."""
+    """Open closed windows where the best levels are close together."""
     for s in range(2):
         if book[_BASE + s] == _CLOSED:
             _open(book, s)

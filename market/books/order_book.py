@@ -1,15 +1,16 @@
-"""A book of single orders: every order by its id, and the queue of every price in the order it will be served.
+"""An order-level book (L3): every order by its id, and the queue at every price in the order it will be filled.
 
-The price levels are a :mod:`market.books.price_book` array, so that best, depth, status and top are the same words read
-by the same functions. Beside it lie a pool (:mod:`market.books.pool`) of orders by id and one of queues, one a level.
+The price levels are a :mod:`market.books.price_book` array, so best, depth, status and top are the same words read by
+the same functions. Next to it are two pools (:mod:`market.books.pool`): orders by id, and queues, one per level.
 Nothing is allocated per event.
 
-A queue is served in price-time priority: from its head, new orders join at the tail. A :data:`~market.events.CHANGE`
-keeps its place where the price stays and the size does not grow; otherwise it goes to the tail.
+A queue is filled in price-time priority: from its head, while new orders join at the tail. A
+:data:`~market.events.CHANGE` keeps its place where the price stays and the size does not grow; otherwise it goes to the
+tail.
 
-Some feeds begin with orders already resting that they never name. A DEPTH event sets such *anonymous* lots of a level;
-they stand before every named order, since they were there first. An event about an unknown order is taken from them
-where it says side, price and size and the level has that many; elsewhere an unknown order is refused.
+Some feeds start with resting orders that they never identify. A DEPTH event sets these *anonymous* lots of a level;
+they rank ahead of every identified order, since they were there first. An event about an unknown order is applied to
+them if it carries side, price and size and the level has that many; otherwise an unknown order is rejected.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from market.events import (
 
 ORDERS: Final = 1 << 18  # room for resting orders
 
-# what applying an order event answers, beside the codes of market.books.price_book
+# return codes of applying an order event, besides those of market.books.price_book
 E_UNKNOWN: Final = -20
 E_DUPLICATE: Final = -21
 E_OTHER_SIDE: Final = -22
@@ -69,17 +70,17 @@ REASONS: Final = {
     E_ORDERS_FULL: "book_full",
 }
 _SENTENCES: Final = {
-    E_KIND: "kind {kind} is none that a book knows",
+    E_KIND: "kind {kind} is not one that a book knows",
     E_SIDE: "side {side} is neither BID nor ASK",
-    E_SIZE: "size {size} is not within 1 and 2**57 lots",
-    E_PRICE: "price {price} is not within 1 and 2**47 ticks",
-    E_FULL: "no room for one more level at price {price}",
+    E_SIZE: "size {size} is not between 1 and 2**57 lots",
+    E_PRICE: "price {price} is not between 1 and 2**47 ticks",
+    E_FULL: "no room for another level at price {price}",
     E_UNKNOWN: "order {order_id} is not in the book",
-    E_DUPLICATE: "order {order_id} is in the book already",
-    E_OTHER_SIDE: "order {order_id} rests on the other side than {side}",
+    E_DUPLICATE: "order {order_id} is already in the book",
+    E_OTHER_SIDE: "order {order_id} does not rest on side {side} but on the other",
     E_TOO_MUCH: "order {order_id} has fewer than {size} lots left",
     E_NO_ID: "an order event without an order id",
-    E_ORDERS_FULL: "no room for one more order",
+    E_ORDERS_FULL: "no room for another order",
 }
 
 # words of an order's row, after its id
@@ -93,14 +94,14 @@ _HEAD: Final = 1
 _TAIL: Final = 2
 _COUNT: Final = 3
 _ANONYMOUS: Final = 4
-_LOTS: Final = 5  # all of it, as the level says
+_LOTS: Final = 5  # total, equal to the size of the level
 
 
 class State(NamedTuple):
-    """What the compiled functions take: all int64.
+    """The arrays that the compiled functions take, all int64.
 
     ``levels`` is a :mod:`market.books.price_book` array; rows, table and head of the two pools are as
-    :mod:`market.books.pool` has them.
+    :mod:`market.books.pool` defines them.
     """
 
     levels: Int64s
@@ -119,7 +120,7 @@ def new_state(capacity: int = CAPACITY, orders: int = ORDERS) -> State:
 
 @compiled
 def clear(state: State) -> None:
-    """Forget every order."""
+    """Remove every order."""
     l2.clear(state.levels)
     free_all(state.orders_at, state.orders_head)
     free_all(state.queues_at, state.queues_head)
@@ -127,14 +128,14 @@ def clear(state: State) -> None:
 
 @compiled
 def _set_lots(state: State, side: int, price: int, change: int, seq: int) -> tuple[int, int]:
-    """Change what all of a level comes to: OK and its queue, or a code and NONE. A level of nothing loses its queue."""
+    """Change the total size of a level: OK and its queue, or a code and NONE. An empty level loses its queue."""
     queues = state.queues
     queue = find(queues, state.queues_at, side * price)
     lots = change + (queues[queue, _LOTS] if queue != NONE else 0)
     code = l2.apply(state.levels, DEPTH, side, price, lots, 0, seq)
     if code != OK:
         return code, NONE
-    if queue == NONE and lots > 0:  # there is room: the levels had some
+    if queue == NONE and lots > 0:  # there is room, because the levels had some
         queue = take(queues, state.queues_at, state.queues_head, side * price)
         queues[queue, _HEAD], queues[queue, _TAIL] = NONE, NONE
     if queue != NONE:
@@ -215,7 +216,7 @@ def _change(state: State, row: int, price: int, size: int, seq: int) -> int:
 
 @compiled
 def _lessen(state: State, row: int, size: int, seq: int) -> int:
-    """Take lots from an order; it is gone with its last."""
+    """Take lots from an order; taking its last lot removes it."""
     orders = state.orders
     side, price = _place_of(state, row)
     if size > orders[row, _SIZE]:
@@ -229,7 +230,7 @@ def _lessen(state: State, row: int, size: int, seq: int) -> int:
 
 @compiled
 def _set_anonymous(state: State, side: int, price: int, size: int, seq: int) -> int:
-    """DEPTH: lots of nobody in particular at a level, before all named orders."""
+    """DEPTH: set the anonymous lots of a level, ahead of all identified orders."""
     queue = find(state.queues, state.queues_at, side * price)
     before = state.queues[queue, _ANONYMOUS] if queue != NONE else 0
     code, queue = _set_lots(state, side, price, size - before, seq)
@@ -240,7 +241,7 @@ def _set_anonymous(state: State, side: int, price: int, size: int, seq: int) -> 
 
 @compiled
 def _take_anonymous(state: State, side: int, price: int, size: int, seq: int) -> int:
-    """An event about an order that was never named: its lots are among the anonymous ones, or it is refused."""
+    """An event about an order never identified: its lots are among the anonymous ones, or it is rejected."""
     queue = find(state.queues, state.queues_at, side * price)
     if size == 0 or queue == NONE or state.queues[queue, _ANONYMOUS] < size:
         return E_UNKNOWN
@@ -249,8 +250,8 @@ def _take_anonymous(state: State, side: int, price: int, size: int, seq: int) ->
 
 @compiled
 def _refusal(kind: int, side: int, price: int, size: int, order_id: int) -> int:
-    """What no order event, and no DEPTH, may be, whatever the book holds."""
-    whole = kind in (ADD, DEPTH)  # says everything about what it sets
+    """Checks on an order event or a DEPTH that do not depend on the book's contents."""
+    whole = kind in (ADD, DEPTH)  # carries everything that it sets
     if side not in (BID, ASK) and (side != 0 or whole):
         return E_SIDE
     if size < 0 or size > MAX_SIZE or (size == 0 and kind not in (REMOVE, DEPTH)):
@@ -262,7 +263,7 @@ def _refusal(kind: int, side: int, price: int, size: int, order_id: int) -> int:
 
 @compiled
 def _apply_to_orders(state: State, event: Any) -> int:
-    """DEPTH and all kinds of single orders, but for the end of the batch."""
+    """Apply DEPTH and all order-level kinds, except for the end of the batch."""
     kind, side, price, size = event["kind"], int(event["side"]), event["price"], event["size"]
     order_id, seq = event["order_id"], event["seq"]
     code = _refusal(kind, side, price, size, order_id)
@@ -283,9 +284,9 @@ def _apply_to_orders(state: State, event: Any) -> int:
 
 @compiled
 def apply(state: State, event: Any) -> int:
-    """Apply one event. Answers OK or the code of what is wrong; a refused event leaves the book as it was.
+    """Apply one event. Returns OK or an error code; a rejected event leaves the book unchanged.
 
-    A TRADE or TICKER is judged and kept by the levels as in :func:`market.books.price_book.apply`.
+    The levels validate and store a TRADE or TICKER as in :func:`market.books.price_book.apply`.
     """
     kind, flags = event["kind"], event["flags"]
     if kind in (TRADE, TICKER):
@@ -308,7 +309,7 @@ def apply(state: State, event: Any) -> int:
 
 @compiled
 def _apply_all(state: State, events: Any) -> tuple[int, int]:
-    """Apply events in order; answers (index, code) of the first that is refused, or (n, OK)."""
+    """Apply events in order; returns (index, code) of the first rejected one, or (n, OK)."""
     for i in range(len(events)):
         code = apply(state, events[i])
         if code != OK:
@@ -318,7 +319,7 @@ def _apply_all(state: State, events: Any) -> tuple[int, int]:
 
 @compiled
 def _say_level(state: State, event: Any, place: tuple[int, int], out: Any) -> None:
-    """What the level at ``place`` (side, price) comes to now, as a DEPTH event like ``event``."""
+    """The current size of the level at ``place`` (side, price), as a DEPTH event like ``event``."""
     side, price = place
     queue = find(state.queues, state.queues_at, side * price)
     out["exch_ns"], out["recv_ns"], out["seq"] = event["exch_ns"], event["recv_ns"], event["seq"]
@@ -330,9 +331,9 @@ def _say_level(state: State, event: Any, place: tuple[int, int], out: Any) -> No
 
 @compiled
 def _sift(state: State, events: Any, out: Any, codes: NDArray[np.int8]) -> int:
-    """Apply what can be; writes what it does to the levels to ``out`` (3 n,) and answers how many that are."""
-    n, begun = 0, 0  # events written, and where the batch in work began among them
-    traded = NONE  # the event before, if it was an EXECUTE that was applied
+    """Apply the valid events; writes their effect on the levels to ``out`` (3 n,) and returns how many events."""
+    n, begun = 0, 0  # events written, and where the current batch began among them
+    traded = NONE  # the previous event, if it was an EXECUTE that was applied
     for i in range(len(events)):
         event = events[i]
         kind = event["kind"]
@@ -381,7 +382,7 @@ def _queue_rows(state: State, queue: int, out: Int64s) -> int:
 
 @compiled
 def ahead(state: State, order_id: int) -> tuple[int, int]:
-    """How many orders and lots are served before this one at its price, or NONE twice; anonymous lots are one order."""
+    """How many orders and lots are ahead of this one at its price, or NONE twice; anonymous lots count as one order."""
     row = find(state.orders, state.orders_at, order_id)
     if row == NONE:
         return NONE, NONE
@@ -396,7 +397,7 @@ def ahead(state: State, order_id: int) -> tuple[int, int]:
 
 
 def refusal(code: int, event: np.void) -> BookError:
-    """The error that says in a sentence why ``event`` was refused with ``code``."""
+    """The error that explains why ``event`` was rejected with ``code``."""
     fields = {name: int(event[name]) for name in ("kind", "side", "price", "size", "order_id")}
     return BookError(
         f"frame {event['frame']} seq {event['seq']}: {_SENTENCES[code].format(**fields)}; the event was not applied"
@@ -413,9 +414,9 @@ class Order:
 
 
 class OrderBook(Book):
-    """A book of orders for Python callers; as a :class:`~market.books.price_book.Book` it shows the price levels.
+    """An order-level book for Python callers; it exposes the price levels as a :class:`~market.books.price_book.Book`.
 
-    ``array`` is the book of levels, ``state`` all of it.
+    ``array`` is the book of levels, ``state`` the whole state.
     """
 
     def __init__(self, capacity: int = CAPACITY, orders: int = ORDERS) -> None:
@@ -426,7 +427,7 @@ class OrderBook(Book):
         """Apply one record of dtype EVENT.
 
         Raises:
-            BookError: the event cannot be; the book is as it was before.
+            BookError: the event is invalid; the book is unchanged.
         """
         self.apply_batch(np.array([event], dtype=EVENT))
 
@@ -434,17 +435,17 @@ class OrderBook(Book):
         """Apply events (n,) in order.
 
         Raises:
-            BookError: an event cannot be; those before it were applied, it and those after it were not.
+            BookError: an event is invalid; the events before it were applied, it and those after it were not.
         """
         i, code = _apply_all(self.state, events)
         if code != OK:
             raise refusal(code, events[i])
 
     def sift(self, events: Events) -> tuple[Events, NDArray[np.int8]]:
-        """Apply those of the events (n,) that can be, and go on after the others.
+        """Apply the valid ones among the events (n,) and skip the others.
 
-        Answers what they did to the price levels, as events for a :class:`~market.books.price_book.Book` (DEPTH, TRADE,
-        CLEAR, TICKER; the batches are the same ones), and for each event OK or the code of its refusal (n,), a key of
+        Returns their effect on the price levels, as events for a :class:`~market.books.price_book.Book` (DEPTH, TRADE,
+        CLEAR, TICKER; batch boundaries are kept), and for each event OK or the code of its rejection (n,), a key of
         :data:`REASONS`.
         """
         out = np.zeros(3 * len(events), dtype=EVENT)
@@ -455,7 +456,7 @@ class OrderBook(Book):
         clear(self.state)
 
     def __len__(self) -> int:
-        """How many named orders rest."""
+        """Number of identified resting orders."""
         return int(self.state.orders_head[IN_USE])
 
     def order(self, order_id: int) -> Order | None:
@@ -467,10 +468,10 @@ class OrderBook(Book):
         return Order(side=int(side), price=int(price), size=int(self.state.orders[row, _SIZE]))
 
     def ahead(self, order_id: int) -> tuple[int, int]:
-        """How many orders and lots are served before this one at its price; anonymous lots count as one order.
+        """How many orders and lots are ahead of this one at its price; anonymous lots count as one order.
 
         Raises:
-            BookError: no such order rests.
+            BookError: there is no such resting order.
         """
         orders, lots = ahead(self.state, order_id)
         if orders == NONE:
@@ -478,7 +479,7 @@ class OrderBook(Book):
         return int(orders), int(lots)
 
     def queue(self, side: int, price: int) -> Int64s:
-        """The queue of a level, first served first: (n, 2) order id and lots; anonymous lots come first, with id 0."""
+        """The queue of a level in execution order: (n, 2) order id and lots; anonymous lots come first, with id 0."""
         row = find(self.state.queues, self.state.queues_at, side * price)
         if row == NONE:
             return np.zeros((0, 2), dtype=np.int64)

@@ -1,7 +1,7 @@
-"""Rows of eight integers found by a key, compiled: a fixed pool, nothing is allocated after its start.
+"""Rows of eight integers looked up by key, compiled: a fixed pool that allocates nothing after it is created.
 
 A pool is three arrays: the rows (n, 8), whose first word is the key, a table (2**k,) from key to row, and a head (4,)
-that knows which rows are free. The table is open-addressed with linear probing, at most half full (Knuth, TAOCP 3, 6.4,
+that tracks the free rows. The table is open-addressed with linear probing, at most half full (Knuth, TAOCP 3, 6.4,
 algorithms L and R: a deletion moves the rest up, so there are no tombstones).
 """
 
@@ -20,12 +20,12 @@ NONE: Final = -1  # no row
 KEY: Final = 0  # first word of a row
 
 # words of a head
-_FREE: Final = 0  # first of the rows that were given back
-_USED: Final = 1  # rows ever taken: those beyond are fresh
+_FREE: Final = 0  # first of the released rows
+_USED: Final = 1  # rows ever taken: those beyond were never used
 IN_USE: Final = 2
 
 _WORDS: Final = 8  # a cache line
-_NEXT: Final = 7  # of a free row: the next free one
+_NEXT: Final = 7  # in a free row: the next free one
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, Knuth's multiplicative hashing
 
 
@@ -37,7 +37,7 @@ def new_pool(rows: int) -> tuple[Int64s, Int64s, Int64s]:
 
 @compiled
 def free_all(table: Int64s, head: Int64s) -> None:
-    """Forget every row."""
+    """Free every row."""
     table[:] = NONE
     head[_FREE], head[_USED], head[IN_USE] = NONE, 0, 0
 
@@ -91,7 +91,7 @@ def give_back(rows: Int64s, table: Int64s, head: Int64s, row: int) -> None:
     after = (at + 1) & mask
     while table[after] != NONE:
         wanted = _slot(table, rows[table[after], KEY])
-        if (after - wanted) & mask >= (after - at) & mask:  # it may stand in the gap
+        if (after - wanted) & mask >= (after - at) & mask:  # it may fill the gap
             table[at] = table[after]
             at = after
         after = (after + 1) & mask

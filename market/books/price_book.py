@@ -1,13 +1,13 @@
 """A price-level book in one flat integer array, compiled.
 
-Where levels lie is :mod:`market.books.levels`; one array means that the hot path passes one address.
+:mod:`market.books.levels` defines the layout of the levels. With a single array the hot path passes one address.
 
 The book keeps two views of the best bid and ask. *Levels* come from the depth stream. The *ticker* (TICKER events) is
-often newer and is kept beside, never written into the levels. The *top* is whichever of the two carries the larger
-update id when a batch ends. Deeper levels and depth near the touch always come from the levels.
+often newer; it is stored separately and never written into the levels. The *top* is whichever of the two carries the
+larger update id when a batch ends. Deeper levels and depth near the touch always come from the levels.
 
-A book that is empty on a side, locked (bid = ask) or crossed (bid > ask), in its levels or in its ticker, is marked so,
-never repaired. Continuity of update ids is the venue's rule and is checked by the feed, not here.
+A book that is empty on a side, locked (bid = ask) or crossed (bid > ask), in its levels or in its ticker, is flagged,
+never repaired. Continuity of update ids is the venue's rule; the feed checks it, not the book.
 """
 
 from __future__ import annotations
@@ -63,22 +63,22 @@ EMPTY: Final = 1
 LOCKED: Final = 2
 CROSSED: Final = 4
 
-# what apply() answers, beside OK and E_FULL
+# return codes of apply(), besides OK and E_FULL
 E_KIND: Final = -1
 E_SIDE: Final = -2
 E_SIZE: Final = -3
 E_PRICE: Final = -4
 
-# So large that 1.4 thousand million coins in lots of 1e-8 fit; the sizes of up to 32 levels add up to less than 2**63.
+# Large enough for 1.4 billion coins in lots of 1e-8; the sizes of up to 32 levels add up to less than 2**63.
 MAX_SIZE: Final = 2**57
-MAX_PRICE: Final = 2**47  # somebody asks 888,888,004 euros for a coin of 1e-5 steps
+MAX_PRICE: Final = 2**47  # real data hold an ask of 888,888,004 euros for a coin with a step of 1e-5
 
 _SENTENCES: Final = {
-    E_KIND: "kind {kind} is none of DEPTH, TRADE, TICKER, CLEAR",
+    E_KIND: "kind {kind} is not one of DEPTH, TRADE, TICKER, CLEAR",
     E_SIDE: "side {side} is neither BID nor ASK",
-    E_SIZE: "size {size} is not within 0 and 2**57 lots",
-    E_PRICE: "price {price} is not within 1 and 2**47 ticks",
-    E_FULL: "no room for one more level at price {price}",
+    E_SIZE: "size {size} is not between 0 and 2**57 lots",
+    E_PRICE: "price {price} is not between 1 and 2**47 ticks",
+    E_FULL: "no room for another level at price {price}",
 }
 
 
@@ -91,7 +91,7 @@ def new_book(capacity: int = CAPACITY) -> Int64s:
 
 @compiled
 def clear(book: Int64s) -> None:
-    """Forget every level and the ticker."""
+    """Remove every level and the ticker."""
     clear_levels(book)
     book[OWN:HEADER] = 0
     book[STATUS] = EMPTY
@@ -122,7 +122,7 @@ def _mark(bid_price: int, ask_price: int) -> int:
 
 @compiled
 def end_batch(book: Int64s) -> None:
-    """Refresh top and status: the exchange showed this state."""
+    """Refresh top and status: this is a state that the exchange published."""
     bid_price, bid_size, ask_price, ask_size = best(book)
     book[TOP], book[TOP + 1], book[TOP + 2], book[TOP + 3] = bid_price, bid_size, ask_price, ask_size
     if count_levels(book, BID) == 0 or count_levels(book, ASK) == 0:
@@ -142,7 +142,7 @@ def end_batch(book: Int64s) -> None:
 
 @compiled
 def _refusal(kind: int, side: int, price: int, size: int) -> int:
-    """Why an event cannot be: OK or an error code."""
+    """Validate an event: OK or the code of why it is invalid."""
     if kind not in (DEPTH, TRADE, TICKER):
         return E_KIND
     if side not in (BID, ASK) and not (kind == TRADE and side == 0):
@@ -156,10 +156,10 @@ def _refusal(kind: int, side: int, price: int, size: int) -> int:
 
 @compiled
 def apply(book: Int64s, kind: int, side: int, price: int, size: int, flags: int, seq: int) -> int:  # noqa: PLR0913, PLR0917
-    """Apply one event. Answers OK or the code of what is wrong; a refused event leaves the book as it was."""
+    """Apply one event. Returns OK or an error code; a rejected event leaves the book unchanged."""
     if kind == CLEAR:
         clear(book)
-        if flags & F_CHECKPOINT:  # of a book that was empty nothing else tells how far it is
+        if flags & F_CHECKPOINT:  # for an empty book this is the only record of the last update id
             book[DEPTH_SEQ] = seq
     else:
         code = _refusal(kind, side, price, size)
@@ -180,7 +180,7 @@ def apply(book: Int64s, kind: int, side: int, price: int, size: int, flags: int,
 
 @compiled
 def levels(book: Int64s, side: int, n: int, out: Int64s) -> int:
-    """Write the best ``n`` levels of a side, best first, into ``out`` (n, 2) as price and size; answers how many."""
+    """Write the best ``n`` levels of a side, best first, into ``out`` (n, 2) as price and size; returns how many."""
     n = min(n, count_levels(book, side))
     word = best_level(book, side)
     for i in range(n):
@@ -204,7 +204,7 @@ def depth_near(book: Int64s, side: int, n: int) -> int:
 
 @compiled
 def _apply_all(book: Int64s, events: Any) -> tuple[int, int]:
-    """Apply events in order; answers (index, code) of the first that is refused, or (n, OK)."""
+    """Apply events in order; returns (index, code) of the first rejected one, or (n, OK)."""
     for i in range(len(events)):
         e = events[i]
         code = apply(book, e.kind, e.side, e.price, e.size, e.flags, e.seq)
@@ -214,7 +214,7 @@ def _apply_all(book: Int64s, events: Any) -> tuple[int, int]:
 
 
 def refusal(code: int, event: np.void) -> BookError:
-    """The error that says in a sentence why ``event`` was refused with ``code``."""
+    """The error that explains why ``event`` was rejected with ``code``."""
     fields = {name: int(event[name]) for name in ("kind", "side", "price", "size")}
     what = _SENTENCES[code].format(**fields)
     return BookError(
@@ -225,7 +225,7 @@ def refusal(code: int, event: np.void) -> BookError:
 class Book:
     """A book for Python callers: the same array and the same compiled functions as the hot path.
 
-    ``array`` is the flat state; see the module for what it holds.
+    ``array`` is the flat state; the module describes its layout.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -235,7 +235,7 @@ class Book:
         """Apply one record of dtype EVENT.
 
         Raises:
-            BookError: the event cannot be; the book is as it was before.
+            BookError: the event is invalid; the book is unchanged.
         """
         fields = (int(event[name]) for name in ("kind", "side", "price", "size", "flags", "seq"))
         code = apply(self.array, *fields)
@@ -246,7 +246,7 @@ class Book:
         """Apply events (n,) in order.
 
         Raises:
-            BookError: an event cannot be; those before it were applied, it and those after it were not.
+            BookError: an event is invalid; the events before it were applied, it and those after it were not.
         """
         i, code = _apply_all(self.array, events)
         if code != OK:
@@ -303,8 +303,8 @@ class Book:
     ) -> Events:
         """The levels as a CLEAR and DEPTH events that rebuild them, best first, the last with F_LAST.
 
-        ``template`` gives times, frame and instrument; ``seq`` is the last applied update id. The ticker is not part
-        of it: the next one is milliseconds away.
+        ``template`` provides times, frame and instrument; ``seq`` is the last applied update id. The ticker is left
+        out: the next one is milliseconds away.
         """
         sides = [(BID, self.bids(limit)), (ASK, self.asks(limit))]
         out = np.empty(1 + sum(len(rows) for _, rows in sides), dtype=EVENT)

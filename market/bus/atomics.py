@@ -1,7 +1,7 @@
-"""Loads, stores and copies at plain addresses, as compiled code of a shared-memory ring needs them.
+"""Loads, stores and copies at raw addresses, for the compiled code of a shared-memory ring.
 
-The compiler may reorder plain loads and stores; these it may not, across threads or processes. Addresses are integers
-and must be valid and, for words, aligned to 8 bytes; nothing checks them.
+The compiler may reorder plain loads and stores, but not these, across threads or processes. Addresses are integers and
+must be valid and, for words, aligned to 8 bytes; nothing checks them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _pointer(builder: Any, address: Any, kind: Any = _WORD) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def load_acquire(typingctx: Any, address: Any) -> Any:  # noqa: ARG001
-    """The int64 at ``address``; nothing after it is read before it."""
+    """The int64 at ``address``; no later read moves before it."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.load_atomic(_pointer(builder, args[0]), "acquire", 8)
@@ -31,7 +31,7 @@ def load_acquire(typingctx: Any, address: Any) -> Any:  # noqa: ARG001
 
 @intrinsic  # type: ignore[untyped-decorator]
 def store_release(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
-    """Write int64 ``value`` at ``address``; nothing before it is written after it."""
+    """Write int64 ``value`` at ``address``; no earlier write moves after it."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         builder.store_atomic(args[1], _pointer(builder, args[0]), "release", 8)
@@ -42,7 +42,7 @@ def store_release(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG
 
 @intrinsic  # type: ignore[untyped-decorator]
 def fence(typingctx: Any) -> Any:  # noqa: ARG001
-    """Nothing is moved across this point, neither by the compiler nor by the processor (acquire and release)."""
+    """Neither the compiler nor the processor moves anything across this point (acquire and release)."""
 
     def codegen(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
         builder.fence("acq_rel")
@@ -65,7 +65,7 @@ def copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:  # 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def let_others_run(typingctx: Any) -> Any:  # noqa: ARG001
-    """sched_yield(2): for a reader that has found nothing for a while."""
+    """sched_yield(2): for a reader that has seen no record for a while."""
 
     def codegen(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
         kind = ir.FunctionType(ir.IntType(32), [])
@@ -78,7 +78,7 @@ def let_others_run(typingctx: Any) -> Any:  # noqa: ARG001
 
 @intrinsic  # type: ignore[untyped-decorator]
 def monotonic_ns(typingctx: Any) -> Any:  # noqa: ARG001
-    """clock_gettime(CLOCK_MONOTONIC) in nanoseconds; found by name, so that compiled callers can be cached."""
+    """clock_gettime(CLOCK_MONOTONIC) in nanoseconds; resolved by name, so that compiled callers can be cached."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
         pair = cgutils.alloca_once(builder, ir.ArrayType(_WORD, 2))

@@ -1,4 +1,4 @@
-"""Which Kafka cluster, and how one proves oneself to it: all that a node on loopback and production differ in."""
+"""Which Kafka cluster to use and how to authenticate: all that differs between a loopback node and production."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """``servers``: host:port, with commas between them. Secrets are in no representation of it.
+    """``servers``: host:port, comma-separated. Its repr shows no secrets.
 
-    Without ``security`` a cluster on loopback is spoken to in the clear; any other must be told.
+    Without ``security`` a cluster on loopback is used unencrypted; for any other cluster ``security`` is required.
     """
 
     servers: str
@@ -34,7 +34,7 @@ class Cluster:
     sasl_password: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        """Raises SettingsError: what cannot work, or would show a secret, is refused before anything is sent."""
+        """Raises SettingsError before anything is sent if the settings cannot work or would expose a secret."""
         hosts = [_host(server) for server in self.servers.split(",")]
         local = all(map(_is_loopback, hosts))
         if not self.security and not local:
@@ -72,7 +72,7 @@ class Cluster:
         if not self._protocol.startswith("SASL"):
             if given:
                 raise SettingsError(
-                    f"a Kafka user is given but the security is {self._protocol}; use SASL_SSL, or leave the user away"
+                    f"a Kafka user is given but the security is {self._protocol}; use SASL_SSL, or leave the user out"
                 )
             return
         if self.sasl_mechanism not in MECHANISMS:
@@ -85,7 +85,7 @@ class Cluster:
             raise SettingsError("SASL_PLAINTEXT with PLAIN sends the password in the clear; use SASL_SSL, or SCRAM")
 
     def client(self) -> dict[str, str | int | float | bool]:
-        """Settings of any librdkafka client of this cluster, secrets among them: for the library only."""
+        """Settings for any librdkafka client of this cluster, including secrets: pass them only to the library."""
         found: dict[str, str | int | float | bool] = {
             "bootstrap.servers": self.servers,
             "security.protocol": self._protocol,
@@ -96,7 +96,7 @@ class Cluster:
             "sasl.mechanism": self.sasl_mechanism,
             "sasl.username": self.sasl_user,
             "sasl.password": self.sasl_password,
-            "log_level": 2,  # what goes wrong is raised, not printed
+            "log_level": 2,  # errors are raised, not printed
             "reconnect.backoff.max.ms": 1_000,
         }
         return {name: value for name, value in found.items() if value != ""}
@@ -116,7 +116,7 @@ def topic_named(name: str) -> str:
 def _host(server: str) -> str:
     host, _, port = server.strip().rpartition(":")
     if not host or not port.isdigit():
-        raise SettingsError(f"expected Kafka servers host:port with commas between them, saw {server.strip()!r}")
+        raise SettingsError(f"expected comma-separated Kafka servers host:port, saw {server.strip()!r}")
     return host.strip("[]")
 
 

@@ -1,11 +1,11 @@
-"""Frames over Kafka: they stay readable as long as the topic keeps them, by many processes on many machines.
+"""The bus over Kafka: many processes on many machines can read frames for as long as the topic retains them.
 
-What is sent is keyed by instrument, so that an instrument's messages lie in one partition, in order. The producer is
-idempotent: what it sends again after a lost answer, or to a broker that came back, is stored once. Every message says
-in a header which schema its bytes have.
+Messages are keyed by instrument, so an instrument's messages are in one partition, in order. The producer is
+idempotent: what it resends after a lost acknowledgement, or to a broker that came back, is stored once. Every message
+names the schema of its bytes in a header.
 
-A reader that keeps what it reads in the lake commits its position there, in the same commit as the rows, and begins at
-that position: exactly once without Kafka's transactions. The group's own offsets are never read.
+A reader that writes to the lake commits its position there, in the same commit as the rows, and starts from that
+position: exactly-once delivery without Kafka transactions. The group's own offsets are never read.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _REFUSED: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Topic:
-    """A topic as it is. ``identity`` are 8 hex digits that no other topic has, not even a later one of this name."""
+    """An existing topic. ``identity``: 8 hex digits that no other topic has, not even a later one with this name."""
 
     cluster: Cluster
     name: str
@@ -61,16 +61,16 @@ class Topic:
     partitions: int
 
     def partition_of(self, key: bytes) -> int:
-        """Where messages of this key lie: librdkafka's partitioner ``consistent``, CRC-32 of the key."""
+        """The partition of messages with this key: librdkafka's partitioner ``consistent``, CRC-32 of the key."""
         return zlib.crc32(key) % self.partitions
 
 
 def find_topic(cluster: Cluster, name: str) -> Topic:
-    """Ask the cluster about a topic.
+    """Look up a topic in the cluster.
 
     Raises:
-        InputError: there is none of this name.
-        ServiceError: the cluster is away or refuses us.
+        InputError: there is no topic with this name.
+        ServiceError: the cluster is unreachable or refuses us.
     """
     wanted = TopicCollection([topic_named(name)])
     try:
@@ -82,7 +82,7 @@ def find_topic(cluster: Cluster, name: str) -> Topic:
 
 
 def make_topic(cluster: Cluster, name: str, *, partitions: int = 1, copies: int = -1) -> Topic:
-    """As :func:`find_topic`, but a topic that is missing is made; ``copies`` -1 is the cluster's default."""
+    """As :func:`find_topic`, but creates a missing topic; ``copies`` -1 is the cluster's default."""
     settings = {"max.message.bytes": str(MAX_MESSAGE)}
     wanted = NewTopic(topic_named(name), partitions, copies, config=settings)
     try:
@@ -91,7 +91,7 @@ def make_topic(cluster: Cluster, name: str, *, partitions: int = 1, copies: int 
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             fail(error.args[0], cluster, name)
     deadline = time.monotonic() + _ASK_S
-    while True:  # the answer comes before every broker knows of the topic
+    while True:  # the call returns before every broker knows the topic
         try:
             return find_topic(cluster, name)
         except InputError:
@@ -101,7 +101,7 @@ def make_topic(cluster: Cluster, name: str, *, partitions: int = 1, copies: int 
 
 
 def _answer(cluster: Cluster, ask: Callable[[AdminClient], Future[Any]]) -> Any:
-    """The answer to one question. A refusal is told at once: the question itself would only ever time out."""
+    """The result of one request. A refusal is raised at once: the request itself would only ever time out."""
     refused: list[KafkaError] = []
     settings: dict[str, Any] = {**cluster.client(), "error_cb": refused.append}
     admin = AdminClient(settings)
@@ -114,38 +114,38 @@ def _answer(cluster: Cluster, ask: Callable[[AdminClient], Future[Any]]) -> Any:
 
 
 def is_refusal(error: KafkaError) -> bool:
-    """We are not wanted. A connection that is lost while we present ourselves has the same code, and mends itself."""
+    """Whether the cluster refuses us. A connection lost while authenticating has this code too, but recovers."""
     return error.code() in _REFUSED and "Broker transport failure" not in error.str()
 
 
 def fail(error: KafkaError, cluster: Cluster, topic: str) -> NoReturn:
-    """Raise what an error of the library means."""
+    """Raise our error for an error of the library."""
     raise explained(error, cluster, topic) from None
 
 
 def explained(error: KafkaError, cluster: Cluster, topic: str) -> KeelError:
-    """An error of the library as a sentence."""
-    code, said = error.code(), error.str()
+    """Our error, with a sentence, for an error of the library."""
+    code, text = error.code(), error.str()
     if code in _AWAY:
         return ServiceError(
-            f"no Kafka broker answers at {cluster.servers} ({said}); is it up, and is the address right?"
+            f"no Kafka broker answers at {cluster.servers} ({text}); check that it is up and that the address is right"
         )
     if code in _NO_TOPIC:
-        return InputError(f"there is no topic {topic!r} at {cluster.servers}; create it, or give the name of one")
+        return InputError(f"there is no topic {topic!r} at {cluster.servers}; create it, or name an existing one")
     if code in _TOO_LARGE:
         return InputError(
-            f"a message for topic {topic!r} is larger than allowed ({said}); "
+            f"a message for topic {topic!r} is larger than allowed ({text}); "
             f"raise the topic's max.message.bytes (ours go up to {MAX_MESSAGE:,} bytes)"
         )
     if code in _REFUSED:
-        return ServiceError(f"Kafka at {cluster.servers} refused us ({said}); look at the KEEL_KAFKA_ settings")
-    return ServiceError(f"topic {topic!r} at {cluster.servers}: {said}")
+        return ServiceError(f"Kafka at {cluster.servers} refused us ({text}); check the KEEL_KAFKA_ settings")
+    return ServiceError(f"topic {topic!r} at {cluster.servers}: {text}")
 
 
 class Outbox:
-    """What is sent to one topic. Sending waits only where a whole queue waits for the broker.
+    """The send queue of one topic. Sending blocks only while the queue is full.
 
-    ``failed``: something was given up; nothing that was sent after it is in the topic.
+    ``failed``: a message was abandoned; nothing sent after it is in the topic.
     """
 
     def __init__(self, topic: Topic, *, compression: str = "lz4") -> None:
@@ -156,7 +156,7 @@ class Outbox:
             {
                 **topic.cluster.client(),
                 "enable.idempotence": True,
-                "enable.gapless.guarantee": True,  # a message that is given up stops all after it
+                "enable.gapless.guarantee": True,  # an abandoned message stops all later ones
                 "compression.type": compression,
                 "partitioner": "consistent",
                 "linger.ms": 5,
@@ -172,7 +172,7 @@ class Outbox:
 
         Raises:
             InputError: it is larger than allowed.
-            ServiceError: the broker has been away for a minute; the queue is full, or a message was given up.
+            ServiceError: the broker has been unreachable for a minute; the queue is full, or a message was abandoned.
         """
         deadline: float | None = None
         while True:
@@ -194,8 +194,8 @@ class Outbox:
         """Wait until the broker has everything.
 
         Raises:
-            InputError: the broker found a message larger than it allows.
-            ServiceError: the broker does not take it within a minute.
+            InputError: a message is larger than the broker allows.
+            ServiceError: the broker does not accept it within a minute.
         """
         left = self._serve(lambda: self._producer.flush(_DELIVER_S + 5))
         self._check()
@@ -203,15 +203,15 @@ class Outbox:
             raise self._left(left)
 
     def drop(self) -> None:
-        """Forget what is still queued."""
+        """Discard what is still queued."""
         self._producer.purge()
         self._serve(lambda: self._producer.flush(1))
 
     def _serve(self, work: Callable[[], int]) -> int:
-        """Run the library's callbacks by ``work``; its answer.
+        """Run the library's callbacks through ``work`` and return its result.
 
-        When a message is given up the library (2.16) raises in the midst of them, in changing forms, one of which is
-        no exception. Run once more, they tell what became of the message.
+        When the library (2.16) gives up a message it raises from within the callbacks, in varying forms, one of which
+        is not an Exception. Running them once more delivers the message's outcome.
         """
         try:
             return work()
@@ -227,7 +227,7 @@ class Outbox:
         return work()
 
     def _on_failure(self, error: KafkaError | None, _message: Message | None) -> None:
-        """Keep the first; but a message that was given up tells more than that none may be sent after it."""
+        """Keep the first error, except that an abandoned message says more than "no more may be sent after it"."""
         if self._problem is None or self._problem.code() == KafkaError._GAPLESS_GUARANTEE:
             self._problem = error
 
@@ -243,7 +243,7 @@ class Outbox:
 
 
 def reader_settings(cluster: Cluster, group: str) -> dict[str, Any]:
-    """Settings of a consumer whose place is kept elsewhere than in its group."""
+    """Settings of a consumer whose position is stored outside its group."""
     return {
         **cluster.client(),
         "group.id": group,
@@ -259,13 +259,13 @@ def reader_settings(cluster: Cluster, group: str) -> dict[str, Any]:
 def place_of(message: Message) -> tuple[int, int]:
     """Partition and offset of a message that was received."""
     partition, offset = message.partition(), message.offset()
-    assert partition is not None  # noqa: S101 only of messages that were never sent
+    assert partition is not None  # noqa: S101 None only for messages that were never sent
     assert offset is not None  # noqa: S101
     return partition, offset
 
 
 def headers_of(message: Message) -> dict[str, bytes]:
-    """Headers by name; of several with one name the last."""
+    """Headers by name; the last one where a name repeats."""
     found = message.headers() or []
     pairs = found.items() if isinstance(found, dict) else found
     return {name: _bytes(value or b"") for name, value in pairs}

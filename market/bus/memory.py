@@ -24,7 +24,7 @@ class MemoryBus:
         self._stopped = True
 
     def subscribe(self) -> MemorySubscriber:
-        """A reader that begins with what is published from now on."""
+        """A reader that starts with the next record published."""
         return MemorySubscriber(self, sum(map(len, self._chunks)))
 
     def since(self, position: int) -> Records:

@@ -1,7 +1,7 @@
-"""What every way of carrying records has in common.
+"""The interface shared by every transport of records.
 
-Records are numpy structured arrays of one dtype: events one way, decisions the other. A publisher never waits for a
-subscriber; a subscriber that falls too far behind loses records, and is told how many.
+Records are numpy structured arrays of one dtype: events in one direction, decisions in the other. A publisher never
+waits for a subscriber; a subscriber that falls too far behind loses records, and can see how many.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ class Publisher(Protocol):
         """Send ``records`` (n,) in order."""
 
     def stop(self) -> None:
-        """Tell subscribers that nothing more will come."""
+        """Tell subscribers that no more records will come."""
 
 
 class Subscriber(Protocol):
-    """One of the readers, each with a place of its own."""
+    """One of the readers; each has its own position."""
 
     def poll(self, limit: int) -> Records:
-        """What has come since the last poll, at most ``limit`` records; empty when nothing has. Never waits."""
+        """Records that came since the last poll, at most ``limit``; empty when there are none. Never waits."""
 
     @property
     def lost(self) -> int:
-        """How many records were overwritten before this subscriber took them."""
+        """How many records were overwritten before this subscriber read them."""
 
     @property
     def stopped(self) -> bool:
-        """The publisher has stopped and everything was polled."""
+        """Whether the publisher has stopped and everything was polled."""
 
 
 def layout_of(dtype: np.dtype[np.void]) -> int:
-    """32 bits that differ where names, types or places of the fields do: writer and reader must agree on them."""
+    """32 bits that differ if names, types or offsets of the fields do: writer and reader must agree on them."""
     return zlib.crc32(repr(np.lib.format.dtype_to_descr(dtype)).encode())

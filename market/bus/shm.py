@@ -1,10 +1,10 @@
 """A ring of records in shared memory: one writer, any number of readers, no locks, callable from compiled code.
 
-Record ``k`` (from 1) lies in slot ``(k - 1) % slots`` behind a *sequence word*. The writer sets the word to ``2k - 1``,
-``2k - 1``, copies the record, then sets it to ``2k``; a reader of record ``k`` takes the bytes only if the word was
-``2k`` before and after copying. A larger word means that the writer has come round: the reader counts what it lost and
-goes on half a ring behind the writer. (A sequence lock per slot; see Boehm, "Can Seqlocks Get Along with Programming
-Language Memory Models?", 2012, for why the fences are where they are.)
+Record ``k`` (from 1) is in slot ``(k - 1) % slots`` behind a *sequence word*. The writer sets the word to ``2k - 1``,
+``2k - 1``, copies the record, then sets it to ``2k``; a reader of record ``k`` accepts the bytes only if the word was
+``2k`` before and after copying. A larger word means that the writer has wrapped around: the reader counts what it lost
+and resumes half a ring behind the writer. (A sequence lock per slot; see Boehm, "Can Seqlocks Get Along with
+Programming Language Memory Models?", 2012, for why the fences are where they are.)
 
 The ring is a file in memory (``/dev/shm``), not :mod:`multiprocessing.shared_memory`, whose tracker in Python 3.11
 removes a segment as soon as any process that attached to it ends.
@@ -27,7 +27,7 @@ from market.bus.protocol import Records, layout_of
 from market.compiled import compiled
 from market.errors import InputError, ServiceError
 
-# header words; those that change have a cache line of their own
+# header words; those that change have their own cache line
 _MAGIC: Final = 0
 _SLOTS: Final = 1
 _STRIDE: Final = 2
@@ -39,15 +39,15 @@ _STOP: Final = 16
 _HEADER: Final = 24
 _READY: Final = 0x6B65656C72696E67  # "keelring", written last
 
-# what a reader keeps: three int64 words
-NEXT: Final = 0  # the record it takes next, from 1
+# a reader's cursor: three int64 words
+NEXT: Final = 0  # the record it reads next, from 1
 LOST: Final = 1
 CURSOR: Final = 2
 
 
 @compiled
 def push(ring: int, record: int) -> int:
-    """Append the record at address ``record`` to the ring mapped at address ``ring``; answers its number."""
+    """Append the record at address ``record`` to the ring mapped at address ``ring``; returns its number."""
     k: int = load_acquire(ring + 8 * _HEAD) + 1
     size = load_acquire(ring + 8 * _SIZE)
     slot = ring + 8 * _HEADER + ((k - 1) & (load_acquire(ring + 8 * _SLOTS) - 1)) * load_acquire(ring + 8 * _STRIDE)
@@ -77,7 +77,7 @@ def pop(ring: int, cursor: NDArray[np.int64], record: int) -> bool:
             if load_acquire(slot) == word:
                 cursor[NEXT] = k + 1
                 return True
-        # the writer has come round: half a ring behind it is a place it will not reach at once
+        # the writer has wrapped around: it will not reach the slot half a ring behind it at once
         oldest = max(load_acquire(ring + 8 * _HEAD) - slots // 2, k) + 1
         cursor[LOST] += oldest - k
         cursor[NEXT] = oldest
@@ -85,7 +85,7 @@ def pop(ring: int, cursor: NDArray[np.int64], record: int) -> bool:
 
 @compiled
 def is_stopped(ring: int) -> bool:
-    """The writer has said that nothing more will come (there may be records left to take)."""
+    """Whether the writer has closed the ring (there may be records left to read)."""
     return bool(load_acquire(ring + 8 * _STOP) != 0)
 
 
@@ -104,7 +104,7 @@ def _pop_all(ring: int, cursor: NDArray[np.int64], records: int, count: int, ite
 
 
 class ShmRing:
-    """The ring of one name. Make it with :meth:`create` in the writer, :meth:`attach` in readers, and close it.
+    """A named ring. Make it with :meth:`create` in the writer, :meth:`attach` in readers, and close it.
 
     ``address`` is where it is mapped in this process, for compiled code.
     """
@@ -121,11 +121,11 @@ class ShmRing:
     def create(cls, name: str, dtype: np.dtype[np.void], slots: int) -> ShmRing:
         """A new ring with room for ``slots`` records of ``dtype``, rounded up to a power of two.
 
-        What a process that is gone has left behind under this name is replaced.
+        A ring that a dead process left under this name is replaced.
 
         Raises:
             InputError: ``slots`` is below 2.
-            ServiceError: a living process owns the name, or memory is short.
+            ServiceError: a running process owns the name, or there is not enough memory.
         """
         if slots < 2:
             raise InputError(f"expected at least 2 slots for ring {name!r}, saw {slots}")
@@ -149,10 +149,10 @@ class ShmRing:
 
     @classmethod
     def attach(cls, name: str, dtype: np.dtype[np.void]) -> ShmRing:
-        """The ring that another process (or this one) has made.
+        """Attach to the ring that another process (or this one) created.
 
         Raises:
-            ServiceError: there is none, or it is not ready.
+            ServiceError: there is no such ring, or it is not ready.
             InputError: it holds records of another dtype.
         """
         path = _path(name)
@@ -176,24 +176,24 @@ class ShmRing:
 
     @property
     def published(self) -> int:
-        """How many records were published so far."""
+        """How many records have been published."""
         return int(self._words[_HEAD])
 
     def publish(self, records: Records) -> None:
-        """Append ``records`` (n,). Never waits; readers that are behind lose the oldest."""
+        """Append ``records`` (n,). Never waits; readers that fall behind lose the oldest."""
         records = np.ascontiguousarray(records, dtype=self.dtype)
         _push_all(self.address, int(records.ctypes.data), len(records), self.dtype.itemsize)
 
     def stop(self) -> None:
-        """Tell readers that nothing more will come."""
+        """Tell readers that no more records will come."""
         self._words[_STOP] = 1
 
     def subscribe(self, *, from_start: bool = False) -> ShmSubscriber:
-        """A reader from the next record on, or from the oldest that may still be there."""
+        """A reader that starts with the next record, or with the oldest that may still be there."""
         return ShmSubscriber(self, 1 if from_start else self.published + 1)
 
     def close(self) -> None:
-        """Unmap; the owner also removes the name. Others that are attached keep their mapping."""
+        """Unmap; the owner also removes the name. Attached processes keep their mapping."""
         if self._owner:
             self.path.unlink(missing_ok=True)
             self._owner = False
@@ -240,7 +240,7 @@ def _path(name: str) -> Path:
 def _map_new(path: Path, size: int) -> mmap.mmap:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.posix_fallocate(descriptor, 0, size)  # now, not as a bus error when memory is short later
+        os.posix_fallocate(descriptor, 0, size)  # fail now, rather than with a bus error when memory runs out later
         return mmap.mmap(descriptor, size)
     finally:
         os.close(descriptor)

@@ -1,21 +1,21 @@
-"""The one list of features: names, order, formulas, windows, units and clips.
+"""The single list of features: names, order, formulas, windows, units and clips.
 
-Order is the order of the model's inputs. *Tick* features are computed by :mod:`market.features.kernels` after every
+The order is that of the model's inputs. *Tick* features are computed by :mod:`market.features.kernels` after every
 event that ends a batch; *slow* features come last and are joined from outside (funding, mark price).
 
-How windows work, and why the results are equal to the bit wherever they are computed:
+How windows work, and why the results are bit-identical wherever they are computed:
 
 * ``50ms`` to ``1s`` windows are exact sliding sums over the rows with ``now - window < time <= now``. Everything summed
   is an integer (lots, half ticks, counts), so adding and subtracting never drifts.
-* What is called *slow* is an exponential average with time constant ``tau``, advanced by the implicit Euler step
+* *Slow* means an exponential average with time constant ``tau``, advanced by the implicit Euler step
   ``a += (x - a) * dt / (tau + dt)``, stable for every ``dt >= 0``. It only contracts, so it does not drift either.
-* Only ``+ - * / sqrt`` are used, each correctly rounded by IEEE 754; no library ``exp`` or ``log`` whose last bit may
-  differ between machines. ``(x - a) / (x + a)`` stands where a log ratio would: it is ``tanh(log(x / a) / 2)``.
-* Time is the receive time; a step back counts as no time passed.
+* Only ``+ - * / sqrt`` are used, each correctly rounded by IEEE 754; no library ``exp`` or ``log``, whose last bit may
+  differ between machines. ``(x - a) / (x + a)`` takes the place of a log ratio: it is ``tanh(log(x / a) / 2)``.
+* Time is the receive time; a step backwards counts as zero elapsed time.
 
 ``near`` depth is the sum of the best :data:`~market.books.levels.NEAR_LEVELS` levels of a side; the *top* is the fused
 best bid and ask (see :mod:`market.books.price_book`). Sizes are divided by the slow average of top or near depth, so
-that instruments compare.
+that instruments are comparable.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-WARM_NS: Final = 10_000_000_000  # rows are warm when this much time has passed since the windows began
+WARM_NS: Final = 10_000_000_000  # rows are warm once this much time has passed since the windows began
 
 _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
@@ -32,7 +32,7 @@ _S: Final = 1_000_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """One model input. ``window_ns`` 0 means: the state now. Values lie in ``[-clip, clip]``."""
+    """One model input. ``window_ns`` 0 means the current state. Values lie in ``[-clip, clip]``."""
 
     name: str
     formula: str
@@ -66,7 +66,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     _f("ask_depth_rel", "(Qa - slow Qa) / (Qa + slow Qa), near depth, tau 30 s", "1", 1.0, 30 * _S),
     _f("bid_queue_left", "qb / largest qb since this bid price became best", "1", 1.0),
     _f("ask_queue_left", "qa / largest qa since this ask price became best", "1", 1.0),
-    # what was done to it
+    # order flow
     _f("ofi_50ms", _OFI, "slow top sizes", 40.0, 50 * _MS),
     _f("ofi_100ms", _OFI, "slow top sizes", 40.0, 100 * _MS),
     _f("ofi_500ms", _OFI, "slow top sizes", 40.0, 500 * _MS),
@@ -78,18 +78,18 @@ FEATURES: Final[tuple[Feature, ...]] = (
     _f("ask_net_500ms", "(added - removed size at near ask levels) / slow near ask depth", "1", 10.0, 500 * _MS),
     _f("bid_removed_1s", "removed size at near bid levels / slow near bid depth", "1", 10.0, _S),
     _f("ask_removed_1s", "removed size at near ask levels / slow near ask depth", "1", 10.0, _S),
-    # where the price went
+    # price moves
     _f("ret_100ms", _RET, "bp", 50.0, 100 * _MS),
     _f("ret_500ms", _RET, "bp", 50.0, 500 * _MS),
     _f("ret_1s", _RET, "bp", 50.0, _S),
     _f("vol_1s", "sqrt(sum of squared mid changes) / mid * 1e4", "bp", 100.0, _S),
     _f("vol_10s", "sqrt(sum of squared mid changes decayed with tau 10 s) / mid * 1e4", "bp", 100.0, 10 * _S),
-    # when things last happened, and how often
+    # time since the last move and trade, and event rates
     _f("mid_age", "t / (t + 1 s), t since the mid last changed", "1", 1.0),
     _f("trade_age", "t / (t + 1 s), t since the last trade", "1", 1.0),
     _f("event_rate_rel", "(n - slow n) / (n + slow n), n rows in the window, tau 60 s", "1", 1.0, 100 * _MS),
     _f("trade_rate_rel", "(n - slow n) / (n + slow n), n trades in the window, tau 60 s", "1", 1.0, _S),
-    # known from elsewhere, later; 0 where the venue has none
+    # joined from another stream, known later; 0 where the venue has none
     Feature(name="funding_rate_bps", formula="funding rate * 1e4", unit="bp", clip=100.0, source="slow"),
     Feature(name="mark_basis_bps", formula="(mark - index) / index * 1e4", unit="bp", clip=500.0, source="slow"),
 )
@@ -110,7 +110,7 @@ def tick_names() -> tuple[str, ...]:
 
 
 def slow_names() -> tuple[str, ...]:
-    """The inputs that are joined from outside."""
+    """The inputs joined from outside."""
     return names()[N_TICK:]
 
 
@@ -121,7 +121,7 @@ def slow_values(*, funding_rate: float, mark_e8: int, index_e8: int) -> tuple[fl
 
 
 def clip_slow(values: Sequence[float]) -> tuple[float, float]:
-    """``values`` within the catalog's clips; what is not a number counts as unknown, 0.0."""
+    """``values`` clipped to the catalog's bounds; NaN counts as unknown, 0.0."""
     clips = [f.clip for f in FEATURES[N_TICK:]]
     first, second = (min(max(v, -c), c) if v == v else 0.0 for v, c in zip(values, clips, strict=True))  # noqa: PLR0124
     return first, second

@@ -1,10 +1,10 @@
-"""The one compiled step that computes the tick features, after every event that ends a batch.
+"""The compiled step that computes the tick features, after every event that ends a batch.
 
-:func:`step` is used live; :func:`compute` is that step in a loop, so batch and live are equal to the bit. What each
-number means is in :mod:`market.features.catalog`.
+:func:`step` is used live; :func:`compute` is that step in a loop, so batch and live results are bit-identical.
+:mod:`market.features.catalog` defines the meaning of each number.
 
-The state is one flat integer array: a header, then a ring of the rows of the last second. Each window keeps a tail into
-the ring and running integer sums; a row that falls out of a window is subtracted. Should a second hold more than
+The state is one flat integer array: a header, then a ring of the rows of the last second. Each window keeps a tail
+index into the ring and running integer sums; a row that leaves a window is subtracted. If one second holds more than
 :data:`RING` rows, the oldest leave their windows early.
 """
 
@@ -25,8 +25,8 @@ from market.features.catalog import FEATURES, N_TICK, WARM_NS
 
 Int64s = NDArray[np.int64]
 
-# what step() answers, beside the negative codes of market.books.price_book
-NO_ROW: Final = 0  # the batch goes on, or the event was a checkpoint that a live book does not need
+# return codes of step(), besides the negative codes of market.books.price_book
+NO_ROW: Final = 0  # the batch continues, or the event was a checkpoint that a live book does not need
 ROW: Final = 1
 UNUSABLE: Final = 2  # the batch ended, but the book is empty, locked or crossed
 
@@ -51,19 +51,19 @@ BID_DEPTH: Final = 1  # of the last row: lots in the best NEAR_LEVELS levels
 ASK_DEPTH: Final = 2
 WARM: Final = 3  # 1 when the last row's windows are full
 RESTARTS: Final = 4  # how often windows began
-_SEEN: Final = 5  # 1 once a time was seen
+_SEEN: Final = 5  # 1 once a timestamp was seen
 _RECV: Final = 6
-_NOW: Final = 7  # time passed, ns; never goes back
+_NOW: Final = 7  # elapsed time, ns; never decreases
 _RUNNING: Final = 8  # 1 once the windows have a first row
 _SINCE: Final = 9  # when they began
 _HEAD: Final = 10  # rows pushed
 _TAIL: Final = 11  # four words: first row of each window
-_PREVIOUS: Final = 15  # four words: the top of the row before
+_PREVIOUS: Final = 15  # four words: the top of the previous row
 _QUEUE: Final = 19  # two words: largest bid and ask size since their price became best
 _MOVED: Final = 21  # when the mid last changed
 _TRADED: Final = 22  # when a trade was last seen
 _ROW_AT: Final = 23  # when the last row was
-_PENDING: Final = 24  # _ROW words: collected since the last row
+_PENDING: Final = 24  # _ROW words: accumulated since the last row
 _SUMS: Final = 40  # four windows of _ROW words
 _HEADER: Final = 96
 
@@ -85,8 +85,8 @@ _TAU_VOL: Final = 10e9
 _TAU_DEPTH: Final = 30e9
 _TAU_RATE: Final = 60e9
 _AGE: Final = 1e9
-_LONGEST_STEP: Final = 3_600_000_000_000  # an hour without events is as good as any longer one
-_LARGEST: Final = 2**49  # bounds of what a row adds, which keep the sums of RING rows below 2**63
+_LONGEST_STEP: Final = 3_600_000_000_000  # a gap longer than an hour counts as an hour
+_LARGEST: Final = 2**49  # bounds on a row's contribution, which keep the sums of RING rows below 2**63
 _LARGEST_MOVE: Final = 2**20
 
 _CLIPS: Final = np.array([f.clip for f in FEATURES[:N_TICK]], dtype=np.float32)
@@ -101,7 +101,7 @@ def new_state() -> Int64s:
 
 @compiled
 def reset(state: Int64s) -> None:
-    """Begin the windows anew with the next row: after a hole in the data. Time and the count of restarts go on."""
+    """Restart the windows at the next row: after a hole in the data. Time and the count of restarts continue."""
     state[WARM] = 0
     state[_RUNNING] = 0
     state[_PENDING:_HEADER] = 0
@@ -109,7 +109,7 @@ def reset(state: Int64s) -> None:
 
 @compiled
 def _pass_time(state: Int64s, recv_ns: int) -> None:
-    """Advance by the time since the last event; a clock that goes back, or jumps far, cannot hurt the windows."""
+    """Advance by the time since the last event; a clock that steps back, or jumps far, cannot corrupt the windows."""
     if state[_SEEN] == 1:
         state[_NOW] += min(max(recv_ns - state[_RECV], 0), _LONGEST_STEP)
     state[_SEEN] = 1
@@ -129,7 +129,7 @@ def _add(state: Int64s, what: int, amount: int) -> None:
 
 @compiled
 def _collect(book: Int64s, state: Int64s, kind: int, side: int, size: int) -> None:
-    """Note what one event did; it counts from the next row on."""
+    """Accumulate the effect of one event; it counts from the next row on."""
     if kind == TRADE:
         _add(state, _FLOW, side * size)
         _add(state, _TRADES, 1)
@@ -143,7 +143,7 @@ def _collect(book: Int64s, state: Int64s, kind: int, side: int, size: int) -> No
 
 @compiled
 def _order_flow(state: Int64s, now: tuple[int, int, int, int]) -> int:
-    """e of Cont, Kukanov, Stoikov (2014), section 2.1, between the row before and ``now``; lots."""
+    """e of Cont, Kukanov, Stoikov (2014), section 2.1, between the previous row and ``now``; lots."""
     bid, bid_size, ask, ask_size = now
     bid0, bid_size0, ask0, ask_size0 = (
         state[_PREVIOUS],
@@ -165,7 +165,7 @@ def _order_flow(state: Int64s, now: tuple[int, int, int, int]) -> int:
 
 @compiled
 def _begin(state: Int64s, now: tuple[int, int, int, int]) -> None:
-    """Windows begin at this row: as if it had been preceded by itself."""
+    """Start the windows at this row, as if it had been preceded by itself."""
     state[_RUNNING] = 1
     state[RESTARTS] += 1
     state[_SINCE] = state[_NOW]
@@ -181,7 +181,7 @@ def _begin(state: Int64s, now: tuple[int, int, int, int]) -> None:
 
 @compiled
 def _push(state: Int64s, now: tuple[int, int, int, int]) -> None:
-    """Make the pending amounts a row, add it to the windows, drop what is too old."""
+    """Turn the pending amounts into a row, add it to the windows, drop expired rows."""
     move = now[0] + now[2] - state[_PREVIOUS] - state[_PREVIOUS + 2]
     if move != 0:
         state[_MOVED] = state[_NOW]
@@ -221,7 +221,7 @@ def _drop_oldest(state: Int64s, window: int) -> None:
 
 @compiled
 def _slow_averages(state: Int64s, top_size: float) -> None:
-    """Advance what changes slowly to this row; the first row sets it."""
+    """Advance the slow averages to this row; the first row initialises them."""
     slow = state.view(np.float64)
     dt = float(state[_NOW] - state[_ROW_AT])
     age = float(state[_ROW_AT] - state[_SINCE])
@@ -271,7 +271,7 @@ def _side(book: Int64s, side: int) -> tuple[float, float, float]:
 
 @compiled
 def _write_book(book: Int64s, state: Int64s, now: tuple[int, int, int, int], out: NDArray[np.float32]) -> None:
-    """Features 0 to 9, and the near depths into the state."""
+    """Write features 0 to 9, and the near depths into the state."""
     bid, bid_size, ask, ask_size = now
     bid_near, bid_total, bid_distance = _side(book, BID)
     ask_near, ask_total, ask_distance = _side(book, -BID)
@@ -297,7 +297,7 @@ def _write_book(book: Int64s, state: Int64s, now: tuple[int, int, int, int], out
 
 @compiled
 def _write_flows(state: Int64s, out: NDArray[np.float32]) -> None:
-    """Features 10 to 20."""
+    """Write features 10 to 20."""
     slow = state.view(np.float64)
     per_top = 1.0 / slow[_S_TOP]
     per_bid = 1.0 / slow[_S_BID]
@@ -318,7 +318,7 @@ def _write_flows(state: Int64s, out: NDArray[np.float32]) -> None:
 
 @compiled
 def _write_moves_and_times(state: Int64s, out: NDArray[np.float32]) -> None:
-    """Features 21 to 29."""
+    """Write features 21 to 29."""
     slow = state.view(np.float64)
     to_bp = 1e4 / float(state[MID2])
     w100, w500, w1s = _SUMS + _ROW, _SUMS + 2 * _ROW, _SUMS + 3 * _ROW
@@ -356,10 +356,10 @@ def _row(book: Int64s, state: Int64s, out: NDArray[np.float32]) -> None:
 def step(book: Int64s, state: Int64s, event: Any, out: NDArray[np.float32]) -> int:
     """Apply one event (a record of dtype EVENT) to book and state; at the end of a batch write a row.
 
-    Answers ROW with the tick features in ``out[:N_TICK]``, UNUSABLE, NO_ROW, or a negative code of
-    :mod:`market.books.price_book` (the event was refused; resynchronise). After ROW the state's words MID2, BID_DEPTH,
-    ASK_DEPTH, WARM and RESTARTS belong to the row. Checkpoints are skipped while the book is live: they only matter
-    after a hole, and a hole is the caller's to announce, by clearing the book and calling :func:`reset`.
+    Returns ROW with the tick features in ``out[:N_TICK]``, UNUSABLE, NO_ROW, or a negative code of
+    :mod:`market.books.price_book` (the event was rejected; resynchronise). After ROW the state's words MID2, BID_DEPTH,
+    ASK_DEPTH, WARM and RESTARTS describe the row. Checkpoints are skipped while the book is live: they matter only
+    after a hole, and the caller must announce a hole by clearing the book and calling :func:`reset`.
     """
     flags = event.flags
     if flags & F_CHECKPOINT and book[LIVE] == 1:
@@ -384,12 +384,12 @@ class Rows:
     """``n`` rows as parallel arrays, one for each event that ended a batch with a usable book.
 
     Attributes:
-        event: (n,) int64, index of that event in the events given.
+        event: (n,) int64, index of that event in the input events.
         features: (n, N_TICK) float32.
         mid2: (n,) int64, best bid + best ask in ticks.
         bid_depth, ask_depth: (n,) int64, lots in the best NEAR_LEVELS levels.
         warm: (n,) bool, windows were full.
-        segment: (n,) int64, how often windows had begun by then: rows of one segment belong together.
+        segment: (n,) int64, how often windows had been started by then: rows with one number form a segment.
     """
 
     event: Int64s
@@ -406,7 +406,7 @@ class Rows:
 
 @compiled
 def _loop(book: Int64s, state: Int64s, events: Any, features: Any, facts: Any) -> tuple[int, int, int]:
-    """Step through all events; answers (rows, index, code) where code < 0 is that of the refused event at index."""
+    """Step through all events; returns (rows, index, code), where code < 0 is that of the rejected event at index."""
     n = 0
     for i in range(len(events)):
         code = step(book, state, events[i], features[n])
@@ -424,10 +424,10 @@ def _loop(book: Int64s, state: Int64s, events: Any, features: Any, facts: Any) -
 
 
 def compute(events: Events, *, book: Int64s | None = None, state: Int64s | None = None) -> Rows:
-    """Rows of ``events`` (m,), from nothing or going on from ``book`` and ``state``, which are advanced in place.
+    """Rows of ``events`` (m,), from scratch or continuing from ``book`` and ``state``, which are advanced in place.
 
     Raises:
-        BookError: an event was refused.
+        BookError: an event was rejected.
     """
     book = new_book() if book is None else book
     state = new_state() if state is None else state

@@ -1,8 +1,9 @@
-"""The name of what the features mean: ``feature_set()``.
+"""The identifier of what the features mean: ``feature_set()``.
 
-It is made of the syntax of the compiled functions that compute the features, of everything these call, of the constants
-they read, of how they are compiled, and of the catalog. Comments, docstrings, annotations, and the file that a function
-lies in are no part of it: moving or documenting code leaves every dataset and model valid, changing a sum does not.
+It is a hash of the syntax of the compiled functions that compute the features, of everything these call, of the
+constants they read, of their compile options, and of the catalog. Comments, docstrings, annotations, and the file that
+contains a function are not part of it: moving or documenting code leaves every dataset and model valid; changing a
+computation does not.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ _ROOTS: Final = (
     EVENT,
 )
 
-# Names given while a feature set was named by the bytes of its source files; the meaning keeps the name, and with it
-# the datasets, bundles and lakes that carry it.
+# Names from when a feature set was named by the bytes of its source files. The meaning keeps the old name, so that the
+# datasets, bundles and lakes that carry it stay valid.
 _NAMED_BEFORE: Final = {"689abf9aeb4c3828": "3c213d70756d1319"}
 
 _FLAGS: Final = ("fastmath", "error_model", "parallel", "boundscheck")  # of numba, where they may change a result
@@ -45,16 +46,16 @@ _FLAGS: Final = ("fastmath", "error_model", "parallel", "boundscheck")  # of num
 
 @cache
 def feature_set() -> str:
-    """16 hex digits that change whenever what a feature means may have changed."""
+    """16 hex digits that change whenever the meaning of a feature may have changed."""
     meaning = digest_of(*_ROOTS)
     return _NAMED_BEFORE.get(meaning, meaning)
 
 
 def digest_of(*roots: Any) -> str:
-    """16 hex digits of what ``roots`` mean together: functions (compiled or not), dataclasses, constants, dtypes.
+    """16 hex digits of the combined meaning of ``roots``: functions (compiled or not), dataclasses, constants, dtypes.
 
     Raises:
-        TypeError: a function reads a value of which nobody has said how it carries meaning.
+        TypeError: a function reads a value of a kind whose meaning is not defined here.
     """
     digest = hashlib.sha256()
     for root in roots:
@@ -63,7 +64,7 @@ def digest_of(*roots: Any) -> str:
 
 
 def _describe(value: Any, within: tuple[FunctionType, ...]) -> str:
-    """A text that is equal where the meaning is; ``within``: the functions that led here."""
+    """A text that is equal for equal meanings; ``within``: the functions that led here."""
     if isinstance(value, Dispatcher):
         flags = [f"{name}={value.targetoptions.get(name)!r}" for name in _FLAGS]
         return f"compiled({', '.join(flags)}) {_describe(value.py_func, within)}"
@@ -87,7 +88,7 @@ def _describe_constant(value: Any) -> str:
         return f"{type(value).__name__}({value!r})"
     if isinstance(value, type | BuiltinFunctionType | np.ufunc) and not _is_ours(value.__module__ or ""):
         return f"{value.__module__}.{value.__name__}"
-    raise TypeError(f"expected functions and constants, saw {value!r}; say in {__name__} how it carries meaning")
+    raise TypeError(f"expected functions and constants, saw {value!r}; define in {__name__} how it carries meaning")
 
 
 def _describe_function(function: FunctionType, within: tuple[FunctionType, ...]) -> str:
@@ -105,7 +106,7 @@ def _tree_of(function: Callable[..., Any]) -> ast.FunctionDef:
 
 
 class _Bare(ast.NodeTransformer):
-    """Leaves the arithmetic: no docstring, annotation or decorator (how it is compiled is read from the function)."""
+    """Keeps only the arithmetic: no docstring, annotation or decorator (compile options are read from the function)."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self.generic_visit(node)
@@ -124,7 +125,7 @@ class _Bare(ast.NodeTransformer):
 
 
 def _read(tree: ast.AST, function: FunctionType) -> dict[str, Any]:
-    """What the function takes from outside by the name it uses: ``best_level``, ``kernels.ROW``."""
+    """What the function reads from outside, by the name it uses: ``best_level``, ``kernels.ROW``."""
     found = (pair for node in ast.walk(tree) for pair in _resolve(node, function))
     return {name: value for name, value in found if not isinstance(value, ModuleType)}
 

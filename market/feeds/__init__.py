@@ -1,1 +1,1 @@
-"""Where events come from: recorded captures, live WebSockets, the simulated exchange."""
+"""The sources of events: recorded captures, live WebSockets, the simulated exchange."""

@@ -1,10 +1,10 @@
-"""How far the receiving clock is from the exchange's: the smallest difference of a window.
+"""The offset of the receiving clock from the exchange's: the smallest difference over a window.
 
-Receive minus exchange time is the clocks' offset plus the way of the frame, which is never shorter than its shortest
-and often longer. Its minimum over a window is therefore the best that one direction can say: the offset plus the
-shortest way (V. Paxson, "On Calibrating Measurements of Packet Transit Times", SIGMETRICS 1998; the clock filter of
-NTP, RFC 5905 section 10, takes the sample of least delay of its last eight for the same reason). Below zero, the
-receiving clock is behind by at least so much.
+Receive minus exchange time is the clocks' offset plus the transit time of the frame, which is never shorter than its
+minimum and often longer. Its minimum over a window is therefore the best estimate that one direction allows: the offset
+plus the shortest transit time (V. Paxson, "On Calibrating Measurements of Packet Transit Times", SIGMETRICS 1998; the
+clock filter of NTP, RFC 5905 section 10, takes the sample with the least delay of its last eight for the same reason).
+Below zero, the receiving clock is behind by at least that much.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class MinFilter:
         self._seconds: deque[tuple[int, int]] = deque(maxlen=WINDOW_S)
 
     def saw(self, recv_ns: int, offset_ns: int) -> None:
-        """A frame came. A clock that was set back begins anew: what was measured with it before is of another clock."""
+        """Add a frame. A clock that was set back starts again: earlier measurements belong to another clock."""
         second = recv_ns // NS_PER_S
         seconds = self._seconds
         if seconds and seconds[-1][0] == second:

@@ -1,8 +1,8 @@
-"""Tick and lot of an instrument that nobody has told us: the decimals that its data are written with.
+"""Infer the tick and lot of an unknown instrument: the decimals that its data are written with.
 
-They are a bound, not the exchange's rule: a price of 0.5 steps is read as one of five steps of 0.1. All recordings that
-are landed together are looked at before the first is. What is read later with more decimals is refused as off_tick or
-off_lot, never rounded.
+They are a bound, not the exchange's rule: a price in steps of 0.5 is read in steps of 0.1, five at a time. All
+recordings that are landed together are scanned before the first is landed. A later value with more decimals is rejected
+as off_tick or off_lot, never rounded.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _LOOKED_AT: Final = 200_000  # frames of an instrument in a recording
 def infer(venue: Venue, key: str, frames: Sequence[Frame], coarsest: Instrument | None = None) -> Instrument | None:
     """The instrument of ``key`` with the fewest decimals that all of its frames can be read with.
 
-    It has no fewer than ``coarsest``, what other recordings of it need. None where there is neither that nor a frame
-    that says a price or a size that can be read.
+    It has no fewer than ``coarsest``, what other recordings of it need. None if there is neither that nor a frame with
+    a readable price or size.
 
     Raises:
         MarketDataError: twelve decimals are not enough.
@@ -41,11 +41,11 @@ def infer(venue: Venue, key: str, frames: Sequence[Frame], coarsest: Instrument 
         instrument = Instrument(
             venue=name, symbol=symbol, tick=_step(decimals["off_tick"]), lot=_step(decimals["off_lot"])
         )
-        short, said = _tried(venue, instrument, frames)
+        short, produced = _tried(venue, instrument, frames)
         if short is None:
-            return instrument if said or coarsest or any(decimals.values()) else None
+            return instrument if produced or coarsest or any(decimals.values()) else None
         decimals[short] += 1
-    raise MarketDataError(f"{key}: prices or sizes have more than {_FINEST} decimals; say --tick and --lot")
+    raise MarketDataError(f"{key}: prices or sizes have more than {_FINEST} decimals; give --tick and --lot")
 
 
 def _step(decimals: int) -> Decimal:
@@ -57,16 +57,16 @@ def _decimals(step: Decimal) -> int:
 
 
 def _tried(venue: Venue, instrument: Instrument, frames: Sequence[Frame]) -> tuple[str | None, bool]:
-    """Which step is too wide for the frames, if any, and whether any of them gave events."""
+    """Which step is too coarse for the frames, if any, and whether any of them produced events."""
     parser = venue.parser(instrument)
-    said = False
+    produced = False
     for number, recv_ns, payload in frames:
         try:
-            said |= len(parser.parse(payload, recv_ns, number).events) > 0
+            produced |= len(parser.parse(payload, recv_ns, number).events) > 0
         except FrameError as error:
             if error.reason in ("off_tick", "off_lot"):
-                return error.reason, said
-    return None, said
+                return error.reason, produced
+    return None, produced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Settled:
 
 
 def settled(lake: Lake, key: str) -> Settled | None:
-    """What is already known of an instrument: from the code, or from what was landed first."""
+    """What is already known about an instrument: from the code, or from what was landed first."""
     if key.endswith(f".{SESSION}"):
         return _unsaid(key)
     if is_known(key):
@@ -88,7 +88,7 @@ def settled(lake: Lake, key: str) -> Settled | None:
 
 
 def settle(lake: Lake, found: Settled, source: str, recv_ns: int) -> Settled:
-    """Keep the steps of an instrument that the code does not know; those landed first stand.
+    """Store the steps of an instrument that the code does not know; those landed first stay in force.
 
     Raises:
         InputError: the user gives other steps than its landed data have.
@@ -100,7 +100,7 @@ def settle(lake: Lake, found: Settled, source: str, recv_ns: int) -> Settled:
         if found.origin == "given" and before.instrument != found.instrument:
             raise InputError(
                 f"{key} has tick {before.instrument.tick} and lot {before.instrument.lot} ({before.origin}); "
-                "leave --tick and --lot away, or choose another lake"
+                "leave out --tick and --lot, or choose another lake"
             )
         return before
     columns = {
@@ -117,19 +117,19 @@ def settle(lake: Lake, found: Settled, source: str, recv_ns: int) -> Settled:
 class Steps:
     """The steps of every instrument in recordings that are landed together, by key.
 
-    ``look_at`` each of them, then ``keep`` what was found.
+    Call ``look_at`` for each of them, then ``keep`` to store the result.
     """
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._found: dict[str, Settled | None] = {}
-        self._first: dict[str, tuple[str, int]] = {}  # source and time of what they were found in
+        self._first: dict[str, tuple[str, int]] = {}  # source and time they were inferred from
 
     def __getitem__(self, key: str) -> Settled:
         return self._found[key] or _unsaid(key)
 
     def look_at(self, recording: Recording, source: str, *, key: str, given: Instrument | None = None) -> None:
-        """Find the steps of its instruments: ``key`` is the recording's or what the user calls it.
+        """Infer the steps of its instruments: ``key`` is the recording's, or the name given by the user.
 
         Raises:
             InputError: the recording cannot be read.
@@ -148,17 +148,17 @@ class Steps:
                 self._first.setdefault(name, (source, frames[0][1] if frames else 0))
 
     def keep(self) -> None:
-        """Write those to the lake that the code does not know; those landed first stand.
+        """Write to the lake the steps that the code does not know; those landed first stay in force.
 
         Raises:
-            InputError: the user gives other steps than the data landed before have.
+            InputError: the user gives other steps than the landed data have.
             LakeError: the lake cannot be written.
         """
         for key, (source, recv_ns) in self._first.items():
             self._found[key] = settle(self._lake, self[key], source, recv_ns)
 
     def _is_unknown(self, key: str) -> bool:
-        """Whether its steps must be looked for in the data."""
+        """Whether its steps must be inferred from the data."""
         if key not in self._found:
             self._found[key] = settled(self._lake, key)
         found = self._found[key]
@@ -168,7 +168,7 @@ class Steps:
         return {key: list(islice(_timed(recording), _LOOKED_AT))} if self._is_unknown(key) else {}
 
     def _several(self, recording: Recording) -> dict[str, list[Frame]]:
-        """The frames of those not known. All are read: a symbol may come late, and a route remembers."""
+        """The frames of unknown instruments. All frames are read: a symbol may come late, and a route keeps state."""
         name = recording.key.partition(".")[0]
         symbol_of = recording.venue.route() if recording.venue.route else lambda _payload: None
         keys: dict[str, str] = {}
@@ -190,7 +190,7 @@ def _timed(recording: Recording) -> Iterator[Frame]:
 
 
 def _undamaged(recording: Recording) -> Iterator[Frame]:
-    """The frames before any damage; landing says what is damaged."""
+    """The frames before any damage; landing reports the damage."""
     try:
         yield from recording.venue.frames(recording.path)
     except CaptureError:
@@ -198,6 +198,6 @@ def _undamaged(recording: Recording) -> Iterator[Frame]:
 
 
 def _unsaid(key: str) -> Settled:
-    """What stands for the steps of an instrument whose frames say no price or size. It is not kept."""
+    """A placeholder for the steps of an instrument whose frames carry no price or size. It is not stored."""
     venue, _, symbol = key.partition(".")
     return Settled(instrument=Instrument(venue=venue, symbol=symbol, tick=Decimal(1), lot=Decimal(1)), origin="none")

@@ -1,12 +1,12 @@
-"""Between a socket and whoever takes its frames: a buffer with a bound, so that a slow disk, or a broker that is away,
-never stops the reading of a socket.
+"""A bounded buffer between a socket and the consumer of its frames, so that a slow disk or an unreachable broker never
+stops the reading of a socket.
 
-A socket that is not read blocks its sender, who then cuts the connection without a word. So what cannot be taken is
-*shed*: counted, and told by a notice (:mod:`market.feeds.notices`) in its place among the frames. Nothing is shed while
-the buffer has room, which is far more than a healthy lake needs. An exchange that waits for its reader (the simulator's
-stamped stream) is made to wait instead.
+A socket that is not read blocks its sender, which then cuts the connection without notice. So frames that do not fit
+are *shed*: counted, and reported by a notice (:mod:`market.feeds.notices`) in their place among the frames. Nothing is
+shed while the buffer has room, which is far more than a healthy lake needs. An exchange that waits for its reader (the
+simulator's stamped stream) is made to wait instead.
 
-The taker works on a thread of its own from its first frame to its close.
+The taker runs on its own thread from its first frame to its close.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from market.instruments import Instrument
 
 _AT_ONCE: Final = 512  # frames that are taken out together
 _POLL_S: Final = 0.002
-_REOPENED: Final = 0.5  # of the bound: only below it frames are taken again, so that holes are few
+_REOPENED: Final = 0.5  # of the bound: frames are accepted again only below it, so that holes are few
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntakeConfig:
-    """``frames`` and ``bytes`` that may wait: minutes of a busy instrument."""
+    """The ``frames`` and ``bytes`` that may wait: minutes of a busy instrument."""
 
     frames: int = 200_000
     bytes: int = 256 * 2**20
@@ -37,7 +37,7 @@ class IntakeConfig:
 
 @dataclass(kw_only=True)
 class Shed:
-    """What was not taken, in all: ``spans`` are ``(first, last)`` receive ns of each hole."""
+    """Totals of what was shed: ``spans`` are ``(first, last)`` receive ns of each hole."""
 
     frames: int = 0
     bytes: int = 0
@@ -47,7 +47,7 @@ class Shed:
 
 
 class Taker(Protocol):
-    """Where the frames of one instrument go: a lander, or a sender to a topic. Its block is left when the feed ends."""
+    """The consumer of one instrument's frames: a lander, or a sender to a topic. Its block ends with the feed."""
 
     @property
     def instrument(self) -> Instrument: ...
@@ -63,9 +63,10 @@ class Taker(Protocol):
 
 
 class Intake:
-    """``async with Intake(taker) as intake: intake.offer(recv_ns, payload)``; leaving the block hands over what waits.
+    """``async with Intake(taker) as intake: intake.offer(recv_ns, payload)``; leaving the block delivers what is
+    waiting.
 
-    ``tell`` is called on the taker's thread with the number of each frame. ``shed`` counts.
+    ``tell`` is called on the taker's thread with the number of each frame. ``shed`` counts what was shed.
     """
 
     def __init__(
@@ -84,10 +85,10 @@ class Intake:
         self._thread = threading.Thread(target=self._work, name="intake")
 
     def offer(self, recv_ns: int, payload: bytes) -> bool:
-        """Take a frame, or shed it and answer False. Never waits.
+        """Accept a frame, or shed it and return False. Never waits.
 
         Raises:
-            KeelError: the taker failed with it; nothing more is taken.
+            KeelError: the taker failed with this error; no more frames are accepted.
         """
         self._check()
         with self._changed:
@@ -99,7 +100,7 @@ class Intake:
             return True
 
     async def room(self) -> None:
-        """Wait until a frame can be taken: for an exchange that waits for its reader."""
+        """Wait until a frame can be accepted: for an exchange that waits for its reader."""
         while self._is_full(0):
             self._check()
             await asyncio.sleep(_POLL_S)
@@ -115,7 +116,7 @@ class Intake:
             self._tell_hole()
             self._closed = True
             self._changed.notify()
-        await asyncio.to_thread(self._thread.join)  # other feeds of the process go on meanwhile
+        await asyncio.to_thread(self._thread.join)  # other feeds of the process continue meanwhile
         self._check()
 
     def _is_full(self, more: int) -> bool:
@@ -160,7 +161,7 @@ class Intake:
                         number += 1
                         taker.feed(number, recv_ns, payload)
                         self._tell(number)
-        except BaseException as failure:  # noqa: BLE001 raised by the next offer, on the thread that can say it
+        except BaseException as failure:  # noqa: BLE001 raised by the next offer, on the thread that can report it
             self._failure = failure
 
     def _taken(self) -> list[tuple[int, bytes]]:

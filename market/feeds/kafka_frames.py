@@ -1,13 +1,13 @@
-"""Raw frames through a Kafka topic: put there by whoever is near the exchange, landed by whoever is near the lake.
+"""Raw frames through a Kafka topic: sent by a process near the exchange, landed by a process near the lake.
 
 A message is one frame in the form of a recording's line, ``<receive ns> <payload>``, keyed by instrument. The frames of
-an instrument lie in one partition; a frame's number is its offset plus one. Where a recording or a session ends its
-sender puts an end mark, and what follows is another *source*: so a source is a stretch of one partition, its frames are
-the same for whoever reads it, and the lake's position in it is the offset to be read next. The number of a topic's
-partitions must not change while it is used: keys would move.
+an instrument are in one partition; a frame's number is its offset plus one. Where a recording or a session ends, its
+sender writes an end mark, and what follows is another *source*: so a source is a stretch of one partition, its frames
+are the same for every reader, and the lake's position in it is the next offset to read. The number of a topic's
+partitions must not change while it is in use: keys would move.
 
 A message that is not in this form is landed as a refusal: ``keel-refused REASON DETAIL\\n`` before its bytes, which
-says the same when the source is derived again from raw.
+gives the same result when the source is derived again from raw.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class FrameSender:
-    """Sends one instrument's frames. When its block has been left the broker has them all, or an error says why not."""
+    """Sends one instrument's frames. After its block the broker has them all, or an error says why not."""
 
     def __init__(self, topic: Topic, instrument: str) -> None:
         self._outbox = Outbox(topic, compression="zstd")
@@ -77,8 +77,9 @@ class FrameSender:
 
 
 class SessionSender(FrameSender):
-    """Takes a live session's frames one by one: ``sent``. However it is left its end is marked, unless the broker is
-    away."""
+    """Takes a live session's frames one by one: ``sent``. An end mark follows however it is left, unless the broker is
+    away.
+    """
 
     def __init__(self, topic: Topic, instrument: Instrument) -> None:
         super().__init__(topic, instrument.key)
@@ -86,7 +87,7 @@ class SessionSender(FrameSender):
         self.sent = 0
 
     def feed(self, _frame: int, recv_ns: int, payload: bytes) -> None:
-        """Queue a frame; it is numbered by its place in the topic."""
+        """Queue a frame; its number is its position in the topic."""
         self.send(recv_ns, payload)
         self.sent += 1
 
@@ -100,14 +101,14 @@ class SessionSender(FrameSender):
 
 @dataclass(frozen=True, kw_only=True)
 class Forwarded:
-    """How much of a recording lies in a topic: up to frame ``number``, and whether behind its last frame is an end."""
+    """How much of a recording is in a topic: up to frame ``number``, and whether an end mark follows its last frame."""
 
     number: int = 0
     ended: bool = False
 
 
 def forwarded(topic: Topic, instrument: str, source: str) -> Forwarded:
-    """Look through the instrument's partition for frames of a recording."""
+    """Search the instrument's partition for frames of a recording."""
     found = Forwarded()
     with FrameReader(topic, instrument, first=0, group="keel-forward") as reader:
         for each in reader.messages(until=reader.end):
@@ -130,13 +131,13 @@ class Received:
 
 
 class FrameReader:
-    """Reads one instrument's frames from the offset ``first`` on, or from the oldest there still is.
+    """Reads one instrument's frames from the offset ``first`` on, or from the oldest still available.
 
-    ``end`` is the offset behind the newest message when it was opened.
+    ``end`` is the offset after the newest message at the time of opening.
     """
 
     def __init__(self, topic: Topic, instrument: str, *, first: int, group: str) -> None:
-        """Raises ServiceError: the cluster is away or refuses us."""
+        """Raises ServiceError: the cluster is unreachable or refuses us."""
         self._topic = topic
         self._key = instrument.encode()
         self._down_since: float | None = None
@@ -155,11 +156,11 @@ class FrameReader:
         self._consumer.assign([TopicPartition(topic.name, self.partition, self._next)])
 
     def messages(self, *, until: int | None = None) -> Iterator[Received]:
-        """Frames and end marks in order, up to the offset ``until`` or for ever.
+        """Frames and end marks in order, up to the offset ``until`` or forever.
 
         Raises:
             InputError: the topic is gone.
-            ServiceError: the broker stays away, or refuses us.
+            ServiceError: the broker stays unreachable, or refuses us.
         """
         while until is None or self._next < until:
             wanted = _POLLED if until is None else min(_POLLED, until - self._next)
@@ -178,7 +179,7 @@ class FrameReader:
                 self._skip_markers()
 
     def _skip_markers(self) -> None:
-        """Offsets that hold no message (the end of a transaction of somebody else) are passed all the same."""
+        """Offsets that hold no message (the end of another producer's transaction) are skipped all the same."""
         [place] = self._consumer.position([TopicPartition(self._topic.name, self.partition)])
         self._next = max(self._next, place.offset)
 
@@ -211,7 +212,7 @@ class FrameReader:
 
 
 def feed(lander: Lander, received: Received) -> Events:
-    """Land a frame of the topic, or of raw where it once was landed."""
+    """Land a frame from the topic, or from raw if it was landed before."""
     if not received.payload.startswith(_REFUSED):
         return lander.feed(received.number, received.recv_ns, received.payload)
     why, _, _ = received.payload.removeprefix(_REFUSED).partition(b"\n")
@@ -236,9 +237,9 @@ def stretch(topic: Topic, instrument: Instrument, first: int) -> Stretch:
 
 
 def unfinished_stretch(topic: Topic, instrument: Instrument, lake: Lake) -> Stretch:
-    """The first source of the instrument that the lake does not hold to its end mark.
+    """The first source of the instrument that the lake does not hold up to its end mark.
 
-    An end mark is no frame: only behind one do ticks stand higher than raw.
+    An end mark is not a frame: only after one is the position of ticks higher than that of raw.
     """
     found = stretch(topic, instrument, 0)
     while True:
@@ -258,7 +259,7 @@ def _received(message: Message, number: int) -> Received:
     origin = (source, int(count)) if count.isdigit() else ("", 0)
     if schema != FRAME:
         seen = schema[:_SHOWN].decode(errors="replace") or "none"
-        detail = f"expected a message of schema {FRAME.decode()}, saw {seen!r}; its writer is of another version"
+        detail = f"expected a message of schema {FRAME.decode()}, saw {seen!r}; its writer has another version"
         return Received(number=number, payload=_refusal(UNKNOWN_SCHEMA, detail, value), origin=origin)
     try:
         recv_ns, payload = read_line(value)
@@ -272,7 +273,7 @@ def _refusal(reason: str, detail: str, value: bytes) -> bytes:
 
 
 def about_missing(topic: Topic, reader: FrameReader, wanted: int) -> str:
-    """The sentence about messages that the topic deleted before they were landed."""
+    """The error for messages that the topic deleted before they were landed."""
     return (
         f"offsets {wanted} to {wanted + reader.missing - 1} of topic {topic.name!r}, partition {reader.partition}, "
         "were deleted before they were landed; give the topic a longer retention, or land sooner"

@@ -1,14 +1,14 @@
-"""Landing: a source's frames into the lake, each exactly once, while its events go on at once to whoever needs them.
+"""Landing: writes a source's frames to the lake, each exactly once, and passes its events on at once.
 
-Five tables are written: raw frames, ticks, slow records, summaries of options, and quarantine for frames that cannot be
-read. Each commit carries the number of the last frame it accounts for. Everything derived is a pure function of the
-frames in order, so after a kill the same frames are fed again, from the recording or from raw, and each table skips
-what it already has.
+Five tables are written: raw frames, ticks, slow records, summaries of options, and quarantine for unreadable frames.
+Each commit carries the number of the last frame it accounts for. Everything derived is a pure function of the frames in
+order, so after a kill the same frames are fed again, from the recording or from raw, and each table skips what it
+already has.
 
-Ticks are committed by whole batches (minutes of receive time; the clock running back does not reopen one). A batch
-begins with a checkpoint of the book, so that it can be read, judged or removed alone. Of a recording several small
-batches go into one commit, which costs as much for one row as for thousands. Of a live source each batch is committed
-when it ends, and raw also about every second. Commits happen on a thread of their own: the quoting loop does not wait
+Ticks are committed in whole batches (minutes of receive time; a clock that steps back does not reopen one). A batch
+starts with a checkpoint of the book, so that it can be read, validated or removed on its own. For a recording, several
+small batches share one commit, which costs as much for one row as for thousands. For a live source each batch is
+committed when it ends, and raw also about every second. Commits run on their own thread: the quoting loop does not wait
 for a disk.
 """
 
@@ -48,19 +48,19 @@ _TABLES: Final = (
 _RAW_ROWS: Final = 50_000
 _RAW_BYTES: Final = 64 * 2**20
 _ROWS_A_COMMIT: Final = 8_192  # frames and events of a recording: its batches wait for each other until then
-_FRAMES_A_BATCH: Final = 500_000  # more than any minute has: the clock jumped ahead, or stands still
+_FRAMES_A_BATCH: Final = 500_000  # more than any minute has: the clock jumped ahead, or stopped
 
 
 @dataclass(kw_only=True)
 class _Buffers:
-    """What has been fed and not yet been handed to the writer."""
+    """What has been fed but not yet passed to the writer."""
 
     raw_frame: list[int] = field(default_factory=list)
     raw_recv: list[int] = field(default_factory=list)
     raw_payload: list[bytes] = field(default_factory=list)
     raw_bytes: int = 0
-    ticks: list[Events] = field(default_factory=list)  # of the batch in work
-    batches: list[tuple[int, list[Events]]] = field(default_factory=list)  # those before it
+    ticks: list[Events] = field(default_factory=list)  # of the current batch
+    batches: list[tuple[int, list[Events]]] = field(default_factory=list)  # of the batches before it
     rows: int = 0  # frames and events of those
     slow: list[Slow] = field(default_factory=list)
     options: list[OptionSummary] = field(default_factory=list)
@@ -70,11 +70,11 @@ class _Buffers:
 class Lander:
     """Feeds one source through a :class:`Normaliser` and lands it.
 
-    ``with Lander(source, instrument, lake) as lander: events = lander.feed(...)``. Leaving the block normally closes;
-    leaving it by an error leaves the source unfinished, to be fed again. With a ``clock`` the source is *live*: it
-    cannot be fed again from outside, so an error also closes it, and after a kill :func:`recover` finishes it from raw.
-    ``venue`` is the format of the frames (by default the instrument's live one); ``writer`` one that several landers
-    share and that its owner ends.
+    ``with Lander(source, instrument, lake) as lander: events = lander.feed(...)``. Leaving the block normally closes
+    the source; leaving it by an error leaves the source unfinished, to be fed again. With a ``clock`` the source is
+    *live*: it cannot be fed again from outside, so an error also closes it, and after a kill :func:`recover` finishes
+    it from raw. ``venue`` is the format of the frames (by default the instrument's live one); ``writer`` is one that
+    several landers share and that its owner closes.
     """
 
     def __init__(
@@ -115,9 +115,9 @@ class Lander:
         return self.normaliser.stats
 
     def feed(self, frame: int, recv_ns: int, payload: bytes) -> Events:
-        """Events (n,) of the next frame, for use at once; checkpoints go to the lake only.
+        """Events (n,) of the next frame, for immediate use; checkpoints go to the lake only.
 
-        ``recv_ns`` may be NO_STAMP: the line carried no readable time, its frame goes to quarantine.
+        ``recv_ns`` may be NO_STAMP: the line had no readable time, so its frame goes to quarantine.
 
         Raises:
             LakeError: an earlier commit failed. Nothing after it was committed.
@@ -137,30 +137,30 @@ class Lander:
         return events
 
     def reject(self, frame: int, reason: str, detail: str, payload: bytes) -> None:
-        """Land a frame that somebody else could not read: it goes to raw and to quarantine."""
+        """Land a frame that the caller could not read: it goes to raw and to quarantine."""
         recv_ns = self.stats.last_ns
         self.normaliser.reject(frame, recv_ns, reason, detail, payload)
         self._keep(frame, recv_ns, payload)
 
     def lost(self, frame: int, recv_ns: int) -> None:
-        """Land that frames of the connection are missing before this one: the book is forgotten."""
+        """Record that frames of the connection are missing before this one: the book is cleared."""
         events = self.normaliser.lost(frame, recv_ns)
         if len(events):
             self._buffers.ticks.append(events)
             self._last_frame = frame
 
     def note(self, reason: str, detail: str) -> None:
-        """Put on record, in quarantine, that something after the last frame is missing. No frame is counted."""
+        """Record in quarantine that something after the last frame is missing. No frame is counted."""
         self._last_frame += 1
         self.normaliser.note(self._last_frame, reason, detail)
         self._quarantine()
 
     def end(self, frame: int) -> None:
-        """The source said that it ends, by a frame of this number which is none of the market's."""
+        """The source announced its end, by a frame with this number that is not market data."""
         self._last_frame = frame
 
     def pause(self) -> None:
-        """Commit the raw frames fed so far and release the source; it goes on when it is fed again from its start.
+        """Commit the raw frames fed so far and release the source; landing resumes when it is fed again from its start.
 
         The last minute's ticks are not committed: a batch is never written in two parts.
 
@@ -174,10 +174,10 @@ class Lander:
             self.abandon()
 
     def close(self) -> Stats:
-        """Commit what is left, the last batch too, and release the source.
+        """Commit what is left, including the last batch, and release the source.
 
-        The last commit is that of ticks, with the last frame's number even where it brought no event: a source whose
-        ticks stand no lower than raw has been read to its end.
+        The last commit is that of ticks, with the last frame's number even if that frame had no event: a source whose
+        ticks position is not below that of raw has been read to its end.
 
         Raises:
             LakeError: a commit failed; the source stays unfinished, feed it again.
@@ -213,7 +213,7 @@ class Lander:
             self.abandon()
 
     def _keep(self, frame: int, recv_ns: int, payload: bytes) -> None:
-        """Buffer what the frame gave, and commit raw when it is time."""
+        """Buffer what the frame produced, and commit raw when it is time."""
         buffers = self._buffers
         if self.normaliser.slow:
             buffers.slow += self.normaliser.slow
@@ -260,7 +260,7 @@ class Lander:
         buffers.ticks, self._frames_before = [], self.stats.frames
 
     def _cut(self) -> None:
-        """Hand everything to the writer. It accounts for all frames up to the last one fed, the end of a batch."""
+        """Pass everything to the writer; it accounts for all frames up to the last one fed, the end of a batch."""
         self._flush_raw()
         buffers, self._buffers = self._buffers, _Buffers()
         slow = [record for record in buffers.slow if record.frame > self._positions["slow"]]
@@ -298,7 +298,7 @@ class Lander:
 
 @dataclass(frozen=True, kw_only=True)
 class Unfinished:
-    """A source whose landing was cut short. A live one is finished from raw; a recording is to be ingested again."""
+    """A source whose landing was interrupted. A live one is finished from raw; a recording must be ingested again."""
 
     source: str
     instrument: Instrument
@@ -306,7 +306,7 @@ class Unfinished:
 
 
 def unfinished(lake: Lake) -> list[Unfinished]:
-    """Sources that were left unfinished and that nobody is landing now. Only known of a lake on this machine."""
+    """Unfinished sources that no process is landing now. Known only for a lake on this machine."""
     found = []
     for path in sorted(_folder(lake).glob("*.json")) if lake.folder else []:
         mark = _read_mark(path)
@@ -316,7 +316,7 @@ def unfinished(lake: Lake) -> list[Unfinished]:
 
 
 def recover(lake: Lake, source: str, instrument: Instrument) -> Stats:
-    """Finish a live source from its raw frames: derive again, write only what is missing.
+    """Finish a live source from its raw frames: derive everything again, write only what is missing.
 
     Raises:
         InputError: another process is landing it.
@@ -329,7 +329,7 @@ def recover(lake: Lake, source: str, instrument: Instrument) -> Stats:
 
 
 def recover_all(lake: Lake) -> tuple[str, ...]:
-    """Finish every live source that a killed process left; recordings are finished by giving them again."""
+    """Finish every live source that a killed process left; to finish a recording, ingest it again."""
     live = [each for each in unfinished(lake) if each.live]
     for each in live:
         recover(lake, each.source, each.instrument)
@@ -337,7 +337,7 @@ def recover_all(lake: Lake) -> tuple[str, ...]:
 
 
 def landed_frames(lake: Lake, source: str, instrument: Instrument) -> Iterator[tuple[int, int, bytes]]:
-    """``(frame number, receive ns, payload)`` of what raw holds of a source, in order."""
+    """``(frame number, receive ns, payload)`` of a source's frames in raw, in order."""
     columns = ["frame", "recv_ns", "payload"]
     rows = lake.read("raw", instrument=instrument.key, columns=columns, where={"source": source})
     for part in rows.to_batches(max_chunksize=8192):
@@ -379,7 +379,7 @@ def _rejected_rows(source: str, instrument: Instrument, rejected: list[tuple[int
 
 @dataclass(frozen=True, kw_only=True)
 class _Mark:
-    """What is written beside the tables while a source is being landed."""
+    """The mark that is written next to the tables while a source is being landed."""
 
     source: str
     instrument: str
@@ -388,7 +388,7 @@ class _Mark:
 
 @dataclass(kw_only=True)
 class _Claim:
-    """The right to land a source: a locked file, freed by the kernel however the process ends."""
+    """The right to land a source: a locked file, released by the kernel however the process ends."""
 
     path: Path | None = None
     file: int = -1
@@ -402,19 +402,19 @@ class _Claim:
 
 
 def _folder(lake: Lake) -> Path:
-    assert lake.folder is not None  # noqa: S101 callers look first
+    assert lake.folder is not None  # noqa: S101 callers check first
     return lake.folder / ".landing"
 
 
 def _claim(lake: Lake, mark: _Mark) -> _Claim:
-    if lake.folder is None:  # no lock there; of two landers the second is refused at its first commit (Lake.append)
+    if lake.folder is None:  # no locks there; of two landers the second fails at its first commit (Lake.append)
         return _Claim()
     path = _folder(lake) / f"{mark.source}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise LakeError(f"cannot write {path}: {error.strerror}; make room or choose another KEEL_HOME") from None
+        raise LakeError(f"cannot write {path}: {error.strerror}; free some space or choose another KEEL_HOME") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(file).st_nlink == 0:  # finished and removed between our open and our lock
@@ -426,10 +426,10 @@ def _claim(lake: Lake, mark: _Mark) -> _Claim:
         os.ftruncate(file, len(text))
     except BlockingIOError:
         os.close(file)
-        raise InputError(f"{mark.source} is being landed by another process; wait for it to end") from None
+        raise InputError(f"{mark.source} is being landed by another process; wait for it to finish") from None
     except OSError as error:
         os.close(file)
-        raise LakeError(f"cannot write {path}: {error.strerror}; make room or choose another KEEL_HOME") from None
+        raise LakeError(f"cannot write {path}: {error.strerror}; free some space or choose another KEEL_HOME") from None
     return _Claim(path=path, file=file)
 
 

@@ -1,17 +1,18 @@
-"""Frames of one source to events that a book may apply, with resynchronisation.
+"""Convert the frames of one source to events that a book can apply, with resynchronisation.
 
-What comes out is safe to apply in order, frame by frame:
+The output is safe to apply in order, frame by frame:
 
-* Trades and tickers come out as they come in. Diffs come out only while the book follows a snapshot.
-* A snapshot that can be joined to the buffered diffs comes out as one batch: CLEAR, its levels, the buffered diffs, one
-  F_LAST at the end. All of the batch carries the snapshot's frame number and receive time, when it became known.
+* Trades and tickers pass straight through. Diffs pass only while the book follows a snapshot.
+* A snapshot that can be joined to the buffered diffs becomes one batch: CLEAR, its levels, the buffered diffs, one
+  F_LAST at the end. The whole batch carries the snapshot's frame number and receive time, which is when it became
+  known.
 * A snapshot that comes in the stream is such a batch by itself, at any time.
-* A gap, also one that the venue's checksum tells of, comes out as a lone CLEAR at once, so that nobody looks at a book
+* A gap, including one detected by the venue's checksum, becomes a lone CLEAR at once, so that no consumer reads a book
   that missed something; the batch of the next snapshot carries F_RESYNC. A recording may hold no further snapshot: then
-  the book stays unsynced, and says so.
-* Of order-level frames come out the levels that their orders make up, and their trades. An order event that cannot be
-  (an unknown order) goes to quarantine by itself.
-* A frame that cannot be read gives no event and a :class:`Rejected` entry.
+  the book stays unsynced, and reports it.
+* Order-level frames become the levels that their orders add up to, and their trades. An invalid order event (an unknown
+  order) goes to quarantine on its own.
+* An unreadable frame gives no event and a :class:`Rejected` entry.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ from market.instruments import Instrument
 from market.venues import registry
 from market.venues.protocol import NO_EVENTS, OptionSummary, Parsed, Slow, Venue
 
-_FULL: Final = 3 / 4  # of a side's room: then its farthest levels are forgotten
+_FULL: Final = 3 / 4  # of a side's room: beyond it the farthest levels are dropped
 _KEPT: Final = 1 / 2
-_HARMLESS: Final = ("unknown_frame", "wrong_symbol")  # reasons of frames that did not speak of this book
+_HARMLESS: Final = ("unknown_frame", "wrong_symbol")  # reasons of frames that did not concern this book
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """A frame that gave nothing: ``reason`` is a stable word, ``detail`` a sentence."""
+    """A frame that produced nothing: ``reason`` is a stable code, ``detail`` a sentence."""
 
     frame: int
     recv_ns: int
@@ -69,10 +70,10 @@ class Rejected:
 class Stats:
     """Counts since the start of the source.
 
-    ``diffs`` are those applied, ``before_snapshot`` those that waited; ``snapshots_unused`` came while the book was in
-    order or could not be joined. ``proved`` counts checksums of the venue that were right. ``crossed`` and ``locked``
-    count book and ticker frames after which the book was so. Offsets are receive minus exchange time: below zero where
-    the local clock is behind. ``interrupted`` counts notices (:mod:`market.feeds.notices`).
+    ``diffs`` counts those applied, ``before_snapshot`` those that waited; ``snapshots_unused`` came while the book was
+    in order or could not be joined. ``proved`` counts checksums of the venue that matched. ``crossed`` and ``locked``
+    count book and ticker frames that left the book in that state. Offsets are receive minus exchange time: below zero
+    where the local clock is behind. ``interrupted`` counts notices (:mod:`market.feeds.notices`).
     """
 
     frames: int = 0
@@ -114,12 +115,12 @@ class Stats:
 
 
 class Normaliser:
-    """State of one source: its book, its place in the updates, its counts.
+    """State of one source: its book, its position in the updates, its counts.
 
-    ``venue`` is the format of its frames: by default that of the instrument's live stream.
-    ``slow``, ``options`` and ``rejected`` grow; whoever consumes them clears them. ``depth_limit`` is the room for
-    levels a side: when three quarters are taken, the levels beyond half of it, far from the touch, are forgotten (DEPTH
-    events of size 0 at the end of the frame).
+    ``venue`` is the format of its frames: by default that of the instrument's live stream. ``slow``, ``options`` and
+    ``rejected`` grow; their consumer clears them. ``depth_limit`` is the room for levels per side: when three quarters
+    are in use, the levels beyond half of it, far from the touch, are dropped (DEPTH events of size 0 at the end of the
+    frame).
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Normaliser:
         self._book: Book = venue.book(depth_limit)
         self._trim_above = int(depth_limit * _FULL)
         self._trim_to = int(depth_limit * _KEPT)
-        self._broken = False  # a gap or a refused event lies before the next snapshot
+        self._broken = False  # a gap or a rejected event lies before the next snapshot
 
     @property
     def synced(self) -> bool:
@@ -151,7 +152,7 @@ class Normaliser:
     def feed(self, frame: int, recv_ns: int, payload: bytes) -> Events:
         """Events (n,) of the next frame, to be applied before those of the one after it; often none.
 
-        The array is the caller's; it is not written again.
+        The array belongs to the caller; it is not written again.
         """
         stats = self.stats
         back = recv_ns < stats.last_ns
@@ -159,11 +160,11 @@ class Normaliser:
         stats.rows += self._rows(payload)
         stats.first_ns = stats.first_ns or recv_ns
         stats.last_ns = recv_ns
-        said = notices.read(payload) if payload.startswith(notices.PREFIX) else None
-        if said is not None:
+        notice = notices.read(payload) if payload.startswith(notices.PREFIX) else None
+        if notice is not None:
             stats.clock_back += back
             stats.interrupted += 1
-            self._reject(frame, recv_ns, said, payload)
+            self._reject(frame, recv_ns, notice, payload)
             return self.lost(frame, recv_ns) if self._unnumbered else NO_EVENTS
         try:
             parsed = self._parse(payload, recv_ns, frame)
@@ -183,17 +184,17 @@ class Normaliser:
         return events
 
     def reject(self, frame: int, recv_ns: int, reason: str, detail: str, payload: bytes) -> None:
-        """Count and keep a frame that somebody else could not read."""
+        """Count and store a frame that the caller could not read."""
         self.stats.frames += 1
         self.stats.rows += self._rows(payload)
         self._reject(frame, recv_ns, (reason, detail), payload)
 
     def note(self, frame: int, reason: str, detail: str) -> None:
-        """Keep that something is wrong with the source, not with a frame of it."""
+        """Store an entry about the source itself, not about one of its frames."""
         self._reject(frame, self.stats.last_ns, (reason, detail), b"")
 
     def checkpoint(self, frame: int, recv_ns: int) -> Events:
-        """The book as it is, as events that rebuild it (F_SNAPSHOT | F_CHECKPOINT); none while it is not in order."""
+        """The current book as events that rebuild it (F_SNAPSHOT | F_CHECKPOINT); none while it is not in order."""
         if not self.synced:
             return NO_EVENTS
         template = empty(1)
@@ -222,12 +223,12 @@ class Normaliser:
         return NO_EVENTS
 
     def _missed(self, error: FrameError, frame: int, recv_ns: int) -> Events:
-        """What a frame that was refused does to the book: none, or a lone CLEAR where something may be missing now."""
+        """The effect of a rejected frame on the book: none, or a lone CLEAR if something may be missing now."""
         wrong = isinstance(error, ChecksumError) or (self._unnumbered and error.reason not in _HARMLESS)
         return self.lost(frame, recv_ns) if wrong else NO_EVENTS
 
     def lost(self, frame: int, recv_ns: int) -> Events:
-        """Frames are missing before this one: the book waits for a snapshot; a lone CLEAR where it was in order."""
+        """Frames are missing before this one: the book waits for a snapshot; a lone CLEAR if it was in order."""
         if not self.synced:
             return NO_EVENTS
         self._sequence.lose()
@@ -240,7 +241,7 @@ class Normaliser:
             self.stats.diffs += 1
             self.stats.proved += diff.proved
             events = self._trimmed(self._applied(diff.events, payload)) if len(diff.events) else diff.events
-            if self._sequence.in_stream:  # such a frame may hold trades beside levels
+            if self._sequence.in_stream:  # such a frame may hold trades as well as levels
                 self.stats.trades += events["kind"].tobytes().count(TRADE)  # a tenth of numpy's time for few events
             return events
         if verdict == "gap":
@@ -269,7 +270,7 @@ class Normaliser:
         return self._applied(batch, payload)
 
     def _applied(self, events: Events, payload: bytes) -> Events:
-        """The events after our own book took them; a lone CLEAR where it refuses one."""
+        """The events, after our own book has applied them; a lone CLEAR if it rejects one."""
         if isinstance(self._book, OrderBook):
             return self._sifted(self._book, events, payload)
         try:
@@ -283,14 +284,14 @@ class Normaliser:
         return events
 
     def _sifted(self, book: OrderBook, events: Events, payload: bytes) -> Events:
-        """What orders did to the levels. One that cannot be is kept with its frame, and the book goes on without it."""
-        said, codes = book.sift(events)
+        """The effect of orders on the levels. An invalid event is stored with its frame and skipped."""
+        level_events, codes = book.sift(events)
         for i in codes.nonzero()[0]:
             code, event = int(codes[i]), events[i]
             why = (REASONS[code], str(refusal(code, event)))
             self._reject(int(event["frame"]), int(event["recv_ns"]), why, payload)
         self._count_status()
-        return said
+        return level_events
 
     def _count_status(self) -> None:
         status = self._book.status
@@ -299,7 +300,7 @@ class Normaliser:
             self.stats.locked += bool(status & LOCKED)
 
     def _forgotten(self, frame: int, recv_ns: int, seq: int) -> Events:
-        """Forget our book, and say so to everybody else who has one: a lone CLEAR."""
+        """Clear our book, and tell every other book to do the same: a lone CLEAR."""
         self._broken = True
         self._book.clear()
         lone = empty(1)
@@ -323,7 +324,7 @@ class Normaliser:
     def _trimmed(self, events: Events) -> Events:
         """``events`` and the removal of what is too far away to keep."""
         bids, asks = self._book.counts()
-        if max(bids, asks) <= self._trim_above or isinstance(self._book, OrderBook):  # orders are not ours to forget
+        if max(bids, asks) <= self._trim_above or isinstance(self._book, OrderBook):  # orders must not be dropped
             return events
         far = [(BID, row) for row in self._book.bids(bids)[self._trim_to :]]
         far += [(ASK, row) for row in self._book.asks(asks)[self._trim_to :]]

@@ -1,11 +1,11 @@
-"""Notices: frames that we put into a live source where frames of the market are missing.
+"""Notices: frames that we insert into a live source where market frames are missing.
 
-A notice is landed as a frame with a number of its own, so that whatever is derived from raw says the same again. It is
-none of the market's: it gives no event, goes to quarantine with its reason, and where the venue's updates have no
-numbers it loses the book. Where they have, the numbers tell.
+A notice is landed as a frame with its own number, so that a derivation from raw gives the same result. It is not market
+data: it produces no event, goes to quarantine with its reason, and clears the book if the venue's updates have no
+numbers. If they have numbers, those show the gap.
 
-Reasons: ``connection_lost`` (it broke and was opened again), ``silent`` (nothing came for too long: it was cut and
-opened again), ``shed`` (more came than could be taken: how many frames, and from when to when).
+Reasons: ``connection_lost`` (it broke and was reopened), ``silent`` (nothing came for too long: it was cut and
+reopened), ``shed`` (more came than could be accepted: how many frames, and from when to when).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def notice(reason: Reason, detail: str) -> bytes:
 
 
 def read(payload: bytes) -> tuple[Reason, str] | None:
-    """Reason and sentence of a notice; None where the frame is none."""
+    """Reason and sentence of a notice; None if the frame is not a notice."""
     if not payload.startswith(PREFIX):
         return None
     try:
-        said = orjson.loads(payload)["data"]
-        reason, detail = said["reason"], str(said["detail"])
+        data = orjson.loads(payload)["data"]
+        reason, detail = data["reason"], str(data["detail"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
     return (reason, detail) if reason in REASONS else None

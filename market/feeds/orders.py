@@ -22,10 +22,10 @@ _SIDES = {"BUY": BID, "SELL": ASK}
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the exchange says about one of our orders (``ORDER_TRADE_UPDATE``).
+    """A report of the exchange about one of our orders (``ORDER_TRADE_UPDATE``).
 
     ``execution`` is NEW, TRADE, CANCELED or EXPIRED; ``status`` NEW, PARTIALLY_FILLED, FILLED, CANCELED or EXPIRED.
-    ``last_price`` (ticks), ``last_size`` (lots) and ``trade_id`` belong to this fill and are 0 unless it is one;
+    ``last_price`` (ticks), ``last_size`` (lots) and ``trade_id`` belong to this fill and are 0 for other reports;
     ``filled_size`` is the sum of all fills. ``side`` is BID for a buy.
     """
 
@@ -68,7 +68,7 @@ def read_report(instrument: Instrument, recv_ns: int, payload: bytes) -> Report 
     """The report in a user-data line; None when the line is user data of another kind.
 
     Raises:
-        FrameError: the line is not what the exchange documents.
+        FrameError: the line does not match the exchange's documentation.
     """
     try:
         data = orjson.loads(payload)["data"]
@@ -97,5 +97,5 @@ def read_report(instrument: Instrument, recv_ns: int, payload: bytes) -> Report 
 def _steps(text: str, step: Decimal) -> int:
     steps = Decimal(text) / step
     if steps != int(steps):
-        raise ValueError(f"{text} is no multiple of {step}")
+        raise ValueError(f"{text} is not a multiple of {step}")
     return int(steps)

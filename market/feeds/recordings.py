@@ -1,4 +1,4 @@
-"""Recordings on disk: which venue's they are, what they consist of, and what an archive of several holds."""
+"""Recordings on disk: which venue they come from, which files they consist of, and what an archive of several holds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ID_DIGITS: Final = 16
 class Recording:
     """A recording of one venue; ``key`` is that of its instrument, with the symbol :data:`SEVERAL` where it has more.
 
-    ``origin`` is what it is called: its name, and that of the archive which holds it.
+    ``origin`` is its display name: its file name, and that of the archive which holds it.
     """
 
     path: Path
@@ -49,13 +49,14 @@ class Recording:
 
 @contextmanager
 def opened(paths: Iterable[Path], venue: Venue | None = None) -> Iterator[list[Recording]]:
-    """All recordings in the files, those in archives unpacked for as long as the block lasts.
+    """All recordings in the files; those in archives are unpacked for the duration of the block.
 
-    A file that belongs to another one's recording is not one by itself.
+    A file that belongs to another file's recording is not a recording on its own.
 
     Raises:
-        InputError: a file is missing or may not be read.
-        CaptureError: a file is no recording of a known venue (of ``venue``, if given), nor an archive of some.
+        InputError: a file is missing or cannot be read.
+        CaptureError: a file is neither a recording of a known venue (of ``venue``, if given) nor an archive of
+            recordings.
         EmptyDataError: a file is empty.
     """
     with tempfile.TemporaryDirectory(prefix="keel-") as folder:
@@ -68,7 +69,7 @@ def opened(paths: Iterable[Path], venue: Venue | None = None) -> Iterator[list[R
 
 
 def _recording(path: Path, origin: str, asked: Venue | None) -> Recording | None:
-    """The first venue that recognises the file; damage is told only where none does."""
+    """The first venue that recognises the file; damage is reported only if none does."""
     problem: CaptureError | None = None
     for venue in (asked,) if asked else registry.VENUES:
         try:
@@ -79,7 +80,7 @@ def _recording(path: Path, origin: str, asked: Venue | None) -> Recording | None
         except EmptyDataError:
             raise EmptyDataError(f"{origin} holds no frames; give a recording that is not empty") from None
         if key is not None:
-            first = venue.parts(path)[0]  # of several files, the one that it is known by
+            first = venue.parts(path)[0]  # of several files, the one that identifies it
             return Recording(path=first, origin=origin.removesuffix(path.name) + first.name, venue=venue, key=key)
     if problem:
         raise problem
@@ -104,14 +105,14 @@ def _inside(path: Path, folder: Path, venue: Venue | None) -> list[Recording]:
 
 
 def _unpacked(path: Path, folder: Path) -> dict[str, Path]:
-    """Every member of an archive as a file in ``folder``, by its name; none where the file is no archive of several."""
+    """Every member of an archive as a file in ``folder``, by its name; none if it is not an archive of several."""
     files: dict[str, Path] = {}
     for name, member in archives.members(path):
         if name == path.name:
             return {}
         target = (folder / name).resolve()
         if not target.is_relative_to(folder.resolve()):
-            raise InputError(f"{path.name} has a member {name!r} outside of itself; unpack it by hand and look at it")
+            raise InputError(f"{path.name} has a member {name!r} outside the archive; unpack it by hand and check it")
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
             file.writelines(archives.pieces(path, member))

@@ -1,13 +1,13 @@
-"""Which depth diffs may be applied: each :data:`~market.venues.protocol.Rule` of continuity.
+"""Decides which depth diffs may be applied, for each continuity :data:`~market.venues.protocol.Rule`.
 
-Two are Binance's documented rules for joining a stream to a snapshot that is fetched beside it. Spot ("How to manage a
+Two are Binance's documented rules for joining a stream to a snapshot that is fetched separately. Spot ("How to manage a
 local order book correctly", Binance spot WebSocket streams): drop diffs with ``u`` <= ``lastUpdateId`` of the snapshot;
 the first one applied has ``U`` <= ``lastUpdateId`` + 1 <= ``u``; from then on each ``U`` is the previous ``u`` + 1.
 Futures, USD-M and COIN-M alike: drop ``u`` < ``lastUpdateId``; the first has ``U`` <= ``lastUpdateId`` <= ``u``; then
 each ``pu`` is the previous ``u``.
 
-In the others the snapshot comes in the stream, in its place among the diffs: nothing is buffered, and every snapshot
-starts anew.
+In the others the snapshot comes in the stream, in its place among the diffs: nothing is buffered, and every snapshot is
+a fresh start.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ BUFFERED: Final = 4096  # diffs kept while there is no snapshot: two minutes of 
 
 
 def is_stale(market: Rule, diff: Parsed, snapshot_id: int) -> bool:
-    """Whether the snapshot already holds everything in the diff."""
+    """Whether the snapshot already contains everything in the diff."""
     return diff.last < snapshot_id if market == "futures" else diff.last <= snapshot_id
 
 
 def bridges(market: Rule, diff: Parsed, snapshot_id: int) -> bool:
-    """Whether the diff may be the first one after the snapshot; of futures also one that says it follows it."""
+    """Whether the diff may be the first one after the snapshot; for futures also one whose ``pu`` is its id."""
     if market == "stamped":
         return diff.last > snapshot_id
     reached = snapshot_id + 1 if market == "spot" else snapshot_id
@@ -46,7 +46,7 @@ def follows(market: Rule, diff: Parsed, applied: int) -> bool:
 class Sequence:
     """The state of one book's updates: waiting for a snapshot (and buffering), or following it.
 
-    ``applied`` is the id of the last update in the book, ``expected`` what the next diff should have continued.
+    ``applied`` is the id of the last update in the book, ``expected`` the id that the next diff should have continued.
     """
 
     def __init__(self, market: Rule) -> None:
@@ -58,7 +58,7 @@ class Sequence:
         self.applied = 0
 
     def on_diff(self, diff: Parsed) -> Verdict:
-        """What to do with a diff. After ``gap`` the book must be forgotten; the diff waits for the next snapshot."""
+        """What to do with a diff. After ``gap`` the book must be cleared; the diff waits for the next snapshot."""
         if self.in_stream:
             return self._in_stream(diff)
         if not self.synced:
@@ -82,13 +82,13 @@ class Sequence:
     def on_snapshot(self, snapshot: Parsed) -> list[Parsed] | None:
         """The buffered diffs to apply after the snapshot, in order; None when it cannot be joined to them.
 
-        A snapshot that is older than the buffer, or that lies in a hole of it, leaves the state as it was; so does one
-        from beside the stream while the book is in order.
+        A snapshot that is older than the buffer, or that lies in a hole of it, leaves the state unchanged; so does one
+        from outside the stream while the book is in order.
         """
         if self.synced and not self.in_stream:
             return None
         if self._market == "stamped" and self._waiting and self._waiting[0].last > snapshot.last:
-            return None  # what lies between the snapshot and the first diff is not known
+            return None  # the updates between the snapshot and the first diff are unknown
         joined = [diff for diff in self._waiting if not is_stale(self._market, diff, snapshot.last)]
         if joined and not bridges(self._market, joined[0], snapshot.last):
             return None
@@ -98,7 +98,7 @@ class Sequence:
         return joined
 
     def lose(self) -> None:
-        """Forget everything: the next snapshot starts anew."""
+        """Discard all state: the next snapshot is a fresh start."""
         self._waiting.clear()
         self.synced = self._bridged = False
 

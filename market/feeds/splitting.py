@@ -1,8 +1,8 @@
-"""A recording of several instruments, landed: each of them a source of its own, each frame in exactly one of them.
+"""Landing a recording of several instruments: each becomes its own source, and each frame goes to exactly one of them.
 
-A frame that speaks of no instrument (an answer to a subscription, a heartbeat, what cannot be read) belongs to the
-connection and is landed under the symbol SESSION. Where frames of the connection are missing, every book is lost.
-Frames keep their number in the recording, so that numbers of a source rise but are not consecutive.
+A frame without an instrument (a subscription reply, a heartbeat, an unreadable frame) belongs to the connection and is
+landed under the symbol SESSION. Where frames of the connection are missing, every book is lost. Frames keep their
+number in the recording, so the numbers of a source increase but are not consecutive.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class Splitter:
-    """Feeds each frame to the lander of its instrument; ``instrument`` gives the steps of a symbol.
+    """Feeds each frame to the lander of its instrument; ``instrument`` returns the steps of a symbol.
 
     ``with Splitter(source, venue, lake, instrument) as splitter: splitter.feed(...)``; then ``landers`` by symbol.
     Leaving the block by an error leaves all sources unfinished, to be fed again.
@@ -64,7 +64,7 @@ class Splitter:
         lander.feed(number, recv_ns, payload)
 
     def note(self, reason: str, detail: str) -> None:
-        """Put on record, for every instrument, that something after the last frame is missing."""
+        """Record for every instrument that something after the last frame is missing."""
         for lander in self.landers.values():
             lander.note(reason, detail)
 

@@ -1,7 +1,7 @@
 """Market data and orders over a WebSocket: a real exchange's combined stream, or the simulator's stamped one.
 
-:func:`stream` is for those who only listen: raw frames, numbered, with reconnection. :class:`Session` is for those who
-also trade: one list of frames a step, orders out, reports and replies in.
+:func:`stream` is for callers that only listen: raw frames, numbered, with reconnection. :class:`Session` is for callers
+that also trade: one list of frames per step, orders out, reports and replies in.
 
 A *stamped* stream (query ``stamp=1``, simulator only) carries the receive time in every line, ``<recv ns> <json>``, and
 may join many lines into one message. On any other stream a message is one frame and the receive time is the injected
@@ -42,13 +42,13 @@ _TRANSIENT_STATUS = (409, 418, 429)  # busy with an earlier connection; rate lim
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionConfig:
-    """How a connection is opened, kept and opened again.
+    """How a connection is opened, kept alive and reopened.
 
     ``snapshot_url``: fetched over HTTP once the first frame of every connection has come, then every
-    ``snapshot_every_s``, and every ``snapshot_retry_s`` while ``wants_snapshot`` says that the book has none to follow;
-    the body is yielded as a frame of its own, as recordings have it. A connection on which nothing comes for
-    ``silence_s`` is cut and opened again (not one on which the exchange waits for us). ``first_patience_s`` is how
-    long the first connection is tried for, ``patience_s`` how long a lost one.
+    ``snapshot_every_s``, and every ``snapshot_retry_s`` while ``wants_snapshot`` returns that the book has none to
+    follow; the body is yielded as a separate frame, as in recordings. A connection on which nothing comes for
+    ``silence_s`` is cut and reopened (not one on which the exchange waits for us). ``first_patience_s`` is how long to
+    try for the first connection, ``patience_s`` how long for a lost one.
     """
 
     snapshot_url: str | None = None
@@ -69,15 +69,15 @@ class ConnectionConfig:
 async def stream(
     url: str, *, clock: Clock, config: ConnectionConfig | None = None
 ) -> AsyncGenerator[tuple[int, int, bytes]]:
-    """Raw market frames as ``(frame number from 1, receive ns, payload)`` until the stream says that it ends.
+    """Raw market frames as ``(frame number from 1, receive ns, payload)`` until the stream announces its end.
 
-    A lost connection is opened again with a growing, jittered delay; numbers go on counting. A notice
-    (:mod:`market.feeds.notices`) is the first frame of the new one; what was missed also shows as a gap in the venue's
-    update ids. The connection is closed when the iterator is closed (``aclosing``) or ends.
+    A lost connection is reopened with a growing, jittered delay; frame numbers continue. A notice
+    (:mod:`market.feeds.notices`) is the first frame of the new connection; what was missed also shows as a gap in the
+    venue's update ids. The connection is closed when the iterator is closed (``aclosing``) or ends.
 
     Raises:
-        InputError: the URL is not a WebSocket URL, or the server says that the request is wrong.
-        ServiceError: the server cannot be reached, or stays away for longer than the patience.
+        InputError: the URL is not a WebSocket URL, or the server rejects the request as wrong.
+        ServiceError: the server cannot be reached, or stays unreachable for longer than the patience.
     """
     config = config or ConnectionConfig()
     number, first_ns, last_ns = 0, 0, 0
@@ -107,7 +107,7 @@ async def stream(
 
 
 def waits_for_us(url: str) -> bool:
-    """Whether the exchange goes on only as fast as its stream is read (the simulator's stamped one)."""
+    """Whether the exchange advances only as fast as its stream is read (the simulator's stamped one)."""
     return parse_qs(urlsplit(url).query).get("stamp") == ["1"]
 
 
@@ -115,7 +115,7 @@ async def snapshot(url: str, *, timeout_s: float = 10.0) -> bytes:
     """The body of a depth snapshot (or of any other GET) over HTTP.
 
     Raises:
-        InputError: the URL is not http(s), or the server says that the request is wrong (its words are in the message).
+        InputError: the URL is not http(s), or the server rejects the request as wrong (its text is in the message).
         ServiceError: the server cannot be reached.
     """
     if urlsplit(url).scheme not in ("http", "https"):
@@ -130,16 +130,16 @@ def _get(url: str, timeout_s: float) -> bytes:
         with opener.open(url, timeout=timeout_s) as response:
             return bytes(response.read())
     except urllib.error.HTTPError as error:
-        said = error.read()[:300].decode(errors="replace").strip()
+        body = error.read()[:300].decode(errors="replace").strip()
         if error.code >= 500 or error.code in _TRANSIENT_STATUS:
-            raise ServiceError(f"{url} answered {error.code}: {said}; try again later") from None
-        raise InputError(f"{url} answered {error.code}: {said}") from None
+            raise ServiceError(f"{url} answered {error.code}: {body}; try again later") from None
+        raise InputError(f"{url} answered {error.code}: {body}") from None
     except (OSError, TimeoutError) as error:
         raise ServiceError(f"cannot reach {url}: {error}; is the exchange running?") from None
 
 
 class ConnectionLostError(ServiceError):
-    """The connection broke or could not be opened; opening it again may help."""
+    """The connection broke or could not be opened; reopening it may help."""
 
     reason: Reason = "connection_lost"
 
@@ -156,10 +156,10 @@ class Session:
     ``async with Session(url, clock=clock) as session: async for lines in session.steps(): ...``. ``lines`` are the
     market frames ``(receive ns, payload)`` of one step (of one message where the stream has no steps). User data and
     replies that came with the step are taken with :meth:`take_user_data` and :meth:`take_replies`. With
-    ``pace=lockstep`` the exchange stands still until the loop asks for the next step, and what :meth:`send` was given
-    before goes out with that request.
+    ``pace=lockstep`` the exchange stands still until the loop asks for the next step, and what was passed to
+    :meth:`send` before goes out with that request.
 
-    ``ended`` is True once the exchange has said that the stream is over; ``exch_ms`` is its time at the last step.
+    ``ended`` is True once the exchange has announced the end of the stream; ``exch_ms`` is its time at the last step.
     """
 
     def __init__(self, url: str, *, clock: Clock, config: ConnectionConfig | None = None) -> None:
@@ -238,7 +238,7 @@ class Session:
         return taken
 
     def forget_private(self) -> None:
-        """Drop user data and replies: for those who only listen."""
+        """Drop user data and replies, for callers that only listen."""
         self._user_data.clear()
         self._replies.clear()
 
@@ -248,7 +248,7 @@ class Session:
         return self._connection
 
     def _read(self, message: bytes) -> list[tuple[int, bytes]]:
-        """Market frames of one message; everything else is put where it belongs."""
+        """Market frames of one message; everything else is sorted into its queue."""
         if not self._stamped:
             now_ns = self._clock.now_ns()
             return [] if self._private(now_ns, message) else [(now_ns, message)]
@@ -276,7 +276,7 @@ class Session:
 
 
 class _Snapshots:
-    """Fetches depth snapshots beside the stream: after a connection's first frame, then at intervals."""
+    """Fetches depth snapshots alongside the stream: after a connection's first frame, then at intervals."""
 
     def __init__(self, config: ConnectionConfig, clock: Clock) -> None:
         self._url = config.snapshot_url
@@ -297,7 +297,7 @@ class _Snapshots:
             try:
                 return [(now_ns, await done)]
             except ServiceError:
-                return []  # the stream goes on, and it is asked for again
+                return []  # the stream continues, and the snapshot is requested again
         every_ns = self._retry_ns if self._wanted() else self._every_ns
         overdue = self._asked_ns is None or now_ns - self._asked_ns >= every_ns
         if has_frames and overdue and self._fetching is None:
@@ -311,7 +311,7 @@ class _Snapshots:
 
 
 class _Silence:
-    """Cuts a connection on which nothing comes: a timer that looks, so that a message costs next to nothing."""
+    """Cuts a silent connection: a timer checks, so that a message costs next to nothing."""
 
     def __init__(self, connection: ClientConnection, limit_s: float) -> None:
         self._connection = connection
@@ -331,7 +331,7 @@ class _Silence:
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
             return
-        if not self._doubted:  # messages may be there, and it was the loop that stood still
+        if not self._doubted:  # messages may be waiting, and it was the loop that stalled
             self._doubted = True
             self._timer = self._loop.call_later(min(_DOUBT_S, self._limit_s), self._look)
             return
@@ -344,7 +344,7 @@ class _Silence:
 
 
 class _Backoff:
-    """Growing, jittered delays; patience runs out when nothing works for too long."""
+    """Growing, jittered delays; raises when no attempt succeeds for too long."""
 
     def __init__(self, config: ConnectionConfig) -> None:
         self._config = config
@@ -394,10 +394,10 @@ async def _open(url: str, config: ConnectionConfig) -> ClientConnection:
         )
     except InvalidStatus as refused:
         status = refused.response.status_code
-        said = bytes(refused.response.body)[:300].decode(errors="replace").strip()
+        body = bytes(refused.response.body)[:300].decode(errors="replace").strip()
         if status >= 500 or status in _TRANSIENT_STATUS:
-            raise ConnectionLostError(f"{url} answered {status}: {said}") from None
-        raise InputError(f"{url} answered {status}: {said}") from None
+            raise ConnectionLostError(f"{url} answered {status}: {body}") from None
+        raise InputError(f"{url} answered {status}: {body}") from None
     except (OSError, TimeoutError, InvalidHandshake) as error:
         raise ConnectionLostError(f"cannot connect to {url}: {error or type(error).__name__}") from None
 
@@ -413,7 +413,7 @@ def _websocket_url(url: str) -> SplitResult:
 
 
 def _remaining(url: str, done_ns: int) -> str:
-    """``url`` with ``seconds`` less what has been received of it, so that a reconnection does not ask for it again."""
+    """``url`` with ``seconds`` reduced by what was received, so that a reconnection does not request it again."""
     parts = urlsplit(url)
     query = parse_qsl(parts.query, keep_blank_values=True)
     if done_ns <= 0 or not any(name == "seconds" for name, _ in query):
@@ -421,5 +421,5 @@ def _remaining(url: str, done_ns: int) -> str:
     try:
         left = [(n, f"{max(0.01, float(v) - done_ns / NS_PER_S):.2f}" if n == "seconds" else v) for n, v in query]
     except ValueError:
-        return url  # the server says what is wrong with it
+        return url  # the server reports what is wrong with it
     return urlunsplit(parts._replace(query=urlencode(left, safe="@/")))

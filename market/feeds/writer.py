@@ -1,4 +1,4 @@
-"""Commits of one or more sources to the lake, in order, on a thread of their own."""
+"""Commits of one or more sources to the lake, in order, on a separate thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Writer:
     def append(
         self, table: str, rows: Callable[[], pa.Table], *, source: str, position: int, after: int | None = None
     ) -> None:
-        """Queue one commit (its rows are built on the thread too); raises the error of an earlier one."""
+        """Queue one commit (its rows are also built on the thread); raises the error of an earlier one."""
         while self._jobs and (self._jobs[0].done() or len(self._jobs) >= _JOBS_WAITING):
             self._jobs.popleft().result()
         self._jobs.append(self._thread.submit(self._append, table, rows, source, (position, after)))
@@ -41,17 +41,17 @@ class Writer:
             raise
 
     def drain(self) -> None:
-        """Wait until everything queued is committed; raises the error of what was not."""
+        """Wait until everything queued is committed; raises the error of a failed commit."""
         while self._jobs:
             self._jobs.popleft().result()
 
     def finish(self) -> None:
-        """As :meth:`drain`, and take nothing more."""
+        """As :meth:`drain`, then accept nothing more."""
         self.drain()
         self._thread.shutdown()
 
     def stop(self) -> None:
-        """Drop what is queued, and take nothing more."""
+        """Drop what is queued, then accept nothing more."""
         self._stopped = True
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._jobs.clear()

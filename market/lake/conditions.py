@@ -1,4 +1,4 @@
-"""Which rows are meant: as Arrow's expression for reading, as SQL for changing."""
+"""Row filters: as Arrow expressions for reads, as SQL for changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Where = Mapping[str, "str | int | Collection[str | int]"]
 def condition(
     table: str, instrument: str | None, times: tuple[int | None, int | None], where: Where, *, strings: Any = None
 ) -> Any:
-    """The rows to read; with ``strings`` columns of text are compared as that type."""
+    """The filter for a read; with ``strings``, text columns are compared as that type."""
     parts: list[Any] = []
     if instrument is not None:
         venue, _, symbol = instrument.partition(".")
@@ -46,7 +46,7 @@ def condition(
 
 
 def predicate(table: str, where: Where) -> str:
-    """SQL of delta-rs; values are quoted here, so an id may hold anything."""
+    """The filter as SQL for delta-rs; values are quoted here, so an id may contain anything."""
     if not where:
         raise LakeError("a delete or replace needs a condition; none was given")
     parts = []

@@ -1,4 +1,4 @@
-"""What a lake holds, told by its logs alone, and whether it is whole, told by reading all of it."""
+"""The contents of a lake, from its logs alone, and its integrity, from reading all of it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def partitions(lake: Lake, table: str) -> tuple[PartitionHolding, ...]:
     """A table's partitions, by instrument and day. No data file is opened.
 
     Raises:
-        LakeError: there is no table of this name, or its log cannot be read.
+        LakeError: there is no table with this name, or its log cannot be read.
     """
 
     def place(file: DataFile) -> tuple[str, str]:
@@ -92,9 +92,9 @@ def _holding(files: Iterable[DataFile]) -> Holding:
 
 
 def faults(lake: Lake, advance: Callable[[], None] = lambda: None) -> tuple[str, ...]:
-    """What is wrong, a sentence each; empty when every file reads as its log says and no row is missing or doubled.
+    """The defects, one sentence each; empty when every file matches its log and no row is missing or duplicated.
 
-    ``advance`` is called once a table.
+    ``advance`` is called once per table.
     """
     found: list[str] = []
     for table in SCHEMAS:
@@ -111,10 +111,10 @@ def _missing(lake: Lake, table: str) -> Iterator[str]:
         frames: dict[str, list[NDArray[np.int64]]] = {}
         rows = lake.read("raw", columns=["instrument", "source", "frame"])
         for (symbol, source), numbers in _grouped(rows, ["instrument", "source"], "frame"):
-            # a recording of several instruments is a source for each, which share the numbers of its frames
+            # a recording of several instruments is one source per instrument; they share one numbering of frames
             frames.setdefault(str(source).removesuffix(source_of_symbol("", str(symbol))), []).append(numbers)
         for recording, parts in sorted(frames.items()):
-            # in a topic the frames of others lie between
+            # in a topic, frames of other instruments lie in between
             first = None if recording.startswith(KAFKA_PREFIX) else 1
             yield from _counted(f"raw: source {recording}: frames", np.sort(np.concatenate(parts)), first=first)
     if table == "ticks":
@@ -137,10 +137,10 @@ def _grouped(rows: pa.Table, keys: list[str], column: str) -> Iterator[tuple[tup
 
 
 def _counted(what: str, numbers: NDArray[np.int64], *, first: int | None) -> Iterator[str]:
-    """Sorted ``numbers`` must be there once each, and be first, first + 1, and so on where there is a ``first``."""
+    """Sorted ``numbers`` must each occur once, and be first, first + 1, and so on if ``first`` is given."""
     doubled = int((np.diff(numbers) == 0).sum())
     if doubled:
-        yield f"{what} {doubled} are there twice"
+        yield f"{what} {doubled} occur twice"
     if first is None:
         return
     missing = int(numbers[-1]) - first + 1 - len(np.unique(numbers))

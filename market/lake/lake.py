@@ -1,8 +1,8 @@
-"""The lake: Delta tables, one a zone, partitioned venue / instrument / date (UTC day of the receive time).
+"""The lake: Delta tables, one per zone, partitioned by venue / instrument / date (UTC day of the receive time).
 
 A writer that reads a *source* (a recording, a live session) commits its position in the same commit as the rows, as
-Delta's application transaction: what :meth:`Lake.position` answers after a kill is exactly what is in the table. One
-writer a source. Readers never see a half-written commit. Every commit can be read later (:meth:`Lake.at`,
+Delta's application transaction: what :meth:`Lake.position` returns after a kill matches exactly what is in the table.
+One writer per source. Readers never see a half-written commit. Every commit can be read later (:meth:`Lake.at`,
 :meth:`Lake.as_of`).
 """
 
@@ -44,16 +44,16 @@ Pin = Callable[[str, DeltaTable], "int | None"]
 
 FILE_BYTES: Final = 128 * 2**20  # of a compacted file
 LEAST_KEPT_HOURS: Final = 24
-_TRIES: Final = 20  # of a commit; each lost one means that somebody else won
-_FRESH: Final = 64  # commits, after which a handle is opened anew: delta-rs 1.6 keeps 0.17 MB of each in one
-_COMPACTION: Final = "quotekeel.compaction"  # property of a table: the version that a compaction began at
+_TRIES: Final = 20  # of a commit; each lost one means that another writer won
+_FRESH: Final = 64  # commits, after which a handle is reopened: delta-rs 1.6 keeps 0.17 MB of each commit in a handle
+_COMPACTION: Final = "quotekeel.compaction"  # property of a table: the version at which a compaction began
 _KEPT: Final = "interval 3650 days"  # the log of a table: how far back it can be read
 _CREATED: Final[dict[str, str | None]] = {"delta.logRetentionDuration": _KEPT}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFile:
-    """A data file of a table. The times (ns) are those of its first and last row, where the log tells."""
+    """A data file of a table. The times (ns) are those of its first and last row, if the log has them."""
 
     path: str
     instrument: str
@@ -67,14 +67,14 @@ class DataFile:
 class Lake:
     """All tables under one address: a folder, or ``s3://bucket/prefix`` (see :mod:`market.lake.storage`).
 
-    A handle is cheap and may be kept; it looks for new commits of other processes at each call.
+    A handle is cheap and may be kept; each call checks for new commits of other processes.
     """
 
     def __init__(self, uri: str | Path, *, pin: Pin | None = None) -> None:
-        """``pin`` chooses the version of each table, for :meth:`at` and :meth:`as_of`; the lake is then read only.
+        """``pin`` selects the version of each table, for :meth:`at` and :meth:`as_of`; the lake is then read-only.
 
         Raises:
-            SettingsError: the address is of a kind that is not known.
+            SettingsError: the address is of an unknown kind.
         """
         self._storage = storage_of(uri)
         self._pin = pin
@@ -87,15 +87,15 @@ class Lake:
 
     @property
     def folder(self) -> Path | None:
-        """Where the tables lie, if that is on this machine."""
+        """The folder of the tables, if it is on this machine."""
         return self._storage.folder
 
     def at(self, versions: Mapping[str, int]) -> Lake:
-        """The lake with these tables as they were at these versions, and no others; read only."""
+        """The lake with only these tables, as of these versions; read-only."""
         return Lake(self.uri, pin=lambda table, _: versions.get(table))
 
     def as_of(self, time_ns: int) -> Lake:
-        """The lake as it was at a time (ns), by the clocks of those who committed; read only."""
+        """The lake as it was at a time (ns), by the clocks of the committers; read-only."""
         return Lake(self.uri, pin=lambda table, handle: version_as_of(table, handle, time_ns // NS_PER_MS))
 
     def append(
@@ -109,11 +109,11 @@ class Lake:
     ) -> None:
         """Commit ``rows`` (the columns of ``SCHEMAS[table]``) and, with ``source``, its ``position``: in one commit.
 
-        ``after``: the position that the caller knows to be the last one (0: none). Where the table has another one,
-        somebody else lands this source too, and nothing is written.
+        ``after``: the last position known to the caller (0: none). If the table has another one, another process lands
+        this source too, and nothing is written.
 
         Raises:
-            LakeError: the rows do not fit the schema, somebody else lands the source, or the table cannot be written.
+            LakeError: the rows do not fit the schema, another process lands the source, or the table cannot be written.
         """
         data = conformed(table, rows)
 
@@ -126,7 +126,7 @@ class Lake:
         self._again(table, write)
 
     def position(self, table: str, source: str) -> int | None:
-        """What the last commit of ``source`` gave as its position; None before the first."""
+        """The position given by the last commit of ``source``; None before the first."""
         handle = self._open(table)
         if handle is None:
             return None
@@ -143,11 +143,11 @@ class Lake:
         columns: Sequence[str] | None = None,
         where: Where | None = None,
     ) -> pa.Table:
-        """Rows in the table's own order (source, then position in it); none where there is no table yet.
+        """Rows in the table's own order (source, then position in it); no rows if there is no table yet.
 
         ``instrument`` is a key ``venue.SYMBOL``; times select ``start_ns <= time < end_ns``; ``where`` maps columns to
-        one value or to a collection of allowed values. Only files and row groups are read that can hold such rows, and
-        of them only the columns that are asked for or selected by.
+        one value or to a collection of allowed values. Only the files and row groups that can hold such rows are read,
+        and only the columns requested or filtered by.
         """
         schema = schema_of(table)
         wanted = list(columns) if columns is not None else schema.names
@@ -161,14 +161,14 @@ class Lake:
             try:
                 rows = dataset.to_table(columns=[*wanted, *order], filter=chosen)
             except pa.ArrowNotImplementedError:
-                # statistics of a file that a delete rewrote are string views; Arrow cannot hold strings against them
+                # statistics of a file rewritten by a delete are string views; Arrow cannot compare strings with them
                 apart = condition(table, instrument, (start_ns, end_ns), where or {}, strings=pa.large_string())
                 rows = dataset.to_table(columns=[*wanted, *order], filter=apart)
         rows = rows.cast(pa.schema([schema.field(name) for name in rows.column_names]))
         return in_order(filled(table, rows), order_of(table)).select(wanted)
 
     def delete(self, table: str, where: Where) -> None:
-        """Remove the rows that ``where`` selects; nothing happens where there are none."""
+        """Remove the rows that ``where`` selects; does nothing if there are none."""
         self._must_be_today(table)
         selected = predicate(table, where)
 
@@ -182,9 +182,10 @@ class Lake:
     def replace(
         self, table: str, rows: pa.Table, where: Where, *, source: str | None = None, position: int | None = None
     ) -> None:
-        """Put ``rows`` in the place of what ``where`` selects, in one commit. Every row must itself fit ``where``.
+        """Replace the rows that ``where`` selects with ``rows``, in one commit. Every new row must itself match
+        ``where``.
 
-        ``position``: what :meth:`position` will answer of ``source``.
+        ``position``: what :meth:`position` will return for ``source``.
         """
         data = conformed(table, rows)
         selected = predicate(table, where)
@@ -198,10 +199,10 @@ class Lake:
         self._again(table, write)
 
     def compact(self, table: str) -> None:
-        """Merge small files of an instrument's day into few, sorted by time; files that are large already stay.
+        """Merge small files of an instrument's day into few, sorted by time; files that are already large stay.
 
-        Readers and writers may go on meanwhile. Losing a race to another compaction or to a delete is no error: nothing
-        more is merged then.
+        Readers and writers may continue meanwhile. Losing a race to another compaction or to a delete is not an error:
+        the merge then stops.
         """
         self._must_be_today(table)
         handle = self._open(table)
@@ -211,8 +212,9 @@ class Lake:
         with sentences(f"table {self._path(table)}", "compacted"):
             try:
                 if scattered:
-                    # delta-rs lets two compactions of one file both commit, which doubles its rows, but none that a
-                    # change of the table's properties came between: who began last is the one that may end
+                    # delta-rs lets two compactions of one file both commit, which doubles its rows, but rejects one
+                    # that a change of the table's properties overtook: the compaction that began last is the one that
+                    # may commit
                     handle.alter.set_table_properties({_COMPACTION: str(handle.version())}, raise_if_not_exists=False)
                 for partition in scattered:
                     handle.optimize.z_order(  # of one column: a plain sort
@@ -229,13 +231,13 @@ class Lake:
     def vacuum(
         self, table: str, *, keep_hours: int, keep_versions: Iterable[int] = (), dry_run: bool = False
     ) -> tuple[int, int]:
-        """Remove data files that only versions of before still need; how many, and their bytes.
+        """Remove data files that only old versions still need; returns how many, and their bytes.
 
-        Files stay that a commit of the last ``keep_hours`` replaced, and all that ``keep_versions`` need. A file that
-        no commit names (of a writer that was killed) goes once it is as old. ``dry_run``: only counts.
+        Files replaced by a commit of the last ``keep_hours`` stay, and so do all that ``keep_versions`` need. A file
+        that no commit names (from a killed writer) is removed once it is that old. ``dry_run``: only counts.
 
         Raises:
-            LakeError: ``keep_hours`` below :data:`LEAST_KEPT_HOURS`: somebody may still read or write those files.
+            LakeError: ``keep_hours`` is below :data:`LEAST_KEPT_HOURS`: a process may still read or write those files.
         """
         if keep_hours < LEAST_KEPT_HOURS:
             raise LakeError(f"expected {LEAST_KEPT_HOURS} hours or more to keep, saw {keep_hours}")
@@ -245,7 +247,7 @@ class Lake:
             return 0, 0
         how = {"enforce_retention_duration": False, "full": True, "keep_versions": sorted(set(keep_versions))}
         with sentences(f"table {self._path(table)}", "vacuumed"):
-            paths = handle.vacuum(keep_hours, dry_run=True, **how)  # those that went before are among them
+            paths = handle.vacuum(keep_hours, dry_run=True, **how)  # includes those removed earlier
             found = self._storage.filesystem(table).get_file_info(paths)
             sizes = [each.size for each in found if each.size is not None]
             if sizes and not dry_run:
@@ -253,18 +255,18 @@ class Lake:
         return len(sizes), sum(sizes)
 
     def version(self, table: str) -> int | None:
-        """Number of the table's newest commit; None where there is no table."""
+        """Number of the table's newest commit; None if there is no table."""
         handle = self._open(table)
         return None if handle is None else int(handle.version())
 
     def files(self, table: str) -> tuple[DataFile, ...]:
-        """The data files of the newest version, as the log tells of them: none is opened."""
+        """The data files of the newest version, from the log: none is opened."""
         handle = self._open(table)
         if handle is None:
             return ()
         time = time_column(table)
         with sentences(f"table {self._path(table)}", "read"):
-            told = pa.table(handle.get_add_actions(flatten=True)).to_pylist()
+            actions = pa.table(handle.get_add_actions(flatten=True)).to_pylist()
         return tuple(
             DataFile(
                 path=each["path"],
@@ -275,7 +277,7 @@ class Lake:
                 first_ns=each.get(f"min.{time}"),
                 last_ns=each.get(f"max.{time}"),
             )
-            for each in told
+            for each in actions
         )
 
     def newest(self, table: str) -> dict[str, int]:
@@ -287,13 +289,13 @@ class Lake:
         return found
 
     def damaged(self, table: str) -> Iterator[str]:
-        """A sentence for each data file that is not there, cannot be read, or has not the rows that the log says."""
+        """A sentence for each data file that is missing, cannot be read, or whose row count differs from the log."""
         handle = self._open(table)
         if handle is None:
             return
         rows = {PurePosixPath(file.path).name: file.rows for file in self.files(table)}
         for fragment in handle.to_pyarrow_dataset(filesystem=self._storage.filesystem(table)).get_fragments():
-            path = PurePosixPath(fragment.path)  # its folders are escaped once, those of the log twice
+            path = PurePosixPath(fragment.path)  # its folders are escaped once, those in the log twice
             try:
                 seen = sum(batch.num_rows for batch in fragment.to_batches())
             except (OSError, pa.ArrowException) as error:
@@ -307,12 +309,12 @@ class Lake:
         return self._open(table) is not None
 
     def schema_version(self, table: str) -> SchemaVersion | None:
-        """The version that the table was last written with; None where there is no table."""
+        """The schema version that the table was last written with; None if there is no table."""
         handle = self._open(table)
         return None if handle is None else version_in(handle)
 
     def instrument(self, key: str) -> Instrument:
-        """The instrument of ``venue.SYMBOL``: known to the code, or with the steps that were landed first.
+        """The instrument of ``venue.SYMBOL``: known to the code, or with the tick and lot that were landed first.
 
         Raises:
             InputError: neither.
@@ -321,7 +323,7 @@ class Lake:
             return find(key)
         rows = self.read("instruments", instrument=key, columns=["tick", "lot", "recv_ns"])
         if not rows.num_rows:
-            return find(key)  # says what to do
+            return find(key)  # its error tells what to do
         first = min(rows.to_pylist(), key=lambda row: int(row["recv_ns"]))
         venue, _, symbol = key.partition(".")
         return Instrument(venue=venue, symbol=symbol, tick=Decimal(first["tick"]), lot=Decimal(first["lot"]))
@@ -352,7 +354,7 @@ class Lake:
         return handle
 
     def _open_or_create(self, table: str) -> DeltaTable:
-        """For writing: the table is made, or gets the columns that were added to its schema since."""
+        """Open for writing: create the table, or add the columns that its schema has gained since."""
         self._must_be_today(table)
         handle = self._open(table)
         if handle is None:
@@ -383,7 +385,7 @@ class Lake:
             return found
 
     def _write(self, table: str, handle: DeltaTable, rows: pa.Table, **how: Any) -> None:
-        wider = version_in(handle) > version_of(table)  # columns that only newer code knows stay empty
+        wider = version_in(handle) > version_of(table)  # columns known only to newer code stay empty
         write_deltalake(
             handle,
             rows,
@@ -396,7 +398,7 @@ class Lake:
             self._handles.pop(table, None)
 
     def _again(self, table: str, change: Callable[[], None]) -> None:
-        """Do it, on the newest version each time, until no commit of others came between."""
+        """Retry on the newest version until no commit of another writer intervenes."""
         for left in reversed(range(_TRIES)):
             try:
                 with sentences(f"table {self._path(table)}", "written"):
@@ -408,7 +410,7 @@ class Lake:
 
     def _must_be_today(self, table: str) -> None:
         if self._pin is not None:
-            raise LakeError(f"table {self._path(table)} is being read as it was in the past; that cannot be changed")
+            raise LakeError(f"table {self._path(table)} is open at a past version, which is read-only")
 
 
 def _scattered(files: Sequence[DataFile]) -> list[tuple[str, str, str]]:

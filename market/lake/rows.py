@@ -1,4 +1,4 @@
-"""Rows of the lake's tables from what the code works with, and back."""
+"""Conversion between the rows of the lake's tables and the code's own types."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _EVENT_COLUMNS: Final = tuple(name for name in EVENT.names or () if name != "ins
 def rows_of(table: str, instrument: Instrument, columns: Mapping[str, Any]) -> pa.Table:
     """A table of ``SCHEMAS[table]`` from its columns (arrays, lists, or one value for all rows), partitions added.
 
-    The column that gives the date (``recv_ns``; ``fill_ns`` of outcomes, ``first_ns`` of batches and of quality) must
-    be an array.
+    The column that gives the date (``recv_ns``; ``fill_ns`` for outcomes, ``first_ns`` for batches and quality) must be
+    an array.
     """
     schema = SCHEMAS[table]
     times = np.asarray(columns[time_column(table)], dtype=np.int64)
@@ -82,10 +82,10 @@ def _column(values: Any, kind: Any, n: int) -> Any:
 
 
 def arrays_of(rows: pa.Table) -> dict[str, NDArray[Any]]:
-    """``{column: (n,)}`` of the columns of numbers; read only.
+    """``{column: (n,)}`` of the numeric columns; read-only.
 
-    Arrow's memory itself where a column is in one piece and has no nulls: nothing is copied. Several pieces (a read of
-    several row groups) are joined by one copy.
+    A column in one chunk and without nulls is Arrow's own memory: nothing is copied. Several chunks (a read of several
+    row groups) are joined by one copy.
     """
     found: dict[str, NDArray[Any]] = {}
     for field in rows.schema:
@@ -101,7 +101,7 @@ def arrays_of(rows: pa.Table) -> dict[str, NDArray[Any]]:
 
 
 def conformed(table: str, rows: pa.Table) -> pa.Table:
-    """The rows with the columns of the schema in its order.
+    """The rows with the schema's columns, in its order.
 
     Raises:
         LakeError: a column is missing, unknown or of another type.
@@ -121,7 +121,7 @@ def conformed(table: str, rows: pa.Table) -> pa.Table:
 
 
 def in_order(rows: pa.Table, order: Sequence[str]) -> pa.Table:
-    """Sorted by ``order``; files of one source usually come sorted already, which is much cheaper to see than to do."""
+    """Sorted by ``order``; files of one source usually come sorted, which is much cheaper to check than to sort."""
     if rows.num_rows < 2:
         return rows
     place = _places([_codes(rows.column(name)) for name in order])
@@ -131,7 +131,7 @@ def in_order(rows: pa.Table, order: Sequence[str]) -> pa.Table:
 
 
 def _places(keys: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """One number a row that orders as ``keys`` do, the first of them first."""
+    """One number per row that sorts as ``keys`` do, by the first key first."""
     least = [int(key.min()) for key in keys]
     spans = [int(key.max()) - low + 1 for key, low in zip(keys, least, strict=True)]
     place = np.zeros(len(keys[0]), np.int64)

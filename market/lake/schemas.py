@@ -1,11 +1,11 @@
-"""What the tables of the lake hold, how they are ordered, and how their columns changed.
+"""The schemas of the lake's tables: their columns, their order, and how their columns changed.
 
 ``instrument`` columns hold the symbol; everywhere else in the code an instrument is named by its key ``venue.SYMBOL``.
 
-A table carries the version of its schema, ``major.minor``, among its properties. A column that is *added* raises the
-minor number: it is listed in ``ADDED`` with the value that rows of before have, tables are widened when they are next
-written, and a reader of an earlier minor does not see it. Anything else (a column that goes, or means something else)
-raises the major number, and a reader of another major refuses the table.
+A table carries the version of its schema, ``major.minor``, among its properties. An *added* column raises the minor
+number: it is listed in ``ADDED`` with the value for older rows, tables are widened when they are next written, and a
+reader of an earlier minor does not see it. Any other change (a column that is removed or changes its meaning) raises
+the major number, and a reader of another major refuses the table.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ LABEL_COLUMNS: Final = tuple(f"{what}_{h}" for what in ("dir", "bidfall", "askfa
 SCHEMAS: Final[dict[str, pa.Schema]] = {
     # wire frames as received
     "raw": _schema("str source", "i8 frame recv_ns", "bytes payload"),
-    # events; a batch is a whole minute of receive time, ``row`` the place in it
+    # events; a batch is a whole minute of receive time, ``row`` the position in it
     "ticks": _schema(
         "str source",
         "i8 batch",
@@ -61,8 +61,9 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
     ),
     # values known from ``recv_ns`` on; prices times 1e8
     "slow": _schema("str source", "i8 recv_ns exch_ns", "f8 funding_rate", "i8 mark_e8 index_e8 next_funding_ns"),
-    # summaries of options, known from ``recv_ns`` on; ``instrument`` is the currency, ``side`` 1 a call and -1 a put.
-    # Prices in the currency, strike and index in dollars, sizes in contracts: times 1e8. 0 where there is no bid or ask
+    # summaries of options, known from ``recv_ns`` on; ``instrument`` is the currency, ``side`` 1 for a call and -1 for
+    # a put. Prices in the currency, strike and index in dollars, sizes in contracts: times 1e8. 0 where there is no bid
+    # or ask
     "options": _schema(
         "str source",
         "i8 frame recv_ns exch_ns",
@@ -71,9 +72,9 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         "i8 strike_e8 expiry_ns bid_e8 ask_e8 mark_e8 index_e8 open_interest_e8 volume_e8",
         "f8 forward implied_volatility delta vega",
     ),
-    # the steps of instruments that the code does not know; ``origin`` is who said so
+    # tick and lot of instruments that the code does not know; ``origin`` is where they came from
     "instruments": _schema("str source", "i8 recv_ns", "str tick lot origin"),
-    # one row a judged batch, with the figures it was judged by
+    # one row per validated batch, with the figures it was validated by
     "batches": _schema(
         "str source",
         "i8 batch frames events trades updates first_ns last_ns gaps largest_gap_ns clock_back",
@@ -81,7 +82,7 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         "f8 largest_jump_bp largest_spread_bp largest_size_ratio",
         "str verdict reasons",
     ),
-    # one row a figure of a judged batch, and what its rule said of it; ``rule`` is empty where no rule looks at it, a
+    # one row per figure of a validated batch, and its rule's verdict; ``rule`` is empty where no rule checks it, a
     # limit is infinite where there is none
     "quality": _schema(
         "str source", "i8 batch first_ns last_ns", "str figure rule", "f8 value warn hold", "str verdict"
@@ -144,11 +145,11 @@ _ORDER: Final = {
 }
 _ROWS_A_GROUP: Final = {"raw": 8_192, "quarantine": 1_024, "features": 16_384, "predictions": 16_384}
 
-# Columns that came after version 1.0 of their table: the minor version they came with, and the value of rows of before.
-# An entry stays for good.
+# Columns added after version 1.0 of their table: the minor version that added them, and the value for older rows. An
+# entry is never removed.
 ADDED: Final[dict[str, dict[str, tuple[int, Any]]]] = {}
 MAJOR: Final = dict.fromkeys(SCHEMAS, 1)
-PROPERTY: Final = "quotekeel.schema"  # of a table: the version it was last written with; 1.0 where there is none
+PROPERTY: Final = "quotekeel.schema"  # of a table: the version it was last written with; 1.0 if absent
 
 
 @dataclass(frozen=True, order=True)
@@ -191,15 +192,15 @@ def schema_of(table: str) -> pa.Schema:
 
 
 def time_column(table: str) -> str:
-    """The column that says when a row was: what time ranges select by, and what compaction sorts by."""
+    """The column with a row's time: time ranges filter by it, and compaction sorts by it."""
     return _TIME.get(table, "recv_ns")
 
 
 def order_of(table: str) -> tuple[str, ...]:
-    """The columns that rows are given back in the order of."""
+    """The columns by which returned rows are ordered."""
     return _ORDER[table]
 
 
 def rows_a_group(table: str) -> int:
-    """Rows in a row group of a file: about a megabyte, the least that a range of time reads."""
+    """Rows in a row group of a file: about a megabyte, the least that a time-range read loads."""
     return _ROWS_A_GROUP.get(table, 65_536)

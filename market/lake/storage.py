@@ -1,9 +1,8 @@
-"""Where a lake lies: a folder of this machine, or a prefix in a bucket of S3 or of a server that speaks S3.
+"""The location of a lake: a folder of this machine, or a prefix in a bucket of S3 or of an S3-compatible server.
 
-What S3 needs is in the environment, under the names that every S3 client reads: ``AWS_ACCESS_KEY_ID``,
-``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``, ``AWS_ENDPOINT_URL`` (a server that is not
-Amazon's) and ``AWS_ALLOW_HTTP``. Nothing of it is kept anywhere or appears in an error, and keys are
-looked for nowhere else.
+S3 is configured in the environment, under the names that every S3 client reads: ``AWS_ACCESS_KEY_ID``,
+``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``, ``AWS_ENDPOINT_URL`` (a server that is not Amazon's)
+and ``AWS_ALLOW_HTTP``. Nothing of it is stored anywhere or appears in an error, and keys are read from nowhere else.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ class Storage:
         return None if "://" in self.uri else Path(self.uri)
 
     def options(self) -> dict[str, str] | None:
-        """What delta-rs is told beside what it reads from the environment itself; None for a folder.
+        """Options for delta-rs, besides what it reads from the environment itself; None for a folder.
 
-        A commit is a put that fails where another writer was first (``If-None-Match``), so no lock beside the bucket is
+        A commit is a put that fails if another writer was first (``If-None-Match``), so no lock outside the bucket is
         needed. The server must support that; Amazon S3 and SeaweedFS do.
         """
         if self.folder is not None:
@@ -47,10 +46,10 @@ class Storage:
         return {"conditional_put": "etag", "region": region(), **_RETRIES, **plain}
 
     def filesystem(self, path: str = "") -> pafs.FileSystem:
-        """Arrow's own access to what lies under ``path`` of it.
+        """Arrow's own file system for what lies under ``path``.
 
-        deltalake's is written in Python: Arrow's threads may let go of it while the interpreter is being taken down,
-        and the process then ends with an abort.
+        deltalake's is written in Python: Arrow's threads may release it during interpreter shutdown, and the process
+        then aborts.
         """
         below = f"/{path}" if path else ""
         if self.folder is not None:
@@ -62,7 +61,7 @@ def storage_of(uri: str | Path) -> Storage:
     """A folder or ``s3://bucket/prefix``.
 
     Raises:
-        SettingsError: another kind of address, or no bucket in it.
+        SettingsError: the address is of another kind, or has no bucket.
     """
     scheme, mark, rest = str(uri).partition("://")
     if mark and (scheme != "s3" or not rest.strip("/")):
@@ -71,7 +70,7 @@ def storage_of(uri: str | Path) -> Storage:
 
 
 def endpoint() -> str:
-    """Address of the S3 server; empty is Amazon's.
+    """Address of the S3 server; empty for Amazon's.
 
     Raises:
         SettingsError: keys would go over a network unencrypted.
@@ -91,7 +90,7 @@ def endpoint() -> str:
 
 
 def region() -> str:
-    """What requests are signed for; a server that is not Amazon's takes any."""
+    """The region that requests are signed for; a server that is not Amazon's accepts any."""
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
 
@@ -99,7 +98,7 @@ def s3() -> pafs.S3FileSystem:
     """Arrow's S3 client as the environment describes it.
 
     Raises:
-        SettingsError: the environment does not say who we are, or keys would go over a network unencrypted.
+        SettingsError: the environment has no credentials, or keys would go over a network unencrypted.
     """
     _require_keys()
     # the address with its scheme, else Amazon's
@@ -109,7 +108,7 @@ def s3() -> pafs.S3FileSystem:
 
 
 def _require_keys() -> None:
-    """Without keys in the environment the clients would ask the machine they run on for some; that is not wanted."""
+    """Without keys in the environment the clients would ask their host machine for some; that is not wanted."""
     if os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY"):
         return
     if any(os.environ.get(name) for name in _ROLES):

@@ -1,4 +1,4 @@
-"""Which version of a table is read, what schema it has, and how one of before is read as one of today."""
+"""Which version of a table to read, which schema it has, and how an old version is read with today's schema."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from market.lake.schemas import ADDED, PROPERTY, SCHEMAS, SchemaVersion, version
 
 
 def version_as_of(table: str, handle: DeltaTable, time_ms: int) -> int | None:
-    """The newest version that was committed by then; None before the first.
+    """The newest version committed by that time; None before the first.
 
-    From the log's own times: those of its files, which delta-rs goes by, are those of a copy, and whole seconds on S3.
+    Uses the times inside the log: the modification times of its files, which delta-rs uses, are those of a copy, and
+    whole seconds on S3.
     """
     commits = [(int(each["version"]), int(each["timestamp"])) for each in handle.history()]
     version = max((version for version, committed in commits if committed <= time_ms), default=None)
     if version is None and min(commits)[0] > 0:
         raise LakeError(
-            f"table {table}: its log no longer reaches back so far; the oldest version is {min(commits)[0]}"
+            f"table {table}: its log no longer reaches back that far; the oldest version is {min(commits)[0]}"
         )
     return version
 
 
 def load(table: str, handle: DeltaTable, version: int) -> None:
-    """Turn the handle to a version of before.
+    """Move the handle to an old version.
 
     Raises:
         LakeError: there is no such version.
@@ -39,7 +40,7 @@ def load(table: str, handle: DeltaTable, version: int) -> None:
 
 
 def version_in(handle: DeltaTable) -> SchemaVersion:
-    """The schema's version that the table was last written with."""
+    """The schema version that the table was last written with."""
     return SchemaVersion.parse(handle.metadata().configuration.get(PROPERTY) or "1.0")
 
 
@@ -48,13 +49,13 @@ def must_be_readable(table: str, handle: DeltaTable) -> None:
     found, ours = version_in(handle), version_of(table)
     if found.major > ours.major:
         raise LakeError(
-            f"table {table} has schema {found}, this quotekeel reads {ours.major}.x: it was written by a newer one. "
+            f"table {table} has schema {found}, this quotekeel reads {ours.major}.x: a newer one wrote it. "
             "Update quotekeel; nothing was changed"
         )
     if found.major < ours.major:
         raise LakeError(
             f"table {table} has schema {found}, this quotekeel reads {ours.major}.x: read it with the version of "
-            "quotekeel that wrote it, or land its sources anew into another lake"
+            "quotekeel that wrote it, or land its sources again into another lake"
         )
 
 
@@ -64,13 +65,13 @@ def names(handle: DeltaTable) -> set[str]:
 
 
 def wide(table: str, handle: DeltaTable) -> pa.Schema | None:
-    """The table's schema with the columns that it does not have yet; None where it has all."""
+    """The table's schema with the columns that it lacks; None if it has them all."""
     missing = [field for field in SCHEMAS[table] if field.name not in names(handle)]
     return pa.schema([*pa.schema(handle.schema().to_arrow()), *missing]) if missing else None
 
 
 def filled(table: str, rows: pa.Table) -> pa.Table:
-    """Rows of files that are older than a column have its default there."""
+    """Fill in the default of a column for rows of files that are older than it."""
     for i, name in enumerate(rows.column_names):
         usual = default(table, name)
         if usual is not None and rows.column(i).null_count:
@@ -80,5 +81,5 @@ def filled(table: str, rows: pa.Table) -> pa.Table:
 
 
 def default(table: str, name: str) -> Any:
-    """What rows of before the column have in it; None where that is nothing."""
+    """The value of the column for older rows; None if there is none."""
     return ADDED.get(table, {}).get(name, (0, None))[1]

@@ -1,1 +1,1 @@
-"""What a batch of ticks is judged by: its columns, the figures over them, the rules and their limits."""
+"""What a batch of ticks is validated by: its columns, the figures over them, the rules and their limits."""

@@ -1,7 +1,7 @@
-"""A batch as columns: its events, and beside each event what the book showed after it.
+"""A batch as columns: its events, and for each event what the book showed after it.
 
 One compiled pass plays the events through a book; everything else about a batch is then vector arithmetic over columns.
-A batch starts with a checkpoint or a snapshot when its book was live, so that it needs nothing from before it.
+A batch starts with a checkpoint or a snapshot if its book was live, so it needs nothing from before it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from market.events import ASK, BID, CLEAR, DEPTH, F_CHECKPOINT, F_LAST, F_NO_EXC
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
-DEPTH_LEVELS: Final = 5  # so many best levels a side are "depth near the touch"
+DEPTH_LEVELS: Final = 5  # this many best levels per side are "depth near the touch"
 _LIVE, _STATUS, _BID, _ASK, _NEAR, _WORDS = 0, 1, 2, 3, 4, 5
 _REPLAYED: Final = F_SNAPSHOT | F_CHECKPOINT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What single events are held against. Prices in ticks, sizes in lots, both ends allowed.
+    """The bounds that single events are checked against. Prices in ticks, sizes in lots, both ends allowed.
 
     ``outside_bp``: how far from the touch a trade may print before it counts as outside the book, in basis points.
 
@@ -51,10 +51,10 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """One batch: ``events`` (n,) up to one that no book accepts, ``refused`` says which; n may be 0.
+    """One batch: ``events`` (n,) up to one that the book rejects, whose index is ``refused``; n may be 0.
 
     ``states`` (n, 5) int64 is what the book showed after each event: live, status, best bid and ask in ticks, and lots
-    in the best levels of both sides (0 but where a batch of the wire ends).
+    in the best levels of both sides (0 except where a batch of the wire ends).
     """
 
     events: Events
@@ -65,7 +65,7 @@ class Columns:
 
     @cached_property
     def own(self) -> Bools:
-        """Events that the feed sent just now: neither of a checkpoint of ours nor of an exchange snapshot."""
+        """Events that the feed sent live: neither from our checkpoints nor from an exchange snapshot."""
         return np.asarray(self._flagged(_REPLAYED) == 0)
 
     @cached_property
@@ -74,12 +74,12 @@ class Columns:
 
     @cached_property
     def depth(self) -> Bools:
-        """Changes of levels; checkpoints of ours are none."""
+        """Level changes, without our checkpoints."""
         return np.asarray((self.events["kind"] == DEPTH) & (self._flagged(F_CHECKPOINT) == 0))
 
     @cached_property
     def shown(self) -> Bools:
-        """Where the exchange showed a book that was followed, usable or not."""
+        """Where the exchange showed a book that the feed was following, usable or not."""
         return np.asarray((self._flagged(F_LAST) != 0) & (self.states[:, _LIVE] == 1))
 
     @cached_property
@@ -89,7 +89,7 @@ class Columns:
 
     @cached_property
     def priced(self) -> Bools:
-        """Trades that a book could judge, by what it showed before them."""
+        """Trades that can be checked against the book shown before them."""
         usable = (self.states[:, _LIVE] == 1) & (self.status & EMPTY == 0)
         return np.asarray(self.trade & np.concatenate([[False], usable[:-1]]).astype(bool)[: len(usable)])
 
@@ -112,7 +112,7 @@ class Columns:
 
     @cached_property
     def sections(self) -> Ints:
-        """Number of each event's stretch between two CLEARs: ids may start anew there."""
+        """Number of each event's stretch between two CLEARs: ids may restart there."""
         return np.cumsum(self.events["kind"] == CLEAR)
 
     @cached_property
@@ -126,7 +126,7 @@ class Columns:
 
 
 def columns(events: Events, *, bounds: Bounds | None = None, rows: Ints | None = None) -> Columns:
-    """Columns of one whole batch of events (n,); ``rows`` (n,) are the places that the lake says they have in it."""
+    """Columns of one whole batch of events (n,); ``rows`` (n,) are their positions in it according to the lake."""
     states = np.zeros((len(events), _WORDS), dtype=np.int64)
     code, index = _play(new_book(), events, states) if len(events) else (0, 0)
     end = index if code < 0 else len(events)

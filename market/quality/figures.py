@@ -1,7 +1,7 @@
-"""The figures of a batch: one small function each, over its columns, answering a number.
+"""The figures of a batch: one small function each, over its columns, returning a number.
 
-A figure is never below zero, and 0 where there is nothing to find fault with: an empty batch, a feed without a book,
-a feed without an exchange clock. Distances are in basis points of the mid, times in the unit of the name.
+A figure is never below zero, and 0 where there is nothing to check: an empty batch, a feed without a book, a feed
+without an exchange clock. Distances are in basis points of the mid, times in the unit of the name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Figure = Callable[[Columns], float]
 
 _BP: Final = 10_000.0
 _KNOWN_FLAGS: Final = F_SNAPSHOT | F_LAST | F_CHECKPOINT | F_CLOCK_BACK | F_NO_EXCH_TIME | F_RESYNC | F_NO_SIZE
-_NUMBERED: Final = 0.9  # share of steps of one (forward) from which on ids are taken to be without holes (in order)
+_NUMBERED: Final = 0.9  # from this share of steps of one (forward) on, ids are taken to be gapless (in order)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +61,12 @@ def measure(columns: Columns) -> Measured:
 
 
 def frames(c: Columns) -> float:
-    """Frames of the wire that gave an event."""
+    """Wire frames that produced an event."""
     return len(np.unique(c.events["frame"]))
 
 
 def events(c: Columns) -> float:
-    """All events, those of checkpoints too."""
+    """All events, including those of checkpoints."""
     return len(c.events)
 
 
@@ -76,7 +76,7 @@ def trades(c: Columns) -> float:
 
 
 def updates(c: Columns) -> float:
-    """Changes of levels."""
+    """Level changes."""
     return _count(c.depth)
 
 
@@ -104,13 +104,14 @@ def silence_s(c: Columns) -> float:
 
 
 def refused(c: Columns) -> float:
-    """1 where the book refuses an event: unknown kind or side, size or price that cannot be, no room."""
+    """1 where the book rejects an event: unknown kind or side, impossible size or price, no room."""
     return float(bool(c.refused))
 
 
 def schema(c: Columns) -> float:
-    """Events of which the record itself is wrong: unknown flags, no exchange time although the event says that it has
-    one, or a row that is not in its place. Kinds, sides, prices and sizes are the book's to refuse."""
+    """Events whose record itself is wrong: unknown flags, no exchange time although the flags say there is one, or a
+    row out of place. Kinds, sides, prices and sizes are for the book to reject.
+    """
     flags = c.events["flags"]
     unknown = flags & ~np.uint16(_KNOWN_FLAGS) != 0
     timeless = c.own & (flags & F_NO_EXCH_TIME == 0) & (c.events["exch_ns"] <= 0)
@@ -119,9 +120,9 @@ def schema(c: Columns) -> float:
 
 
 def seq_back(c: Columns) -> float:
-    """Steps backwards of the venue's ids, within levels, ticker and trades each, and not over a CLEAR.
+    """Backward steps of the venue's ids, within levels, ticker and trades separately, and not across a CLEAR.
 
-    Ids of which more than one in ten steps back are no sequence (ids of orders, for instance): nothing is said of them.
+    Ids where more than one step in ten goes backwards are not a sequence (order ids, for instance): they count as 0.
     """
     total = 0
     for kind in (DEPTH, TICKER, TRADE):
@@ -133,19 +134,19 @@ def seq_back(c: Columns) -> float:
 
 
 def gaps(c: Columns) -> float:
-    """Resynchronisations after updates that are missing."""
+    """Resynchronisations after missing updates."""
     wanted = F_RESYNC | F_LAST
     return _count(c.events["flags"] & wanted == wanted)
 
 
 def repeated_trades(c: Columns) -> float:
-    """Trades with an id that the trade before them had, where the feed numbers its trades without holes."""
+    """Trades with the id of the trade before them, where the feed numbers its trades without gaps."""
     steps = _steps(c, c.trade & (c.events["seq"] > 0))
     return _count(steps == 0) if _numbered(steps) else 0.0
 
 
 def missing_trades(c: Columns) -> float:
-    """Ids left out, where the feed numbers its trades without holes."""
+    """Missing ids, where the feed numbers its trades without gaps."""
     steps = _steps(c, c.trade & (c.events["seq"] > 0))
     return float((steps[steps > 0] - 1).sum()) if _numbered(steps) else 0.0
 
@@ -154,7 +155,7 @@ def missing_trades(c: Columns) -> float:
 
 
 def clock_back(c: Columns) -> float:
-    """Events that were received before the one before them."""
+    """Events received earlier than their predecessor."""
     return _count(c.events["flags"] & F_CLOCK_BACK != 0)
 
 
@@ -181,17 +182,17 @@ def repeated_time_rate(c: Columns) -> float:
 
 
 def median_offset_ms(c: Columns) -> float:
-    """Receive minus exchange time; the one figure that may be below zero."""
+    """Receive minus exchange time; the only figure that may be below zero."""
     return float(np.median(c.offset_ns)) / NS_PER_MS if len(c.offset_ns) else 0.0
 
 
 def offset_ms(c: Columns) -> float:
-    """How far apart the two clocks are, either way."""
+    """How far apart the two clocks are, in either direction."""
     return abs(median_offset_ms(c))
 
 
 def offset_spread_ms(c: Columns) -> float:
-    """Largest departure of a single event from that."""
+    """Largest deviation of a single event from that."""
     return _largest(np.abs(c.offset_ns / NS_PER_MS - median_offset_ms(c)))
 
 
@@ -215,7 +216,7 @@ def largest_jump_bp(c: Columns) -> float:
 
 
 def largest_spread_bp(c: Columns) -> float:
-    """Of the shown books; a crossed one has none."""
+    """Of the shown books; a crossed book has none."""
     return _largest(_spreads_bp(c))
 
 
@@ -235,7 +236,7 @@ def largest_size(c: Columns) -> float:
 
 
 def stale_s(c: Columns) -> float:
-    """Longest time over which trades went on while the book stood still."""
+    """Longest time during which trades continued while the book did not change."""
     kind = c.events["kind"]
     stretch = np.cumsum((kind == DEPTH) | (kind == TICKER) | (kind == CLEAR))[c.priced]
     times = c.events["recv_ns"][c.priced]
@@ -249,10 +250,10 @@ def lost_s(c: Columns) -> float:
     """Time without a book after one was lost: from the feed's CLEAR to the next book, or to the end."""
     times = c.events["recv_ns"]
     back = np.flatnonzero(c.shown)
-    said = np.flatnonzero(c.own & (c.events["kind"] == CLEAR) & (c.events["flags"] & F_LAST != 0))
-    said = said[said > back[0]] if len(back) else said[:0]  # nothing is lost that was never there
-    until = np.append(back, len(times) - 1)[np.searchsorted(back, said)]
-    return _largest(times[until] - times[said]) / NS_PER_S
+    clears = np.flatnonzero(c.own & (c.events["kind"] == CLEAR) & (c.events["flags"] & F_LAST != 0))
+    clears = clears[clears > back[0]] if len(back) else clears[:0]  # a book that never existed cannot be lost
+    until = np.append(back, len(times) - 1)[np.searchsorted(back, clears)]
+    return _largest(times[until] - times[clears]) / NS_PER_S
 
 
 def lowest_price(c: Columns) -> float:
@@ -281,7 +282,7 @@ def sizes_outside(c: Columns) -> float:
 
 
 def trade_outside_rate(c: Columns) -> float:
-    """Share of trades further than ``outside_bp`` from the touch, of those that a book could judge."""
+    """Share of trades further than ``outside_bp`` from the touch, of those that can be checked against a book."""
     away = _away_bp(c)
     return int((away > c.bounds.outside_bp).sum()) / max(1, len(away))
 
@@ -292,7 +293,7 @@ def worst_trade_bp(c: Columns) -> float:
 
 
 def trade_alone_bp(c: Columns) -> float:
-    """Largest distance of a trade from the batch's median trade, of those that no book could judge."""
+    """Largest distance of a trade from the batch's median trade, of those that cannot be checked against a book."""
     prices = c.events["price"][c.trade & ~c.priced]
     return _largest(_BP * np.abs(prices / np.median(prices) - 1)) if len(prices) else 0.0
 

@@ -1,7 +1,7 @@
-"""The limits of one instrument: what the rules of the gate hold its batches against.
+"""The limits of one instrument: the thresholds that the rules of the gate apply to its batches.
 
-Without any of its own an instrument has those of the table of rules. They are learned from batches that passed, as
-quantiles with room, and are in force only after a person has accepted them (:mod:`pipelines.quality.thresholds`).
+An instrument without limits of its own uses those of the table of rules. Limits are learned from batches that passed,
+as quantiles with headroom, and take effect only after a person has accepted them (:mod:`pipelines.quality.thresholds`).
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from market.quality.columns import Bounds
 from market.quality.figures import Measured
 from market.quality.rules import BY_NAME, RULES, Limit, Rule
 
-# A limit lies where hardly any batch has been, with room: warn at 1.5 times what 99 of 100 stay under, hold at 4 times
-# what 999 of 1,000 do, and at least at twice the warning. Bounds leave half the seen price below and above.
+# A limit lies beyond almost every batch seen, with headroom: warn at 1.5 times what 99 of 100 stay under, hold at 4
+# times what 999 of 1,000 do, and at least at twice the warning. Bounds leave half the seen price below and above.
 _WARN: Final = (0.99, 1.5)
 _HOLD: Final = (0.999, 4.0)
 _HOLD_A_WARN: Final = 2.0
 _SIZE_ROOM: Final = 10
-_SIGNIFICANT: Final = 3  # digits: nobody can review 17
+_SIGNIFICANT: Final = 3  # digits: a person cannot review 17
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits by the name of the rule, for those that are not as in the table, and bounds of single events.
+    """Limits by rule name, for those that differ from the table, and bounds for single events.
 
     Raises:
-        SettingsError: an unknown rule, or a hold below its warning.
+        SettingsError: an unknown rule, or a hold limit below its warning.
     """
 
     limits: Mapping[str, Limit] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, limit in self.limits.items():
             if name not in BY_NAME:
-                raise SettingsError(f"there is no rule {name!r}; the rules are {', '.join(BY_NAME)}")
+                raise SettingsError(f"unknown rule {name!r}; the rules are {', '.join(BY_NAME)}")
             if limit.warn is not None and limit.hold is not None and limit.hold < limit.warn:
                 raise SettingsError(f"{name}: expected hold >= warn, saw {limit.hold:g} and {limit.warn:g}")
 
@@ -52,9 +52,9 @@ class Limits:
 def learned(history: Sequence[Measured], prices: tuple[int, int]) -> Limits:
     """Limits from batches that passed; ``prices`` are the lowest and highest seen, in ticks.
 
-    Only what the table warns about or leaves open is learned: a rule that holds at once (a refused event) is no matter
-    of habit. A figure that was always 0 keeps the table's limits: that it never happened says nothing of how much of it
-    would be too much.
+    Only rules that the table warns about or leaves open are learned: a rule that quarantines at once (a rejected event)
+    does not depend on what is usual. A figure that was always 0 keeps the table's limits: that it never happened does
+    not tell how much of it would be too much.
     """
     found = {rule.name: _limit(rule, np.array([each.values[rule.figure] for each in history])) for rule in RULES}
     low, high = prices

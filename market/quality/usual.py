@@ -1,7 +1,7 @@
-"""A batch beside the others of its source: how far its figures are from what is usual there, and what is missing.
+"""A batch compared with the others of its source: how far its figures are from the usual, and what is missing.
 
-*Usual* is the median over the batches of the source judged together with it and up to :data:`RECENT` before them. With
-fewer than :data:`LEAST` there is no usual, and nothing departs from it.
+*Usual* is the median over the batches of the source validated together with it and up to :data:`RECENT` before them.
+With fewer than :data:`LEAST` there is no usual value, and nothing deviates from it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Sessions = Callable[[int, int], NDArray[np.int64] | None]
 
 
 def compared(earlier: Sequence[Measured], judged: Sequence[Measured], sessions: Sessions) -> list[Measured]:
-    """``judged`` with the figures that need a look at other batches; both in the order of time.
+    """``judged`` with the figures that depend on other batches added; both in order of time.
 
-    ``sessions(first, last)`` answers the minutes (UTC minutes since the epoch, ascending) between two, both included,
-    in which the venue trades; None where that is not known.
+    ``sessions(first, last)`` returns the minutes (UTC minutes since the epoch, ascending) between two, both included,
+    in which the venue trades; None if that is unknown.
     """
     recent = [*earlier[-RECENT:], *judged]
     columns = {name: _column(recent, name) for name in _COMPARED}
@@ -46,7 +46,7 @@ _COMPARED: Final = ("largest_size", "volume", "median_depth", "median_spread_bp"
 
 def _departures(values: Mapping[str, float], usual: Mapping[str, float | None]) -> dict[str, float]:
     offset, usual_offset = values["median_offset_ms"], usual["median_offset_ms"]
-    whole = values["span_s"] >= _HALF_MINUTE_S  # a piece of a minute has little volume, and that is no news
+    whole = values["span_s"] >= _HALF_MINUTE_S  # part of a minute has little volume, and that means nothing
     return {
         "size_ratio": _times(values["largest_size"], usual["largest_size"]),
         "volume_ratio": _times(values["volume"], usual["volume"]),
@@ -62,23 +62,23 @@ def _column(batches: Sequence[Measured], name: str) -> Floats:
 
 
 def _usual(values: Floats) -> float | None:
-    """The median of what is there: a batch without a book says nothing of depth, one without trades of volume."""
+    """The median of what is present: a batch without a book has no depth, one without trades no volume."""
     there = values[values != 0]
     return float(np.median(there)) if len(there) >= LEAST else None
 
 
 def _times(value: float | None, usual: float | None) -> float:
-    """How many times ``usual`` a value is; at least one lot is taken to be usual."""
+    """A value as a multiple of ``usual``, which is taken to be at least one lot."""
     return 0.0 if value is None or usual is None else value / max(1.0, usual)
 
 
 def _either_way(value: float, usual: float | None) -> float:
-    """How many times more or less than usual; 0 where one of the two is not there."""
+    """How many times more or less than usual; 0 if one of the two is missing."""
     return 0.0 if not value or not usual else max(value / usual, usual / value)
 
 
 def _missing(batches: Sequence[Measured], sessions: Sessions) -> list[int]:
-    """For each batch the minutes of a session between it and the one before it, of which there is no batch."""
+    """For each batch, the trading minutes between it and the one before it that have no batch."""
     gone = [0] if batches else []
     for before, this in pairwise(batches):
         first, last = before.last_ns // BATCH_NS + 1, this.first_ns // BATCH_NS - 1

@@ -1,6 +1,6 @@
 """``python -m market.simulator``: the exchange as a process. Prints its port, runs until stopped.
 
-With ``--with-parent`` it also ends when its standard input closes, that is, when whoever started it is gone.
+With ``--with-parent`` it also ends when its standard input closes, that is, when its parent process has ended.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from market.simulator.exchange import run
 
 
 def main() -> int:
-    """Exit code 0 after a stop, 2 to 6 as :mod:`market.errors` says."""
+    """Exit code 0 after a stop, 2 to 6 as defined in :mod:`market.errors`."""
     parser = argparse.ArgumentParser(prog="python -m market.simulator", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="loopback port; 0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="loopback port; 0 picks a free one")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--regime", choices=list(REGIMES), default="calm")
-    parser.add_argument("--with-parent", action="store_true", help="end when standard input closes")
-    said = parser.parse_args()
+    parser.add_argument("--with-parent", action="store_true", help="exit when standard input closes")
+    args = parser.parse_args()
     try:
-        config = ExchangeConfig(port=said.port, seed=said.seed, regime=said.regime)
-        asyncio.run(_serve(config, with_parent=said.with_parent))
+        config = ExchangeConfig(port=args.port, seed=args.seed, regime=args.regime)
+        asyncio.run(_serve(config, with_parent=args.with_parent))
     except KeelError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return error.exit_code

@@ -1,4 +1,4 @@
-"""Compiled random numbers with their state in an array, so that a world's randomness is part of its memory.
+"""Compiled random numbers with their state in an array, so that a world's randomness is part of its state.
 
 SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014). A ``chance`` is a
 uint64 array of one word.

@@ -1,4 +1,4 @@
-"""What the simulated market is like: its regimes, and how an exchange is started."""
+"""The parameters of the simulated market: its regimes, and how an exchange is started."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from market.errors import SettingsError
 from market.instruments import Instrument, find
 
-# 2026-01-05 08:00 UTC: the same seed gives the same bytes unless another start is asked for.
+# 2026-01-05 08:00 UTC: the same seed gives the same bytes unless another start is requested.
 DEFAULT_START_MS: Final = 1_767_600_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Regime:
-    """One state of the market. Rates are events a second a side at rest, sizes are lots, times are seconds.
+    """One state of the market. Rates are events per second and side at rest, sizes are lots, times are seconds.
 
     ``pressure`` is the hidden cause of moves: a mean-reverting process with standard deviation 1 and time constant
-    ``pressure_tau``. ``on_adds``, ``on_cancels`` and ``on_trades`` say how strongly (log intensity) it tilts limit
+    ``pressure_tau``. ``on_adds``, ``on_cancels`` and ``on_trades`` give how strongly (log intensity) it tilts limit
     orders towards one side, cancellations towards the other, and, ``trade_lag`` seconds later, market orders. Their
     signs and sizes are the *form of the signal*: a model trained in one regime meets another form in the next.
     """
@@ -34,11 +34,11 @@ class Regime:
     size_spread: float  # standard deviation of the log size
     sweep: float  # share of market orders sized to clear the best level
     order_size: float  # median of limit orders
-    depth: float  # resting size the best level tends to
-    skew: float  # how far (log) the depth of the two sides wanders for no reason, over tens of seconds
+    depth: float  # resting size that the best level reverts to
+    skew: float  # how far (log) the depth of the two sides drifts at random, over tens of seconds
     gaps: float  # share of far levels that are empty
-    improve: float  # share of limit orders that go inside a spread wider than one tick
-    pull: float  # share of cancellations that take the whole level's rest, up to a large order
+    improve: float  # share of limit orders placed inside a spread wider than one tick
+    pull: float  # share of cancellations that remove all that is left of the level, up to a large order
     pressure_tau: float
     trade_lag: float
     on_adds: float
@@ -47,7 +47,7 @@ class Regime:
     on_alarm: float  # log factor on cancellations, and its negative on limit orders, while liquidity withdraws
     alarm_every: float
     alarm_lasts: float
-    funding: float  # the rate that funding drifts to
+    funding: float  # the rate that funding drifts towards
 
 
 CALM: Final = Regime(
@@ -140,7 +140,7 @@ def params(name: str) -> NDArray[np.void]:
         SettingsError: no regime has this name.
     """
     if name not in REGIMES:
-        raise SettingsError(f"unknown regime {name!r}; there are {', '.join(REGIMES)}")
+        raise SettingsError(f"unknown regime {name!r}; expected one of {', '.join(REGIMES)}")
     record = np.zeros(1, PARAMS)
     for field, value in asdict(REGIMES[name]).items():
         record[field] = value
@@ -149,7 +149,7 @@ def params(name: str) -> NDArray[np.void]:
 
 @dataclass(frozen=True, kw_only=True)
 class ExchangeConfig:
-    """One simulated exchange with one world. ``port`` 0 takes a free one; it listens on loopback only."""
+    """One simulated exchange with one world. ``port`` 0 picks a free one; it listens on loopback only."""
 
     port: int = 0
     seed: int = 7

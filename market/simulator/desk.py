@@ -1,4 +1,4 @@
-"""The order desk: reads a client's requests, puts them into the world when they arrive, answers and reports."""
+"""The order desk: reads a client's requests, passes them to the world when they arrive, replies and reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from market.simulator.frames import Change, Line, OwnOrder
 from market.simulator.state import EXPIRED, FILL
 from market.simulator.world import Record, World
 
-# Binance's error codes for what can go wrong here
+# Binance's error codes for the errors possible here
 UNREADABLE = (-1102, "Mandatory parameter was not sent, was empty or malformed: ")
 BAD_SYMBOL = (-1121, "Invalid symbol.")
 BAD_TIME_IN_FORCE = (-1115, "Invalid timeInForce: only LIMIT orders with GTX are taken here.")
@@ -35,7 +35,7 @@ _VERDICTS = {
 
 
 class RefusedError(Exception):
-    """A request that is answered with an error; internal to the desk."""
+    """A request to be answered with an error; internal to the desk."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -46,12 +46,12 @@ class RefusedError(Exception):
 class _Request:
     at_ns: int
     ident: object
-    method: str | None  # None: it could not be read
+    method: str | None  # None: unreadable
     params: dict[str, Any]
 
 
 class Desk:
-    """Orders of one client. They live as long as its connection: :meth:`close` cancels what still rests."""
+    """The orders of one client. They live as long as its connection: :meth:`close` cancels those still resting."""
 
     def __init__(self, world: World, instrument: Instrument, latency_ns: int) -> None:
         self._world = world
@@ -62,7 +62,7 @@ class Desk:
         self._by_order: dict[int, OwnOrder] = {}
 
     def receive(self, message: bytes | str) -> int:
-        """Take a message of newline-separated requests; returns how many of them ask for the next step."""
+        """Accept a message of newline-separated requests; returns how many of them ask for the next step."""
         steps = 0
         for text in (message.encode() if isinstance(message, str) else message).split(b"\n"):
             try:
@@ -83,7 +83,7 @@ class Desk:
         return self._waiting[0].at_ns if self._waiting else None
 
     def execute_next(self) -> list[Line]:
-        """Carry out the next request now: the reply, and the report when an order changed."""
+        """Execute the next request now; returns the reply, and the report when an order changed."""
         request = self._waiting.popleft()
         try:
             if request.method == "order.place":
@@ -123,7 +123,7 @@ class Desk:
         return record.recv_ns, frames.order_update(self._instrument.symbol, order, change)
 
     def close(self) -> None:
-        """Cancel everything that rests."""
+        """Cancel all resting orders."""
         self._waiting.clear()
         for order in list(self._by_order.values()):
             self._world.cancel(order.order_id)
@@ -169,7 +169,7 @@ def _steps(text: object, step: Decimal, refusal: tuple[int, str]) -> int:
     try:
         steps = Decimal(str(text)) / step
         whole = int(steps)
-    except (ArithmeticError, ValueError):  # of decimals, too: not a number, or beyond their range
+    except (ArithmeticError, ValueError):  # includes decimals that are not a number or out of range
         raise RefusedError(*refusal) from None
     if steps != whole or not 0 < whole < 2**40:
         raise RefusedError(*refusal)

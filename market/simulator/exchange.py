@@ -1,23 +1,23 @@
 """The simulated exchange on a real WebSocket, loopback only, for one client at a time.
 
 ``GET /fapi/v1/depth?symbol=BTCUSDT&limit=1000``
-    The depth snapshot, as Binance USD-M answers it.
+    The depth snapshot, as Binance USD-M returns it.
 ``GET /sim/state``, ``/sim/regime?name=volatile``, ``/sim/fault?kind=drop_diff&seconds=5``
-    What the world is like; changing it. See :mod:`.config` for regimes and :mod:`.faults` for faults.
+    Read or change the state of the world. See :mod:`.config` for regimes and :mod:`.faults` for faults.
 ``ws /stream?streams=btcusdt@depth@100ms/btcusdt@bookTicker/btcusdt@trade/btcusdt@markPrice@1s``
     Binance's combined stream, with these additions in the query:
 
     * ``pace``: ``max`` (as fast as the client reads; the default), ``lockstep``, or a multiple of real time.
-    * ``seconds``: world time after which the stream says ``keel@end`` and closes.
+    * ``seconds``: world time after which the stream sends ``keel@end`` and closes.
     * ``stamp=1``: every line is ``<receive ns> <json>`` and lines are joined by newlines into messages, as recordings
       have them. Without it a message is one frame.
     * ``snapshot=1``: the depth snapshot is sent as a line of the stream after the first diff and then every
       ``snapshot_every`` seconds.
 
-World time passes only while a client is connected; the world outlives connections. It goes on in steps of 10 ms, and
+World time passes only while a client is connected; the world outlives connections. It advances in steps of 10 ms, and
 the lines are the same at every pace, except for the ``keel@step`` marks that end a message. In lockstep the exchange
 sends one step and waits for ``{"method":"keel.step"}``. Order requests (Binance's WebSocket API form,
-newline-separated) come on the same socket; they reach the matching engine ``order_latency_us`` of world time after
+newline-separated) arrive on the same socket; they reach the matching engine ``order_latency_us`` of world time after
 the step they were sent in, and are answered with replies and ``ORDER_TRADE_UPDATE`` lines.
 """
 
@@ -50,13 +50,13 @@ from market.simulator.world import World
 HOST = "127.0.0.1"
 _CONTROLS = ("/sim/state", "/sim/regime", "/sim/fault")
 _STEPS_A_MESSAGE = 10  # of pace=max
-_CLOSE_S = 1.0  # a client that does not read is not waited for longer
+_CLOSE_S = 1.0  # longest wait for a client that does not read
 _KINDS = (frames.DEPTH_STREAM, frames.TICKER_STREAM, frames.TRADE_STREAM, frames.MARK_STREAM)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subscription:
-    """What a client asked for. ``names``: subscribed stream name by kind; ``pace`` 0 as fast as possible."""
+    """A client's subscription. ``names``: subscribed stream name by kind; ``pace`` 0 is as fast as possible."""
 
     names: dict[str, str]
     lockstep: bool
@@ -71,21 +71,21 @@ class Subscription:
         """From the query of the URL.
 
         Raises:
-            InputError: a stream or a value that is not offered.
+            InputError: an unknown stream or an invalid value.
         """
-        said = {name: values[-1] for name, values in query.items()}
-        unknown = set(said) - {"streams", "pace", "seconds", "stamp", "snapshot", "snapshot_every"}
+        given = {name: values[-1] for name, values in query.items()}
+        unknown = set(given) - {"streams", "pace", "seconds", "stamp", "snapshot", "snapshot_every"}
         if unknown:
             raise InputError(f"unknown parameters {', '.join(sorted(unknown))}")
-        pace = said.get("pace", "max")
+        pace = given.get("pace", "max")
         return cls(
-            names=_stream_names(said.get("streams", ""), symbol),
+            names=_stream_names(given.get("streams", ""), symbol),
             lockstep=pace == "lockstep",
             pace=0.0 if pace in ("max", "lockstep") else _pace(pace),
-            seconds=_number(said["seconds"], "seconds") if "seconds" in said else None,
-            stamped=_flag(said, "stamp"),
-            snapshot=_flag(said, "snapshot"),
-            snapshot_every_ns=int(_number(said.get("snapshot_every", "60"), "snapshot_every") * NS_PER_S),
+            seconds=_number(given["seconds"], "seconds") if "seconds" in given else None,
+            stamped=_flag(given, "stamp"),
+            snapshot=_flag(given, "snapshot"),
+            snapshot_every_ns=int(_number(given.get("snapshot_every", "60"), "snapshot_every") * NS_PER_S),
         )
 
 
@@ -105,7 +105,7 @@ class Exchange:
 
         Raises:
             PortInUseError: the port is taken.
-            SettingsError: the system does not let us listen on it.
+            SettingsError: the system does not allow listening on it.
         """
         try:
             server = await serve(
@@ -129,7 +129,7 @@ class Exchange:
     # -- HTTP ---------------------------------------------------------------------------------------------------
 
     def _answer(self, _connection: ServerConnection, request: Request) -> Response | None:
-        """Answer a plain GET; None lets a WebSocket handshake go on."""
+        """Answer a plain GET; None lets a WebSocket handshake continue."""
         parts = urlsplit(request.path)
         query = parse_qs(parts.query, keep_blank_values=True)
         try:
@@ -145,7 +145,7 @@ class Exchange:
     def _get(self, path: str, query: dict[str, str]) -> bytes:
         if path == "/fapi/v1/depth":
             if query.get("symbol") != self._config.instrument.symbol:
-                raise InputError(f"unknown symbol {query.get('symbol')!r}; there is {self._config.instrument.symbol}")
+                raise InputError(f"unknown symbol {query.get('symbol')!r}; expected {self._config.instrument.symbol}")
             return frames.snapshot_body(self._world.book(int(_number(query.get("limit", "500"), "limit"))))
         if path == "/sim/regime":
             self._world.set_regime(query.get("name", ""))
@@ -155,7 +155,7 @@ class Exchange:
             self._faults.inject(kind, seconds, self._world.now_ns)
         elif path != "/sim/state":
             raise InputError(
-                f"no such address {path}; there are /stream, /fapi/v1/depth, /sim/state, /sim/regime, /sim/fault"
+                f"no such address {path}; expected one of /stream, /fapi/v1/depth, /sim/state, /sim/regime, /sim/fault"
             )
         state = {"time_ms": self._world.now_ns // NS_PER_MS, "regime": self._world.regime, "seed": self._config.seed}
         return orjson.dumps(state)
@@ -172,7 +172,7 @@ class Exchange:
         try:
             await stream.run()
         except ConnectionClosed:
-            pass  # the client left: the world stands still until the next one comes
+            pass  # the client left: the world stops until the next one connects
         finally:
             self._connected = False
             listener.cancel()
@@ -180,7 +180,7 @@ class Exchange:
             self._faults.connection_ended()
 
     def lines_until(self, until_ns: int, desk: Desk, wanted: Subscription) -> tuple[list[Line], bool]:
-        """Let the world go on; the lines it sends on the way, and whether a diff was among them."""
+        """Advance the world; returns the lines it sends meanwhile, and whether a diff was among them."""
         lines: list[Line] = []
         saw_diff = False
         while True:
@@ -204,7 +204,7 @@ class Exchange:
         return self._world.now_ns + self._faults.take_snapshot_delay(), body
 
     def line(self, payload: bytes) -> Line:
-        """Something that is sent now."""
+        """A line that is sent now."""
         return self._faults.stamped([(self._world.stamp(), payload)])[0]
 
     def step_line(self) -> Line:
@@ -217,7 +217,7 @@ class Exchange:
         return self._mark(frames.end_line(self._world.now_ns, self._steps))
 
     def _mark(self, payload: bytes) -> Line:
-        # its stamp is not drawn from the world's chance: how many marks there are must not change what comes after
+        # its stamp is not drawn from the world's random numbers: the number of marks must not change what follows
         return self._faults.stamped([(self._world.last_stamp, payload)])[0]
 
     @property
@@ -231,12 +231,12 @@ class Exchange:
         return self._world.next_step_ns
 
     def take_disconnect(self) -> bool:
-        """Whether the connection is to be cut now."""
+        """Whether to cut the connection now."""
         return self._faults.disconnect
 
 
 class _Stream:
-    """What one client is sent."""
+    """Sends the stream to one client."""
 
     def __init__(self, connection: ServerConnection, wanted: Subscription, desk: Desk, exchange: Exchange) -> None:
         self._connection = connection
@@ -244,12 +244,12 @@ class _Stream:
         self._desk = desk
         self._exchange = exchange
         self._snapshot_due_ns: int | None = exchange.now_ns if wanted.snapshot else None
-        self._snapshots: list[tuple[int, bytes]] = []  # taken, to be sent at a world time
-        self._asked = asyncio.Semaphore(0)  # steps that the client has asked for, or its leaving
+        self._snapshots: list[tuple[int, bytes]] = []  # taken already, to be sent at a world time
+        self._asked = asyncio.Semaphore(0)  # steps requested by the client, or its departure
         self._left = False
 
     async def listen(self) -> None:
-        """Take requests as they come."""
+        """Accept requests as they come."""
         try:
             async for message in self._connection:
                 for _ in range(self._desk.receive(message)):
@@ -272,13 +272,13 @@ class _Stream:
             if wanted.lockstep:
                 await self._asked.acquire()
                 if self._left:
-                    return  # nobody asked: the world stands still at the last step
+                    return  # no request: the world stops at the last step
             elif wanted.pace:
                 await asyncio.sleep(
                     (exchange.now_ns - started_ns) / NS_PER_S / wanted.pace - (time.monotonic() - began)
                 )
             else:
-                await asyncio.sleep(0)  # lets the listener take orders
+                await asyncio.sleep(0)  # lets the listener accept orders
         await self._send([exchange.end_line()])
         await self._connection.close(1000, "the stream has ended")
 
@@ -322,15 +322,15 @@ def _stream_names(text: str, symbol: str) -> dict[str, str]:
         stem, _, rest = name.partition("@")
         kind = rest.partition("@")[0]
         if stem != symbol.lower() or kind not in _KINDS:
-            raise InputError(f"unknown stream {name!r}; there are {', '.join(f'{symbol.lower()}@{k}' for k in _KINDS)}")
+            raise InputError(f"unknown stream {name!r}; expected {', '.join(f'{symbol.lower()}@{k}' for k in _KINDS)}")
         names[kind] = name
     if not names:
-        raise InputError(f"no streams asked for; expected streams={symbol.lower()}@depth@100ms/...")
+        raise InputError(f"no streams requested; expected streams={symbol.lower()}@depth@100ms/...")
     return names
 
 
-def _flag(said: dict[str, str], name: str) -> bool:
-    text = said.get(name, "0")
+def _flag(given: dict[str, str], name: str) -> bool:
+    text = given.get(name, "0")
     if text not in ("0", "1"):
         raise InputError(f"{name}: expected 0 or 1, saw {text!r}")
     return text == "1"
@@ -349,7 +349,7 @@ def _number(text: str, name: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < 1e9:
-        raise InputError(f"{name}: expected a number from 0 on, saw {text!r}")
+        raise InputError(f"{name}: expected a number >= 0, saw {text!r}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Faults on demand: what goes wrong on real feeds, put into a stream at a chosen moment. The world itself is untouched.
+"""Faults on demand: failures of real feeds, injected into a stream at a chosen moment. The world itself is untouched.
 
 ==================  ==================================================================================================
 kind                what happens
@@ -7,10 +7,10 @@ trade_price         for ``seconds`` trades are printed 20 % away from the book
 drop_diff           the next depth diff is lost: a gap in the update ids
 gap                 for ``seconds`` every depth diff is lost
 duplicate_diff      the next depth diff is sent twice
-reorder_diffs       the next two depth diffs change places
+reorder_diffs       the next two depth diffs are swapped
 late_snapshot       the next snapshot in the stream comes ``seconds`` after it was taken: diffs have overtaken it
-malformed           before the next frame comes half of it, which is not JSON
-clock_back          receive stamps step back by ``seconds`` once and go on from there, until the connection ends
+malformed           half of the next frame is sent before it, which is not JSON
+clock_back          receive stamps step back by ``seconds`` once and continue from there, until the connection ends
 clock_ahead         receive stamps step ahead by ``seconds``, likewise
 silence             for ``seconds`` no frame is sent; the connection stays
 slow_consumer       for ``seconds`` every frame is dropped, as by an exchange whose client does not read; then it cuts
@@ -46,7 +46,7 @@ DEFAULT_SECONDS = {
 
 @dataclass
 class Faults:
-    """What is wrong with the stream now."""
+    """The faults now active in the stream."""
 
     trade_price_until_ns: int = 0
     gap_until_ns: int = 0
@@ -85,7 +85,7 @@ class Faults:
             setattr(self, kind, True)
 
     def distort(self, record: Record) -> Record:
-        """The record as the faulty feed would publish it."""
+        """The record as the faulty feed publishes it."""
         if record.kind == TRADE and record.t_ns < self.trade_price_until_ns:
             return record._replace(price=record.price * 6 // 5)
         return record
@@ -118,16 +118,16 @@ class Faults:
         return [frame]
 
     def take_snapshot_delay(self) -> int:
-        """For how many ns of world time a snapshot that is taken now is held back."""
+        """How many ns of world time a snapshot taken now is delayed."""
         delay_ns, self.snapshot_delay_ns = self.snapshot_delay_ns, 0
         return delay_ns
 
     def stamped(self, lines: list[Line]) -> list[Line]:
-        """The lines with the receive stamps that a faulty clock gives them."""
+        """The lines with the receive stamps of the faulty clock."""
         return [(recv_ns + self.stamp_offset_ns, payload) for recv_ns, payload in lines]
 
     def connection_ended(self) -> None:
-        """The next client has a healthy clock and connection, and is sent nothing that was held back for this one."""
+        """Reset for the next client: healthy clock and connection, and nothing that was delayed for this one."""
         self.stamp_offset_ns = 0
         self.held_diff = None
         self.disconnect = self.cut_after_quiet = False
@@ -137,4 +137,4 @@ class Faults:
 def check(kind: str) -> None:
     """Raise InputError unless ``kind`` is a fault."""
     if kind not in DEFAULT_SECONDS:
-        raise InputError(f"unknown fault {kind!r}; there are {', '.join(DEFAULT_SECONDS)}")
+        raise InputError(f"unknown fault {kind!r}; expected one of {', '.join(DEFAULT_SECONDS)}")

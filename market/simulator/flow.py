@@ -1,13 +1,13 @@
-"""The compiled order flow: what everybody else does, and when the exchange publishes.
+"""The compiled order flow: what all other participants do, and when the exchange publishes.
 
 Eight kinds of events arrive as a marked point process: market orders, near limit orders and near cancellations of each
 side, and churn of the far levels. The first six excite themselves and each other with a fast (80 ms) and a slow (1 s)
 exponential kernel (Hawkes, "Spectra of some self-exciting and mutually exciting point processes", Biometrika 58, 1971);
 they are drawn by thinning (Ogata, "On Lewis' simulation method for point processes", IEEE Trans. Inf. Theory 27, 1981).
 
-Their base rates are tilted by a hidden, mean-reverting *pressure*: limit orders and cancellations answer it at once,
-market orders later. So cancellations and depth tell of trades to come, and all of them of the price. How strongly, and
-with which sign, is the regime's (:class:`~market.simulator.config.Regime`).
+Their base rates are tilted by a hidden, mean-reverting *pressure*: limit orders and cancellations respond at once,
+market orders later. So cancellations and depth predict trades to come, and all of them predict the price. The regime
+(:class:`~market.simulator.config.Regime`) sets how strongly, and with which sign.
 
 Hidden processes move on a 10 ms grid of world time and everything else between two grid points, so that the world does
 not depend on how its time is cut into steps.
@@ -65,7 +65,7 @@ def _lognormal(core: Core, median: float, spread: float) -> int:
 
 @compiled
 def _resting(core: Core, distance: int) -> float:
-    """The size that a level so many ticks from the best tends to."""
+    """The size that a level this many ticks from the best reverts to."""
     depth = core.params[0].depth
     if distance < NEAR:
         return float(depth * SHAPE[distance])
@@ -74,7 +74,7 @@ def _resting(core: Core, distance: int) -> float:
 
 @compiled
 def _fullness(core: Core, side: int) -> float:
-    """Near size over the size it tends to."""
+    """Near size over the size it reverts to."""
     step = -1 if side == BIDS else 1
     size, target = 0.0, 0.0
     for d in range(NEAR):
@@ -110,7 +110,7 @@ def intensities(core: Core, rates: np.ndarray) -> float:
 
 @compiled
 def _decay(core: Core) -> None:
-    """Let the excitation fall to what it is now. Done where it is read, so that a cut in time leaves no trace."""
+    """Decay the excitation to now. Done where it is read, so that splitting a time step leaves no trace."""
     s = core.state[0]
     dt_s = (s.t_ns - s.excited_ns) / 1e9
     fast, slow = np.exp(-FAST_PER_S * dt_s), np.exp(-SLOW_PER_S * dt_s)
@@ -143,7 +143,7 @@ def _limit_order(core: Core, side: int) -> None:
     step = -1 if side == BIDS else 1
     spread = core.best[ASKS] - core.best[BIDS]
     price = core.best[side]
-    # who fills a wide spread follows the trades, so that moves last
+    # orders that fill a wide spread follow the trades, so that moves persist
     if spread > 1 and uniform(core.flow_chance) < p.improve * (1.0 - 0.5 * p.on_trades * step * s.drive):
         price -= step * (1 + int(uniform(core.flow_chance) * min(spread - 1, 2)))
         add(core, side, price, _lognormal(core, 4.0 * p.order_size, SIZE_SPREAD))
@@ -176,7 +176,7 @@ def _cancellation(core: Core, side: int) -> None:
 
 @compiled
 def _far(core: Core, side: int) -> None:
-    """One far level is redrawn: emptied, or pulled towards the size it tends to."""
+    """Redraw one far level: emptied, or pulled towards the size it reverts to."""
     step = -1 if side == BIDS else 1
     u = uniform(core.flow_chance)
     distance = int(NEAR * (REACH / NEAR) ** u)  # as many changes in each octave of distance
@@ -316,7 +316,7 @@ def _publish_mark(core: Core) -> None:
 
 @compiled
 def _draw(core: Core, rates: np.ndarray) -> None:
-    """Draw the next candidate event with the intensity now, which only falls until something happens."""
+    """Draw the next candidate event with the current intensity, which only decreases until an event happens."""
     s = core.state[0]
     _decay(core)
     s.bound = intensities(core, rates)
@@ -325,7 +325,7 @@ def _draw(core: Core, rates: np.ndarray) -> None:
 
 @compiled
 def _candidate(core: Core, rates: np.ndarray) -> None:
-    """Accept the candidate as one kind of event, or as none."""
+    """Accept the candidate as one kind of event, or reject it."""
     s = core.state[0]
     _decay(core)
     intensities(core, rates)
@@ -340,7 +340,7 @@ def _candidate(core: Core, rates: np.ndarray) -> None:
 
 @compiled
 def run(core: Core, until_ns: int) -> None:
-    """Let the world go on until ``until_ns``, or until its output is nearly full (then ``t_ns`` stays before it)."""
+    """Advance the world to ``until_ns``, or until its output is nearly full (then ``t_ns`` stays before it)."""
     s = core.state[0]
     rates = np.zeros(8)
     while s.n_out < MAX_OUT - 512 and s.n_levels < MAX_LEVELS - 2 * RING:

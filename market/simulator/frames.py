@@ -1,4 +1,4 @@
-"""What the simulated exchange writes on the wire: Binance USD-M frames, byte for byte of the documented form.
+"""The wire format of the simulated exchange: Binance USD-M frames, byte for byte in the documented form.
 
 Hand-built bytes, because every field has a fixed place. Prices have two decimals and sizes three, as Binance prints
 BTCUSDT; the tick is 0.1 and the lot 0.001.
@@ -139,18 +139,18 @@ def order_fields(symbol: str, order: OwnOrder, status: str) -> dict[str, object]
 
 
 def reply(ident: object, result: Mapping[str, object]) -> bytes:
-    """The answer to a request that was carried out."""
+    """The reply to a request that was executed."""
     return orjson.dumps({"id": ident, "status": 200, "result": result})
 
 
 def refusal(ident: object, code: int, message: str) -> bytes:
-    """The answer to a request that was refused."""
+    """The reply to a request that was rejected."""
     return orjson.dumps({"id": ident, "status": 400, "error": {"code": code, "msg": message}})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What happened to an order: ``execution`` NEW, TRADE, CANCELED or EXPIRED at ``t_ns``; a trade has its numbers."""
+    """An event of an order: ``execution`` NEW, TRADE, CANCELED or EXPIRED at ``t_ns``; a trade also has its numbers."""
 
     execution: str
     t_ns: int

@@ -1,8 +1,8 @@
 """The compiled book of the simulated exchange: levels, price-time priority, and our own orders' places in the queue.
 
-Sizes of a level include our own orders. Of everybody else only the sum is known, so an own order carries ``ahead``: how
-much of the others' size stands before it. Trades take from the front; cancellations are spread evenly over the others'
-size (the proportional rule of queue models, e.g. Rigtorp, "Estimating Order Queue Position", 2013).
+Sizes of a level include our own orders. For all others only the sum is known, so each of our orders carries ``ahead``:
+how much of the others' size is ahead of it. Trades take from the front; cancellations are spread evenly over the
+others' size (the proportional rule of queue models, e.g. Rigtorp, "Estimating Order Queue Position", 2013).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from market.compiled import compiled
 from market.simulator.chance import normal
 from market.simulator.state import ASKS, BIDS, EXPIRED, FILL, KEEP, MASK, MAX_OUT, OWN_KEEP, OWN_REACH, TRADE, Core
 
-SWEEP_LEVELS = 40  # a market order never walks further: the rest of it expires
+SWEEP_LEVELS = 40  # a market order never walks further: its remainder expires
 
 # Verdicts on an order
 ACCEPTED = 0
@@ -62,7 +62,7 @@ def size_at(core: Core, side: int, price: int) -> int:
 
 @compiled
 def set_size(core: Core, side: int, price: int, size: int) -> None:
-    """Write a level: one update id, one entry in the next diff, the best price kept right."""
+    """Write a level: one update id, one entry in the next diff; keeps the best price correct."""
     s = core.state[0]
     core.sizes[side, price & MASK] = size
     s.update_id += 1
@@ -94,13 +94,13 @@ def own_size(core: Core, side: int, price: int) -> int:
 
 @compiled
 def add(core: Core, side: int, price: int, size: int) -> None:
-    """Others' size joins the end of a level."""
+    """Add others' size to the end of a level."""
     set_size(core, side, price, size_at(core, side, price) + size)
 
 
 @compiled
 def cancel_others(core: Core, side: int, price: int, size: int) -> None:
-    """Others take ``size`` out of a level (at most what they have there), evenly from before and behind our orders."""
+    """Remove ``size`` of the others from a level (at most what they have), evenly ahead of and behind our orders."""
     others = size_at(core, side, price) - own_size(core, side, price)
     size = min(size, others)
     if size <= 0:
@@ -114,7 +114,7 @@ def cancel_others(core: Core, side: int, price: int, size: int) -> None:
 
 @compiled
 def _take(core: Core, side: int, price: int, size: int) -> None:
-    """An aggressor takes ``size`` (not more than there is) from a level: prints, fills of ours, queue places."""
+    """An aggressor takes ``size`` (not more than there is) from a level: prints, our fills, queue positions."""
     s = core.state[0]
     taken_from_us = 0
     own_before = 0
@@ -160,7 +160,7 @@ def market(core: Core, side: int, size: int) -> None:
 
 @compiled
 def place_own(core: Core, side: int, price: int, size: int) -> tuple[int, int]:
-    """Rest one of our post-only orders; returns (verdict, order id). A crossing one is refused, never matched."""
+    """Rest one of our post-only orders; returns (verdict, order id). A crossing one is rejected, never matched."""
     s = core.state[0]
     crosses = price >= core.best[ASKS] if side == BIDS else price <= core.best[BIDS]
     if crosses:
@@ -185,7 +185,7 @@ def place_own(core: Core, side: int, price: int, size: int) -> tuple[int, int]:
 
 @compiled
 def _free_slot(core: Core) -> int:
-    """Slot after the last live order, moving orders together when needed, so that slots stay in order of arrival."""
+    """Slot after the last live order; compacts the orders when needed, so that slots stay in order of arrival."""
     n = len(core.own)
     live = 0
     for k in range(n):
@@ -199,7 +199,7 @@ def _free_slot(core: Core) -> int:
 
 @compiled
 def cancel_own(core: Core, order_id: int) -> int:
-    """Take one of our orders out; returns what was left of it, -1 when it does not rest."""
+    """Remove one of our orders; returns what was left of it, -1 when it does not rest."""
     for k in range(len(core.own)):
         order = core.own[k]
         if order.id == order_id and order_id != 0:
@@ -212,7 +212,7 @@ def cancel_own(core: Core, order_id: int) -> int:
 
 @compiled
 def trim(core: Core) -> None:
-    """Empty others' levels that lie too far from the best price; expire our orders that lie absurdly far."""
+    """Empty others' levels too far from the best price; expire our orders that are absurdly far."""
     s = core.state[0]
     while s.low_edge < core.best[BIDS] - KEEP:
         _leave_only_ours(core, BIDS, s.low_edge)

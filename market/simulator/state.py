@@ -1,4 +1,4 @@
-"""The compiled core's memory: one tuple of arrays that every function of the core takes.
+"""The state of the compiled core: one tuple of arrays that every function of the core takes.
 
 Levels lie on a tick grid in two rings (bids, asks), index = price modulo :data:`RING`. Others' size lies within
 :data:`KEEP` ticks of the best price, ours within :data:`OWN_REACH` when placed and :data:`OWN_KEEP` later, so that
@@ -19,10 +19,10 @@ REACH: Final = 200  # the grid is kept populated this far from the best price
 KEEP: Final = 260  # and emptied beyond this
 OWN_REACH: Final = 3000
 OWN_KEEP: Final = 6000
-NEAR: Final = 10  # levels that near flow works on
+NEAR: Final = 10  # levels that near flow acts on
 
-# NumPy integers, because numba compiles a function anew for every literal it is called with;
-# Any, because to mypy the compiled functions take int.
+# NumPy integers, because numba compiles a function again for every literal it is called with; Any, because to mypy the
+# compiled functions take int.
 BIDS: Final[Any] = np.int64(0)
 ASKS: Final[Any] = np.int64(1)
 
@@ -55,12 +55,12 @@ STATE: Final = np.dtype(
     [
         ("t_ns", "<i8"),
         ("next_ns", "<i8"),  # pending candidate event; 0: none drawn
-        ("excited_ns", "<i8"),  # the time that `fast` and `slow` are of
+        ("excited_ns", "<i8"),  # the time to which `fast` and `slow` refer
         ("slice_ns", "<i8"),  # when the hidden processes move next
         ("diff_ns", "<i8"),
         ("mark_ns", "<i8"),
         ("ticker_ns", "<i8"),  # last sent
-        ("recv_ns", "<i8"),  # last receive stamp: they never go back by themselves
+        ("recv_ns", "<i8"),  # last receive stamp: without a fault they never go back
         ("update_id", "<i8"),
         ("diff_id", "<i8"),  # update id at the last diff
         ("trade_id", "<i8"),
@@ -70,12 +70,12 @@ STATE: Final = np.dtype(
         ("n_changed", "<i8"),
         ("low_edge", "<i8"),  # lowest bid price kept
         ("high_edge", "<i8"),
-        ("bound", "<f8"),  # total intensity that the pending candidate was drawn with
+        ("bound", "<f8"),  # total intensity with which the pending candidate was drawn
         ("pressure", "<f8"),
-        ("drive", "<f8"),  # pressure as market orders feel it: later and smoother
+        ("drive", "<f8"),  # pressure as market orders respond to it: later and smoother
         ("alarmed", "<f8"),  # 1 while liquidity withdraws from both sides, else 0
-        ("alarm", "<f8"),  # the same, setting in and wearing off
-        ("skew", "<f8"),  # log ratio of what bids and asks tend to: says nothing of the price
+        ("alarm", "<f8"),  # the same, smoothed at its start and end
+        ("skew", "<f8"),  # log ratio of what bids and asks revert to: carries no information about the price
         ("index", "<f8"),  # ticks
         ("premium", "<f8"),  # (mark - index) / index
         ("funding", "<f8"),
@@ -85,7 +85,7 @@ STATE: Final = np.dtype(
 
 
 class Core(NamedTuple):
-    """The world's memory.
+    """The world's state.
 
     ``best`` (2,) prices; ``sizes``, ``marked`` (2, RING); ``ticker`` (4,) as last sent. ``changed`` (n,) since the last
     diff and the first column of ``levels`` (n, 2) are ``2 * price + side``; its second column is the size.
@@ -108,7 +108,7 @@ class Core(NamedTuple):
 
 
 def new_core(config: ExchangeConfig) -> Core:
-    """Memory of a world that has not begun: empty book, no time passed."""
+    """State of a world that has not started: empty book, no time elapsed."""
     seeds = np.random.SeedSequence(config.seed).generate_state(2, np.uint64)
     state = np.zeros(1, STATE)
     start_ns = config.start_ms * 1_000_000

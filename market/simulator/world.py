@@ -1,4 +1,4 @@
-"""The simulated market as an object: time that can be advanced, a book that can be looked at and traded in."""
+"""The simulated market as an object: advance its time, read its book and trade in it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Levels = list[tuple[int, int]]  # (price in ticks, size in lots), best first
 
 
 class Record(NamedTuple):
-    """One output of the core, columns as :mod:`market.simulator.state` says for its ``kind``.
+    """One output of the core, with columns as defined in :mod:`market.simulator.state` for its ``kind``.
 
-    A DIFF has its ``levels`` here, and no offset of them in ``price``.
+    A DIFF has its ``levels`` here instead of an offset in ``price``.
     """
 
     kind: int
@@ -48,8 +48,8 @@ class BookImage:
 
 
 class World:
-    """One market. The same config, orders and regime changes at the same world times give the same records, however
-    the time between them is cut into calls of :meth:`advance`.
+    """One market. The same config, orders and regime changes at the same world times give the same records, however the
+    time between them is split into calls of :meth:`advance`.
     """
 
     def __init__(self, config: ExchangeConfig) -> None:
@@ -70,7 +70,7 @@ class World:
 
     @property
     def last_stamp(self) -> int:
-        """The receive time of what was sent last."""
+        """The receive time of the last line sent."""
         return int(self._state["recv_ns"][0])
 
     @property
@@ -78,7 +78,7 @@ class World:
         return int(self._state["update_id"][0])
 
     def set_regime(self, name: str) -> None:
-        """From now on the market behaves so.
+        """Switch the market to this regime from now on.
 
         Raises:
             SettingsError: no regime has this name.
@@ -87,7 +87,7 @@ class World:
         self.regime = name
 
     def advance(self, until_ns: int) -> list[Record]:
-        """Let time pass until ``until_ns``; what the exchange published and matched on the way, in order."""
+        """Advance time to ``until_ns``; returns what the exchange published and matched meanwhile, in order."""
         records: list[Record] = []
         while True:
             flow.run(self._core, until_ns)
@@ -101,7 +101,7 @@ class World:
         return int(verdict), int(order_id)
 
     def cancel(self, order_id: int) -> int:
-        """Take our order out; returns what was left of it in lots, -1 when it rests no more."""
+        """Cancel our order; returns what was left of it in lots, -1 when it no longer rests."""
         return int(matching.cancel_own(self._core, order_id))
 
     def resting(self) -> dict[int, tuple[int, int]]:
@@ -110,7 +110,7 @@ class World:
         return {int(o["id"]): (int(o["left"]), int(o["ahead"])) for o in live}
 
     def stamp(self) -> int:
-        """A receive time for something that the exchange sends now."""
+        """A receive time for a line that the exchange sends now."""
         return int(matching.stamp(self._core, self.now_ns))
 
     def book(self, limit: int = 1_000_000) -> BookImage:
@@ -144,4 +144,4 @@ class World:
         kind, offset, count = columns[0], columns[5], columns[6]
         levels = self._core.levels[offset : offset + count].tolist() if kind == DIFF else []
         record = Record._make((*columns, levels))
-        return record._replace(price=0) if kind == DIFF else record  # the offset depends on when we look
+        return record._replace(price=0) if kind == DIFF else record  # the offset depends on when it is read

@@ -1,7 +1,7 @@
-"""What a venue is to the rest: how its recordings are read, how a frame becomes events, what makes its book whole.
+"""The interface of a venue: how its recordings are read, how a frame becomes events, what keeps its book complete.
 
-A :class:`Venue` is one wire format. An exchange that is recorded in two forms is two of them; both speak of the same
-instruments. All venues stand in one table, :mod:`market.venues.registry`.
+A :class:`Venue` is one wire format. An exchange that is recorded in two formats is two venues with the same
+instruments. All venues are listed in one table, :mod:`market.venues.registry`.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ Kind = Literal["diff", "snapshot", "ticker", "trade", "slow", "other"]
 Rule = Literal["spot", "futures", "stamped", "sequence", "previous", "snapshots", "open"]
 """Which diffs may be applied to a book.
 
-* ``spot``, ``futures``: the snapshot comes from beside the stream and is joined to it by ids; see
+* ``spot``, ``futures``: the snapshot comes from outside the stream and is joined to it by ids; see
   :mod:`market.feeds.resync`.
-* ``stamped``: so too, by exchange times in ``last``; diffs have no numbers.
+* ``stamped``: likewise, but by exchange times in ``last``; diffs have no numbers.
 * ``sequence``: a snapshot in the stream, then each diff's ``first`` is the ``last`` before plus one.
 * ``previous``: a snapshot in the stream, then each diff's ``previous`` is the ``last`` before.
-* ``snapshots``: a snapshot in the stream and no numbers. A frame of the book that cannot be read loses the book. Where
-  the venue sends checksums, the parser proves the book by them and raises :class:`~market.errors.ChecksumError`.
-* ``open``: every frame says all that is needed, or the recording begins in the middle of a day; nothing is waited for.
+* ``snapshots``: a snapshot in the stream and no numbers. An unreadable book frame loses the book. Where the venue sends
+  checksums, the parser verifies the book with them and raises :class:`~market.errors.ChecksumError`.
+* ``open``: every frame is self-contained, or the recording starts in the middle of a day; there is no waiting for a
+  snapshot.
 """
 
 Frame = tuple[int, int, bytes]  # number from 1, receive ns or NO_STAMP, payload
-# a frame's symbol; None: of the connection, or unreadable. An attribute ``missed`` that is true after a call says that
+# a frame's symbol; None: of the connection, or unreadable. An attribute ``missed`` that is true after a call means that
 # frames of the connection are missing before that frame
 Route = Callable[[bytes], str | None]
 
 NO_EVENTS: Final = empty(0)
 NO_STAMP: Final = -1  # receive time of a frame whose time cannot be read
 SEVERAL: Final = "*"  # the symbol of a recording of several instruments
-SESSION: Final = "SESSION"  # the symbol under which frames that speak of no instrument are landed
+SESSION: Final = "SESSION"  # the symbol under which frames without an instrument are landed
 
 
 class Slow(msgspec.Struct, frozen=True, gc=False):
@@ -55,7 +56,7 @@ class Slow(msgspec.Struct, frozen=True, gc=False):
 
 
 class OptionSummary(msgspec.Struct, frozen=True, gc=False):
-    """What a venue says of one option, known from ``recv_ns`` on; fields as the lake's table ``options`` has them."""
+    """A venue's summary of one option, known from ``recv_ns`` on; fields as in the lake's table ``options``."""
 
     frame: int
     recv_ns: int
@@ -79,11 +80,12 @@ class OptionSummary(msgspec.Struct, frozen=True, gc=False):
 class Parsed(msgspec.Struct, frozen=True, gc=False):
     """One frame; ``exch_ns`` is that of its events.
 
-    ``first``, ``last`` and ``previous`` are what the venue's :data:`Rule` speaks of (0 where absent): of a Binance diff
-    ``U``, ``u`` and ``pu``. ``last`` of a snapshot is the update it ends with; its events are CLEAR and what rests, all
-    with F_SNAPSHOT. ``other`` is a well-formed frame that is no market data (a heartbeat, an answer to a subscription)
-    or that no participant made, such as an insurance fund's trade: it has no events. ``slow`` and ``option`` may come
-    with any kind. ``proved``: the venue's checksum said that the book after this frame is the venue's.
+    ``first``, ``last`` and ``previous`` are the ids that the venue's :data:`Rule` refers to (0 where absent): for a
+    Binance diff ``U``, ``u`` and ``pu``. ``last`` of a snapshot is the update it ends with; its events are CLEAR and
+    the resting levels or orders, all with F_SNAPSHOT. ``other`` is a well-formed frame that is not market data (a
+    heartbeat, a subscription reply) or that no participant caused, such as an insurance fund's trade: it has no events.
+    ``slow`` and ``option`` may come with any kind. ``proved``: the venue's checksum confirmed the book after this
+    frame.
     """
 
     kind: Kind
@@ -98,14 +100,14 @@ class Parsed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Parser(Protocol):
-    """Reads the frames of one instrument. It may remember frames, so give it all of them, in order."""
+    """Reads the frames of one instrument. It may keep state, so pass it all of them, in order."""
 
     def parse(self, payload: bytes, recv_ns: int, frame: int) -> Parsed:
         """Read one frame.
 
         Raises:
-            FrameError: it cannot be read; ``reason`` is one of :attr:`Venue.reasons`. It gave no event.
-            ChecksumError: it was read, and the book is not the venue's.
+            FrameError: it cannot be read; ``reason`` is one of :attr:`Venue.reasons`. It produced no event.
+            ChecksumError: it was read, but the book differs from the venue's.
         """
 
 
@@ -121,11 +123,11 @@ def _one(_payload: bytes) -> int:
 class Venue:
     """One wire format.
 
-    ``name`` is what ``--venue`` takes. ``recognise`` answers the instrument key of a recording, ``venue.*``
-    (:data:`SEVERAL`) where it holds several, None where it is of another format. ``frames`` reads a recording into
-    numbered payloads; ``parts`` are all files that it reads for it. ``route`` makes a function that tells the symbol of
-    each frame in turn, for formats that may hold several instruments. ``rows`` says how many rows of the recording a
-    payload stands for. ``live`` are the names in instrument keys whose live stream is of this format.
+    ``name`` is what ``--venue`` takes. ``recognise`` returns the instrument key of a recording, ``venue.*``
+    (:data:`SEVERAL`) if it holds several, None if it has another format. ``frames`` reads a recording into numbered
+    payloads; ``parts`` are all files that it reads for it. ``route`` makes a function that returns the symbol of each
+    frame in turn, for formats that may hold several instruments. ``rows`` returns how many rows of the recording a
+    payload stands for. ``live`` are the names in instrument keys whose live stream has this format.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The one table of venues. A new one is a module in this folder and a row here."""
+"""The single table of venues. A new one is a module in this folder and a row here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from market.venues import (
 )
 from market.venues.protocol import Venue
 
-# in the order in which a recording is shown to them
+# in the order in which they are tried on a recording
 VENUES: Final[tuple[Venue, ...]] = (
     dbn.VENUE,
     cme_levels.VENUE,
@@ -82,7 +82,7 @@ def named(name: str) -> Venue:
     """The venue of this name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such venue.
     """
     try:
         return _BY_NAME[name]
@@ -100,5 +100,5 @@ def live(instrument: Instrument) -> Venue:
         return _LIVE[instrument.venue]
     except KeyError:
         raise InputError(
-            f"no live stream of {instrument.venue} can be read; streams are known of {', '.join(_LIVE)}"
+            f"no live stream of {instrument.venue} can be read; live streams are supported for {', '.join(_LIVE)}"
         ) from None

@@ -97,6 +97,6 @@ def test_frames_go_through_a_cluster_with_tls_and_a_password(variables, tmp_path
 @pytest.mark.parametrize(("name", "value"), [("SASL_PASSWORD", "wrong"), ("CA_FILE", "")])
 def test_a_wrong_password_and_an_unknown_certificate_are_said_without_the_secret(variables, tmp_path, name, value):
     variables.setenv(f"KEEL_KAFKA_{name}", value)
-    with pytest.raises(ServiceError, match=r"refused us .* look at the KEEL_KAFKA_ settings") as refused:
+    with pytest.raises(ServiceError, match=r"refused us .* check the KEEL_KAFKA_ settings") as refused:
         ingest(IngestConfig(url="kafka:///frames", instrument=KEY, drain=True), workspace=Workspace(home=tmp_path))
     assert PASSWORD not in str(refused.value)

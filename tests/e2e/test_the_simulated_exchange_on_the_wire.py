@@ -388,23 +388,23 @@ def test_a_connection_that_is_cut_is_opened_again_and_the_book_is_right(exchange
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/stream", "no streams asked for; expected streams=btcusdt@depth@100ms/"),
-        ("/stream?streams=ethusdt@trade", "unknown stream 'ethusdt@trade'; there are btcusdt@depth, "),
+        ("/stream", "no streams requested; expected streams=btcusdt@depth@100ms/"),
+        ("/stream?streams=ethusdt@trade", "unknown stream 'ethusdt@trade'; expected btcusdt@depth, "),
         ("/stream?streams=btcusdt@kline_1m", "unknown stream 'btcusdt@kline_1m'"),
         ("/stream?streams=btcusdt@trade&speed=2", "unknown parameters speed"),
-        ("/stream?streams=btcusdt@trade&pace=fast", "pace: expected a number from 0 on, saw 'fast'"),
+        ("/stream?streams=btcusdt@trade&pace=fast", "pace: expected a number >= 0, saw 'fast'"),
         ("/stream?streams=btcusdt@trade&pace=0", "pace: expected max, lockstep or a multiple of real time above 0"),
-        ("/stream?streams=btcusdt@trade&pace=", "pace: expected a number from 0 on, saw ''"),
+        ("/stream?streams=btcusdt@trade&pace=", "pace: expected a number >= 0, saw ''"),
         ("/stream?streams=btcusdt@trade&pace=nan", "pace: expected a number"),
-        ("/stream?streams=btcusdt@trade&seconds=-1", "seconds: expected a number from 0 on, saw '-1'"),
+        ("/stream?streams=btcusdt@trade&seconds=-1", "seconds: expected a number >= 0, saw '-1'"),
         ("/stream?streams=btcusdt@trade&stamp=yes", "stamp: expected 0 or 1, saw 'yes'"),
-        ("/sim/regime?name=wild", "unknown regime 'wild'; there are calm, volatile, thin"),
+        ("/sim/regime?name=wild", "unknown regime 'wild'; expected one of calm, volatile, thin"),
         ("/sim/regime", "unknown regime ''"),
-        ("/sim/fault?kind=fire", "unknown fault 'fire'; there are trade_price, drop_diff, gap"),
+        ("/sim/fault?kind=fire", "unknown fault 'fire'; expected one of trade_price, drop_diff, gap"),
         ("/sim/fault?kind=gap&seconds=soon", "seconds: expected a number"),
-        ("/fapi/v1/depth?symbol=ETHUSDT", "unknown symbol 'ETHUSDT'; there is BTCUSDT"),
+        ("/fapi/v1/depth?symbol=ETHUSDT", "unknown symbol 'ETHUSDT'; expected BTCUSDT"),
         ("/fapi/v1/depth?symbol=BTCUSDT&limit=all", "limit: expected a number"),
-        ("/", "no such address /; there are /stream"),
+        ("/", "no such address /; expected one of /stream"),
     ],
 )
 def test_what_is_not_offered_is_answered_with_400_and_a_sentence(exchange: Exchange, path: str, words: str) -> None:
@@ -413,7 +413,7 @@ def test_what_is_not_offered_is_answered_with_400_and_a_sentence(exchange: Excha
 
 
 def test_the_platforms_client_passes_the_sentence_on(exchange: Exchange) -> None:
-    with pytest.raises(InputError, match="unknown regime 'wild'; there are calm, volatile, thin"):
+    with pytest.raises(InputError, match="unknown regime 'wild'; expected one of calm, volatile, thin"):
         exchange.set_regime("wild")
     with pytest.raises(InputError, match="unknown fault 'fire'"):
         exchange.inject_fault("fire", seconds=1)

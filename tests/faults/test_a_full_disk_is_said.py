@@ -52,7 +52,7 @@ def _run(*command: str) -> bool:
 
 def test_a_full_disk_stops_ingest_with_a_sentence_and_room_lets_it_go_on(recording, undisturbed, small_disk):
     workspace = Workspace(home=small_disk / "home")
-    with pytest.raises(LakeError, match=r"no space left on its disk. Free some and run the same command again"):
+    with pytest.raises(LakeError, match=r"no space left on its disk. Free some space and run the same command again"):
         ingest(IngestConfig(files=(str(recording),)), workspace=workspace)
     assert len(contents(Lake(workspace.lake))["raw"]) < len(undisturbed["raw"])
     assert _run("mount", "-o", "remount,size=64m", str(small_disk))
@@ -70,7 +70,7 @@ def test_a_full_disk_stops_compaction_with_a_sentence_and_harms_nothing(recordin
     used = os.statvfs(small_disk)
     taken = (used.f_blocks - used.f_bfree) * used.f_frsize
     assert _run("mount", "-o", f"remount,size={taken + 16_384}", str(small_disk))
-    with pytest.raises(LakeError, match=r"no space left on its disk. Free some and run the same command again"):
+    with pytest.raises(LakeError, match=r"no space left on its disk. Free some space and run the same command again"):
         lake.compact("raw")
     assert contents(lake) == undisturbed
     assert _run("mount", "-o", "remount,size=64m", str(small_disk))

@@ -1,4 +1,4 @@
-"""Random but possible event streams: for hypothesis, and as long seeded ones."""
+"""Random but possible event streams: for hypothesis, and as long seeded runs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def streams(draw, max_frames=40):
 
 @st.composite
 def wild_records(draw):
-    """Any record at all: what a broken feed might send."""
+    """An arbitrary record, as a broken feed might send."""
     out = np.zeros(draw(st.integers(1, 30)), dtype=EVENT)
     extremes = [0, 1, -1, 999, 1000, 1001, 2**40, 2**47, 2**57, 2**62, -(2**63), 2**63 - 1]
     for row in out:

@@ -1,4 +1,4 @@
-"""A slow second reader of Binance frames, ``json`` and ``Decimal`` as plainly as can be, to compare the fast one to."""
+"""A slow, plain reader of Binance frames with ``json`` and ``Decimal``: the reference for the fast one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Row = tuple[int, int, int, int, int]  # kind, side, price, size, seq
 
 
 def events_of(payload: bytes, instrument: Instrument) -> list[Row]:
-    """The rows that a well-formed frame means; anything goes for one that is not (any exception, any rows)."""
+    """The rows of a well-formed frame; the result for a malformed frame is undefined (any exception, any rows)."""
     outer = json.loads(payload)
     data = outer["data"] if outer.get("data") is not None else outer
     kind = data.get("e")

@@ -1,4 +1,4 @@
-"""A slow, obvious book of single orders, from the words of market.books.order_book: what the fast one must equal."""
+"""A slow, obvious order-level book, after the docstring of market.books.order_book: the fast one must equal it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RefusedError(Exception):
 
 
 class SlowOrders:
-    """``queues[side, price]`` is a list of [order id, lots], first served first; anonymous lots have the id 0."""
+    """``queues[side, price]`` is a list of [order id, lots] in execution order; anonymous lots have the id 0."""
 
     def __init__(self, capacity=10**9, orders=10**9):
         self.capacity, self.room = capacity, orders
@@ -44,7 +44,7 @@ class SlowOrders:
         return sum(i != 0 for queue in self.queues.values() for i, _ in queue)
 
     def apply(self, e):
-        """Places (side, price) whose lots the event set, in order; raises RefusedError with the book as it was."""
+        """Levels (side, price) whose lots the event set, in order; a RefusedError leaves the book unchanged."""
         kind, side, price, size, order_id = (int(e[k]) for k in ("kind", "side", "price", "size", "order_id"))
         if kind == CLEAR:
             self.queues = {}
@@ -138,7 +138,7 @@ class SlowOrders:
 
 
 def said_to_levels(book, events):
-    """(kind, side, price, size, ends the batch) of what a book of levels must be told, and the reason of each event."""
+    """(kind, side, price, size, ends the batch) that a book of levels must receive, and the reason of each event."""
     out, reasons, begun, traded = [], [], 0, None
     for e in events:
         kind, side, price, size, order_id = (int(e[k]) for k in ("kind", "side", "price", "size", "order_id"))

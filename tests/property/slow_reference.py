@@ -1,4 +1,4 @@
-"""Slow, obvious versions of the compiled parts, written from the catalog's words: what the fast ones must equal."""
+"""Slow, obvious versions of the compiled parts, written from the catalog's text: the fast ones must equal them."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class SlowFeatures:
 
 
 def slow_labels(columns, horizon, config):
-    """Rows (direction, bid fall, ask fall) by looking at every later row."""
+    """Rows (direction, bid fall, ask fall), from a scan of every later row."""
     recv_ns, mid2, bid, ask, segment = columns
     time = [0]
     for a, b in pairwise(recv_ns):

@@ -1,4 +1,4 @@
-"""Random bytes and damaged frames: nothing crashes, no event comes out that a plain second reader does not see too."""
+"""Random bytes and damaged frames: nothing crashes, and no event comes out that a plain reader does not see too."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def check(payload: bytes) -> None:
 
 @settings(max_examples=examples(1500), deadline=None)
 @given(damaged())
-def test_a_damaged_frame_is_refused_or_means_what_it_says(payload):
+def test_a_damaged_frame_is_rejected_or_read_as_written(payload):
     check(payload)
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_frame_is_refused_or_means_what_it_says(payload):
 @example(b'{"lastUpdateId":1,"bids":[' + b"[" * 3000)
 @example(b'{"lastUpdateId":1e400,"bids":[],"asks":[]}')
 @example(b'{"lastUpdateId":99999999999999999999999,"bids":[],"asks":[]}')
-def test_random_bytes_are_refused(payload):
+def test_random_bytes_are_rejected(payload):
     check(payload)
 
 
@@ -99,7 +99,7 @@ json_values = st.recursive(
 
 @settings(max_examples=examples(1000), deadline=None)
 @given(st.sampled_from(GOOD), st.data())
-def test_any_field_with_any_value_is_refused_or_means_what_it_says(frame, data):
+def test_any_field_with_any_value_is_rejected_or_read_as_written(frame, data):
     inner = dict(frame.get("data", frame))
     inner[data.draw(st.sampled_from(sorted(inner)))] = data.draw(json_values)
     check(
@@ -111,7 +111,7 @@ def test_any_field_with_any_value_is_refused_or_means_what_it_says(frame, data):
 
 @settings(max_examples=examples(500), deadline=None)
 @given(st.binary(max_size=60))
-def test_a_line_gives_a_time_or_says_why_not(line):
+def test_a_line_gives_a_time_or_the_reason_why_not(line):
     try:
         recv_ns, payload = read_line(line)
     except FrameError as error:
@@ -126,7 +126,7 @@ def test_a_line_gives_a_time_or_says_why_not(line):
 @settings(max_examples=examples(40), deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([SPOT, USDM]), st.data())
 def test_no_wrong_book_is_shown_whatever_happens_to_the_frames(seed, instrument, data):
-    """Frames are damaged, lost, doubled and swapped; a synced book is then the exchange's book, or there is none."""
+    """Frames are damaged, lost, doubled and swapped; a synced book is still the exchange's book, or there is none."""
     exchange = ToyExchange(instrument, seed=seed)
     normaliser, reader = Normaliser(instrument, "s"), Book()
     rng = np.random.default_rng(seed)
@@ -166,6 +166,6 @@ def test_no_wrong_book_is_shown_whatever_happens_to_the_frames(seed, instrument,
             held = None
 
 
-def test_the_second_reader_refuses_what_it_should():
+def test_the_second_reader_rejects_what_it_should():
     with pytest.raises(AssertionError):
         events_of(bytes_of(trade(3, "60000.15", "2")), USDM)

@@ -1,4 +1,4 @@
-"""Random bytes and damaged rows of every recorded form: a reason that the module names, or events a book can judge."""
+"""Random bytes and damaged rows of every recorded form: a reason that the module names, or valid events."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ FORMS = {
 
 
 def reasons_of(module):
-    """What the module's docstring says it refuses rows with."""
+    """The reasons for rejected rows, from the module's docstring."""
     return set(re.findall(r"``(\w+)``", module.__doc__.split("Reasons:")[1]))
 
 
@@ -94,7 +94,7 @@ def damaged(draw, rows):
 
 
 def outcome(module, read):
-    """What reading gave, or None where it was refused with a reason of the module's and a sentence."""
+    """The result of reading, or None if the row was rejected with one of the module's reasons and a sentence."""
     try:
         return read()
     except FrameError as error:
@@ -124,7 +124,7 @@ def check(module, key, payload):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_reasons_in_words_are_those_in_the_table(form):
+def test_the_reasons_in_the_docstring_match_the_table(form):
     assert reasons_of(FORMS[form][0]) == FORMS[form][0].VENUE.reasons
 
 
@@ -138,7 +138,7 @@ def test_the_good_rows_are_good(form):
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=examples(400), deadline=None)
 @given(st.data())
-def test_a_damaged_row_is_refused_or_can_be_judged(form, data):
+def test_a_damaged_row_is_rejected_or_can_be_validated(form, data):
     module, key, rows = FORMS[form]
     check(module, key, data.draw(damaged(rows)))
 
@@ -152,14 +152,14 @@ def test_a_damaged_row_is_refused_or_can_be_judged(form, data):
 @example(b"\xff" * 60)
 @example(b"{" * 2000)
 @example(b"9" * 5000)
-def test_random_bytes_are_refused_or_can_be_judged(form, payload):
+def test_random_bytes_are_rejected_or_can_be_validated(form, payload):
     module, key, _ = FORMS[form]
     check(module, key, payload)
 
 
 @settings(max_examples=examples(300), deadline=None)
 @given(st.data())
-def test_a_damaged_option_is_refused_or_is_a_record(data):
+def test_a_damaged_option_is_rejected_or_becomes_a_record(data):
     good = dict.fromkeys(deribit.COLUMNS, "1.0") | {
         "timestamp": "2025-12-30T17:31:15.944181+00:00", "option_type": "call", "currency": "BTC",
         "expiry_datetime": "2026-01-16T08:00:00+00:00",

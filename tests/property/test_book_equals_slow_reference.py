@@ -38,7 +38,7 @@ def test_a_checkpoint_rebuilds_the_levels(events):
 
 @given(wild_records())
 @settings(max_examples=examples(150), deadline=None)
-def test_a_refused_record_leaves_the_book_as_it_was(events):
+def test_a_rejected_record_leaves_the_book_unchanged(events):
     book = Book(capacity=8)
     for event in events:
         before = (book.bids(8).tolist(), book.asks(8).tolist(), book.top(), book.status)
@@ -69,7 +69,7 @@ def test_thousands_of_levels_are_kept_in_order():
 
 
 def wandering(seed: int, batches: int) -> np.ndarray:
-    """Events of a market whose levels lie close together or thousands of ticks apart, and whose price walks and jumps;
+    """Events of a market whose levels are close together or thousands of ticks apart, and whose price walks and jumps;
     one level in a hundred is far from all others."""
     rng = np.random.default_rng(seed)
     mid, spacing, events = 1 << 20, 1, []
@@ -93,7 +93,7 @@ def wandering(seed: int, batches: int) -> np.ndarray:
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=examples(40), deadline=None)
-def test_a_price_that_walks_and_jumps_leaves_no_level_behind(seed):
+def test_a_price_that_walks_and_jumps_leaves_no_stale_level(seed):
     events = wandering(seed, batches=120)
     book, slow = Book(), SlowBook()
     at = 0
@@ -123,5 +123,5 @@ def test_the_walk_opens_closes_and_moves_windows():
     assert len(set(placed)) > 20
 
 
-def test_record_of_the_strategies_is_an_event():
+def test_the_strategies_produce_valid_event_records():
     assert record(DEPTH).dtype == EVENT

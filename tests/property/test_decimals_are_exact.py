@@ -1,4 +1,4 @@
-"""Text to steps and back, against ``Decimal``, by both readers."""
+"""Text to steps and back, against ``Decimal``, by both parsers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def expected(step: Decimal, text: str) -> int | None:
 
 @settings(max_examples=examples(1500), deadline=None)
 @given(st.sampled_from(STEPS), texts)
-def test_both_readers_give_the_exact_number_of_steps_or_refuse(step, text):
+def test_both_parsers_give_the_exact_number_of_steps_or_an_error(step, text):
     right = expected(step, text)
     for read in (by_python, compiled):
         seen = read(UNITS[step], text)
@@ -62,19 +62,19 @@ def test_both_readers_give_the_exact_number_of_steps_or_refuse(step, text):
 
 @settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(STEPS), st.integers(0, LIMIT))
-def test_every_multiple_comes_back(step, steps):
+def test_every_multiple_round_trips(step, steps):
     text = format(step * steps, "f")
     assert by_python(UNITS[step], text) == compiled(UNITS[step], text) == steps
 
 
-def test_a_step_that_does_not_fit_is_refused():
+def test_a_step_that_does_not_fit_is_rejected():
     with pytest.raises(ValueError, match="does not fit 64-bit"):
         Unit(Decimal(1000), limit=2**40, off_step="off")
 
 
 @settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(STEPS), st.integers(0, 10**9), st.integers(0, 4))
-def test_a_double_that_was_a_multiple_is_read_back_and_says_which(step, steps, ulps):
+def test_a_double_that_was_a_multiple_is_recovered(step, steps, ulps):
     value = float(steps * step)
     for _ in range(ulps):
         value = nextafter(value, inf)
@@ -83,7 +83,7 @@ def test_a_double_that_was_a_multiple_is_read_back_and_says_which(step, steps, u
 
 @settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(STEPS), st.floats(0, 10**9))
-def test_a_double_is_never_moved_further_than_its_last_places(step, value):
+def test_a_double_is_never_moved_by_more_than_its_last_places(step, value):
     try:
         steps = UNITS[step].of_float(value)
     except FrameError as error:
@@ -98,7 +98,7 @@ def test_a_double_is_never_moved_further_than_its_last_places(step, value):
     ("value", "reason"),
     [(float("nan"), "bad_number"), (inf, "bad_number"), (-0.5, "negative"), (1e300, "out_of_range"), (0.015, "off")],
 )
-def test_a_double_that_is_no_multiple_is_refused(value, reason):
+def test_a_double_that_is_not_a_multiple_is_rejected(value, reason):
     with pytest.raises(FrameError) as error:
         UNITS[Decimal("0.01")].of_float(value)
     assert error.value.reason == reason

@@ -24,18 +24,18 @@ def check_against_reference(events):
 
 @given(streams())
 @settings(max_examples=examples(60), deadline=None)
-def test_features_are_what_the_catalog_says(events):
+def test_features_match_the_catalog(events):
     check_against_reference(events)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_features_are_what_the_catalog_says_over_a_long_stream(seed):
+def test_features_match_the_catalog_over_a_long_stream(seed):
     check_against_reference(random_stream(seed, 600))
 
 
 @given(streams(max_frames=60))
 @settings(max_examples=examples(60), deadline=None)
-def test_batch_and_live_are_equal_to_the_bit(events):
+def test_batch_and_live_features_are_bit_identical(events):
     rows = compute(events)
     book, state, out = new_book(), new_state(), np.empty(N_TICK, dtype=np.float32)
     live = [out.copy() for event in events if step(book, state, event, out) == ROW]
@@ -55,7 +55,7 @@ def test_computing_in_two_parts_changes_no_bit(events):
 
 @given(wild_records())
 @settings(max_examples=examples(150), deadline=None)
-def test_no_record_however_wild_makes_a_value_that_is_not_finite(events):
+def test_no_record_however_extreme_gives_a_non_finite_value(events):
     book, state, out = new_book(16), new_state(), np.zeros(N_TICK, dtype=np.float32)
     clips = np.array([f.clip for f in FEATURES[:N_TICK]], dtype=np.float32)
     for event in [*random_stream(0, 3), *events]:
@@ -64,7 +64,7 @@ def test_no_record_however_wild_makes_a_value_that_is_not_finite(events):
             assert (np.abs(out) <= clips).all()
 
 
-def test_more_rows_of_the_largest_sizes_than_a_window_holds_do_not_wrap_its_sums():
+def test_more_rows_of_the_largest_sizes_than_a_window_holds_do_not_overflow_its_sums():
     rows = RING + 10
     events = np.zeros(2 * rows, dtype=EVENT)
     events["kind"], events["size"] = DEPTH, MAX_SIZE

@@ -1,7 +1,7 @@
-"""Damaged frames and files of every parser there is: a bounded part of `python -m bench.fuzz`, and all that it found.
+"""Damaged frames and files for every parser: a bounded part of `python -m bench.fuzz`, and everything it has found.
 
-What is held is in bench/fuzz/oracle.py: a frame gives what it says or is refused with a reason of its venue and no
-event, what comes out can be applied by anybody and written into the lake, and no error but ours ends anything.
+The invariants are in bench/fuzz/oracle.py: a frame is read as written or rejected with a reason of its venue and no
+event, any consumer can apply the output and write it into the lake, and only our own errors end a read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POOL = [frame for each in SEEDS for frame in each.frames]
 FILES = [each for each in files.good(SEEDS) if len(each.data) < 20_000]
 
 
-def test_every_parser_has_good_frames_and_takes_them():
+def test_every_parser_has_good_frames_and_accepts_them():
     assert {each.venue.name for each in SEEDS} == {venue.name for venue in registry.VENUES}
     for each in SEEDS:
         judge = Judge(each)
@@ -46,7 +46,7 @@ def test_every_parser_has_good_frames_and_takes_them():
 @seed(20)
 @settings(max_examples=examples(6), deadline=None)
 @given(case=st.integers(0, 2**40))
-def test_a_session_with_damaged_frames_keeps_every_promise(good, case):
+def test_a_session_with_damaged_frames_keeps_every_invariant(good, case):
     frames.run(good, 8 * case, "hypothesis", POOL, lambda _i: None)
 
 
@@ -54,7 +54,7 @@ def test_a_session_with_damaged_frames_keeps_every_promise(good, case):
 @seed(20)
 @settings(max_examples=examples(30), deadline=None)
 @given(payload=st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
-def test_random_bytes_keep_every_promise(good, payload):
+def test_random_bytes_keep_every_invariant(good, payload):
     judge = Judge(good)
     for frame in (*good.frames[:3], payload, *good.frames[3:]):
         judge.feed(frame)
@@ -64,11 +64,11 @@ def test_random_bytes_keep_every_promise(good, payload):
 @seed(20)
 @settings(max_examples=examples(10), deadline=None)
 @given(case=st.integers(0, 2**40))
-def test_a_damaged_file_is_read_as_far_as_it_goes_or_refused_in_a_sentence(file, case, tmp_path_factory):
+def test_a_damaged_file_is_read_up_to_the_damage_or_rejected_with_a_sentence(file, case, tmp_path_factory):
     files.run(file, case, "hypothesis", tmp_path_factory.mktemp("damaged"))
 
 
-def test_the_same_chance_damages_alike():
+def test_the_same_seed_causes_the_same_damage():
     told = [frames.session(SEEDS[0], Random("3/a/1"), POOL) for _ in range(2)]
     assert told[0] == told[1]
 
@@ -77,7 +77,7 @@ def test_the_same_chance_damages_alike():
 
 
 @pytest.mark.parametrize("of", [ns_of_ms, ns_of_us, ns_of_seconds, ns_of_iso], ids=lambda each: each.__name__)
-def test_a_time_whose_ns_do_not_fit_64_bits_is_refused(of):
+def test_a_time_whose_ns_do_not_fit_64_bits_is_rejected(of):
     """Years 2262 to 2286 passed, and ended ingest when the event was packed."""
     late = {"ns_of_ms": "9500000000000", "ns_of_us": "9500000000000000", "ns_of_seconds": "9500000000.5"}
     with pytest.raises(FrameError) as refused:
@@ -85,7 +85,7 @@ def test_a_time_whose_ns_do_not_fit_64_bits_is_refused(of):
     assert refused.value.reason == "bad_time"
 
 
-def test_the_second_in_which_63_bits_end_is_refused_and_the_one_before_is_not():
+def test_the_second_that_overflows_63_bits_is_rejected_and_the_one_before_is_not():
     assert ns_of_seconds("9223372035.999999999") < 2**63
     with pytest.raises(FrameError):
         ns_of_seconds("9223372036.854775808")
@@ -100,7 +100,7 @@ def test_the_second_in_which_63_bits_end_is_refused_and_the_one_before_is_not():
     ],
     ids=["deribit", "sgx", "b3"],
 )
-def test_a_row_received_after_2262_is_refused(received, row):
+def test_a_row_received_after_2262_is_rejected(received, row):
     """Landing could not pack it, nor the minute around it."""
     assert received(row.format(2025).encode()) % NS_PER_S == 944_181_000
     with pytest.raises(FrameError) as refused:
@@ -108,7 +108,7 @@ def test_a_row_received_after_2262_is_refused(received, row):
     assert refused.value.reason == "bad_time"
 
 
-def test_an_option_that_expires_after_2262_is_refused():
+def test_an_option_that_expires_after_2262_is_rejected():
     (good,) = (each for each in SEEDS if each.name == "deribit-options/BTC")
     payload = good.frames[0].replace(b"2026-01-16T", b"2976-01-16T")
     assert payload != good.frames[0]
@@ -118,7 +118,7 @@ def test_an_option_that_expires_after_2262_is_refused():
 
 
 @pytest.mark.parametrize("at", [9_500_000_000_000, 9_500_000_000_000_000])
-def test_binances_times_must_fit_too(at):
+def test_binance_times_must_fit_too(at):
     with pytest.raises(FrameError) as refused:
         binance.Parser(USDM).parse(bytes_of(trade(3, "60000.1", "2", at_ms=at)), seeds.AT_NS, 1)
     assert refused.value.reason == "out_of_range"
@@ -131,8 +131,8 @@ def test_a_line_with_a_receive_time_beyond_2262_has_none():
 
 
 @pytest.mark.parametrize("deep", [b"[" * 1_500, b'{"a":' * 1_500])
-def test_a_value_that_is_nested_too_deep_is_of_a_wrong_type(deep):
-    """The sentence about the wrong form was looked for in the same frame, and that failed again."""
+def test_a_value_that_is_nested_too_deep_has_the_wrong_type(deep):
+    """Building the error about the wrong form read the same frame again, and failed again."""
     closing = (b"]" if deep[:1] == b"[" else b"}") * 1_500
     payload = bytes_of(depth(5, 9, on=SPOT)).replace(b'"BTCUSDT"', deep + b"1" + closing)
     with pytest.raises(FrameError) as refused:
@@ -140,26 +140,26 @@ def test_a_value_that_is_nested_too_deep_is_of_a_wrong_type(deep):
     assert refused.value.reason in ("wrong_type", "not_json")
 
 
-def test_a_trade_of_nothing_is_refused():
+def test_a_trade_of_size_zero_is_rejected():
     with pytest.raises(FrameError) as refused:
         binance.Parser(USDM).parse(bytes_of(trade(3, "60000.1", "0.000")), seeds.AT_NS, 1)
     assert refused.value.reason == "zero_size"
 
 
-def test_a_symbol_that_is_no_text_has_no_route():
+def test_a_symbol_that_is_not_text_has_no_route():
     payload = bytes_of(trade(3, "60000.1", "2", on=SPOT)).replace(b"BTCUSDT", b"BTC\xff\xff")
     assert cryptofeed_binance.route()(payload) is None
 
 
-def test_a_dbn_record_that_is_too_short_for_its_kind_is_refused():
-    """The library panics: an exception that is no Exception, which ended the process."""
+def test_a_dbn_record_that_is_too_short_for_its_kind_is_rejected():
+    """The library panics: an exception that is not an Exception, which ended the process."""
     [record] = [frame for frame in seeds._dbn() if frame[1] == 0 and len(frame) == 48]
     with pytest.raises(FrameError) as refused:
         DbnParser(find("cme.ESH4")).parse(bytes([4]) + record[1:16], seeds.AT_NS, 1)
     assert refused.value.reason == "not_dbn"
 
 
-def test_a_dbn_record_with_a_time_beyond_63_bits_is_refused_and_has_no_receive_time(tmp_path):
+def test_a_dbn_record_with_a_time_beyond_63_bits_is_rejected_and_has_no_receive_time(tmp_path):
     late = (2**63).to_bytes(8, "little")
     order = seeds._dbn()[0]
     with pytest.raises(FrameError) as refused:
@@ -174,7 +174,7 @@ def test_a_dbn_record_with_a_time_beyond_63_bits_is_refused_and_has_no_receive_t
     assert (stamps[0], stamps[1]) == (NO_STAMP, seeds.AT_NS)
 
 
-def test_a_dbn_trade_whose_action_is_another_is_refused():
+def test_a_dbn_trade_with_another_action_is_rejected():
     [record] = [frame for frame in seeds._dbn() if frame[1] == 0 and len(frame) == 48]
     with pytest.raises(FrameError) as refused:
         DbnParser(find("cme.ESH4")).parse(record.replace(b"T", b"A"), seeds.AT_NS, 1)
@@ -182,7 +182,7 @@ def test_a_dbn_trade_whose_action_is_another_is_refused():
 
 
 @pytest.mark.parametrize(("at", "value"), [(4, 121), (6, 1)], ids=["version", "encrypted"])
-def test_a_zip_that_the_library_does_not_read_is_a_sentence(tmp_path, at, value):
+def test_a_zip_that_the_library_cannot_read_gives_a_sentence(tmp_path, at, value):
     data = bytearray(next(each.data for each in FILES if each.name.endswith(".zip")))
     data[at] = data[data.index(b"PK\x01\x02") + at + 2] = value
     path = tmp_path / "quotes.zip"
@@ -191,13 +191,13 @@ def test_a_zip_that_the_library_does_not_read_is_a_sentence(tmp_path, at, value)
 
 
 @pytest.mark.parametrize(("name", "number"), [("ibm_20131007_quote.zip", 3275), ("trades.parquet", 5255)])
-def test_what_a_campaign_once_could_not_read_is_a_sentence(tmp_path, name, number):
-    """A member that ends too early, a name of a column that is no text."""
+def test_files_that_a_campaign_could_not_read_give_a_sentence(tmp_path, name, number):
+    """A member that ends too early, a column name that is not text."""
     file = next(each for each in FILES if each.name == name)
     assert files.run(file, number, "7", tmp_path)[0] == {"CaptureError": 1}
 
 
-def test_damaged_zstd_of_a_dbn_file_is_a_sentence(tmp_path):
+def test_damaged_zstd_in_a_dbn_file_gives_a_sentence(tmp_path):
     data = bytearray(next(each.data for each in FILES if each.name == "esh4.dbn.zst"))
     data[len(data) // 2] ^= 255
     path = tmp_path / "esh4.dbn.zst"

@@ -1,4 +1,4 @@
-"""Rules of the gate on batches in which nothing is wrong, and on batches that say the same in another order."""
+"""Rules of the gate on batches in which nothing is wrong, and on batches with the same content in another order."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ STEADY = {
 
 @given(minutes=st.integers(1, 8), **STEADY)
 @settings(max_examples=examples(60), deadline=None)
-def test_no_rule_speaks_of_a_market_that_does_not_move(minutes: int, **how: int) -> None:
+def test_no_rule_fires_on_a_market_that_does_not_move(minutes: int, **how: int) -> None:
     measured = [measure(columns(steady(28_333_333 + i, **how))) for i in range(minutes)]
     beside = compared(measured[: minutes // 2], measured[minutes // 2 :], always)
     assert [broken(each, Limits()) for each in beside] == [[]] * len(beside)
@@ -69,7 +69,7 @@ def test_no_rule_speaks_of_a_market_that_does_not_move(minutes: int, **how: int)
 
 @given(minutes=st.integers(3, 8), **STEADY)
 @settings(max_examples=examples(30), deadline=None)
-def test_limits_learned_from_a_market_let_it_pass(minutes: int, **how: int) -> None:
+def test_a_market_passes_the_limits_learned_from_it(minutes: int, **how: int) -> None:
     measured = [measure(columns(steady(28_333_333 + i, **how))) for i in range(minutes)]
     beside = compared([], measured, always)
     limits = learned(beside, (how["bid"], how["bid"] + how["spread"]))
@@ -78,7 +78,7 @@ def test_limits_learned_from_a_market_let_it_pass(minutes: int, **how: int) -> N
 
 
 @pytest.mark.parametrize("name", sorted(FIGURES))
-def test_an_empty_batch_is_nothing_to_find_fault_with(name: str) -> None:
+def test_an_empty_batch_breaks_no_rule(name: str) -> None:
     assert FIGURES[name](columns(empty(0))) == 0
 
 

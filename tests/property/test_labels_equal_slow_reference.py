@@ -8,7 +8,7 @@ from market.labels import LabelConfig, labels
 
 rows = st.lists(
     st.tuples(
-        st.integers(-30, 300),  # time since the row before, ms: clocks go back too
+        st.integers(-30, 300),  # time since the previous row, ms: clocks step back too
         st.integers(1990, 2010),
         st.integers(1, 40),
         st.integers(1, 40),
@@ -20,7 +20,7 @@ rows = st.lists(
 
 @given(rows, st.integers(0, 3), st.sampled_from([20, 50, 100]))
 @settings(max_examples=examples(200), deadline=None)
-def test_labels_are_what_looking_at_every_later_row_gives(rows, threshold, fall):
+def test_labels_equal_those_of_a_scan_of_every_later_row(rows, threshold, fall):
     config = LabelConfig(threshold_half_ticks=threshold, depth_fall_percent=fall)
     steps, mid2, bid, ask, new = (np.array(c, dtype=np.int64) for c in zip(*rows, strict=True)) if rows else [[]] * 5
     recv_ns = np.cumsum(np.asarray(steps, dtype=np.int64)) * 1_000_000

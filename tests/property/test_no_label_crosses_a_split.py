@@ -1,4 +1,4 @@
-"""Whatever the times and shares: what an earlier part is taught never reaches into a later part."""
+"""Whatever the times and shares: the labels of an earlier part never reach into a later part."""
 
 from __future__ import annotations
 

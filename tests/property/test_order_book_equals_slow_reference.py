@@ -38,7 +38,7 @@ def order_record(kind, order_id, side=0, price=0, size=0, *, flags=0, seq=0):
 
 @st.composite
 def order_streams(draw, max_events=60):
-    """Few ids, few prices, both sides: orders meet, queue, move, and much of it must be refused."""
+    """Few ids, few prices, both sides: orders meet, queue, move, and many events must be rejected."""
     rows = []
     for seq in range(draw(st.integers(1, max_events))):
         kind = draw(st.sampled_from(KINDS))
@@ -107,7 +107,7 @@ def test_order_book_equals_lists_of_orders(events):
 
 @given(order_streams() | wild_order_records())
 @settings(max_examples=examples(300), deadline=None)
-def test_what_is_sifted_is_what_a_book_of_levels_needs(events):
+def test_sifted_events_are_what_a_book_of_levels_needs(events):
     fast, slow, levels = OrderBook(capacity=6, orders=5), SlowOrders(capacity=6, orders=5), Book(capacity=6)
     said, codes = fast.sift(events)
     expected, reasons = said_to_levels(slow, events)
@@ -150,7 +150,7 @@ def test_thousands_of_orders_come_and_go():
     check_equal(fast, slow)
 
 
-def test_crossed_and_locked_are_marked_when_the_batch_ends():
+def test_crossed_and_locked_are_flagged_when_the_batch_ends():
     book = OrderBook()
     book.apply(order_record(ADD, 1, BID, 100, 5, flags=F_LAST))
     assert book.empty
@@ -168,23 +168,23 @@ def test_crossed_and_locked_are_marked_when_the_batch_ends():
     ("event", "words"),
     [
         (order_record(REMOVE, 7), "order 7 is not in the book"),
-        (order_record(ADD, 1, BID, 100, 5), "order 1 is in the book already"),
-        (order_record(ADD, 7, BID, 100, 0), "size 0 is not within"),
-        (order_record(ADD, 7, BID, 100, -5), "size -5 is not within"),
+        (order_record(ADD, 1, BID, 100, 5), "order 1 is already in the book"),
+        (order_record(ADD, 7, BID, 100, 0), "size 0 is not between"),
+        (order_record(ADD, 7, BID, 100, -5), "size -5 is not between"),
         (order_record(EXECUTE, 1, BID, 100, 6), "order 1 has fewer than 6 lots"),
-        (order_record(REMOVE, 1, ASK), "order 1 rests on the other side than -1"),
+        (order_record(REMOVE, 1, ASK), "order 1 does not rest on side -1"),
         (order_record(ADD, 0, BID, 100, 5), "without an order id"),
-        (order_record(11, 1), "kind 11 is none"),
+        (order_record(11, 1), "kind 11 is not one"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence(event, words):
+def test_an_invalid_event_is_rejected_with_a_sentence(event, words):
     book = OrderBook()
     book.apply(order_record(ADD, 1, BID, 100, 5))
     with pytest.raises(BookError, match=words):
         book.apply(event)
 
 
-def test_the_place_in_the_queue_of_an_unknown_order_is_refused():
+def test_the_queue_position_of_an_unknown_order_is_an_error():
     with pytest.raises(BookError, match="order 3 is not in the book"):
         OrderBook().ahead(3)
 
@@ -204,14 +204,14 @@ def test_nothing_is_sifted_out_of_nothing():
     assert [len(part) for part in OrderBook().sift(empty(0))] == [0, 0]
 
 
-def test_trades_pass_a_book_of_orders_unchanged():
+def test_trades_pass_an_order_book_unchanged():
     said, codes = OrderBook().sift(np.array([record(TRADE, BID, 5, 2, flags=F_LAST), record(CLEAR)], dtype=EVENT))
     assert said[["kind", "price", "size", "flags"]].tolist() == [(TRADE, 5, 2, F_LAST), (CLEAR, 0, 0, 0)]
     assert not codes.any()
     assert said["recv_ns"].tolist() == [START, START]
 
 
-def test_the_checkpoint_of_a_book_that_was_emptied_tells_how_far_it_is():
+def test_the_checkpoint_of_an_emptied_book_carries_its_update_id():
     events = empty(2)
     events["kind"], events["side"], events["price"], events["order_id"] = [ADD, REMOVE], BID, 995, 1
     events["size"], events["seq"] = [1, 0], [1, 7]

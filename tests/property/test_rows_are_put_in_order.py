@@ -1,4 +1,4 @@
-"""Rows come back in their table's order, however they lie in files and however far apart their keys are."""
+"""Rows are returned in their table's order, however they are spread over files and however far apart their keys are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is done to the simulated book: nothing is lost, nothing is created, nobody jumps the queue."""
+"""Whatever happens to the simulated book: nothing is lost, nothing is created, no order jumps the queue."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def taken_from_others(world: World, order_id: int, records: list[Record]) -> int
 
 @given(st.lists(ACTIONS, max_size=60))
 @settings(max_examples=examples(150), deadline=None)
-def test_nothing_is_lost_or_created_and_the_queue_is_kept(actions: list[tuple]) -> None:
+def test_nothing_is_lost_or_created_and_queue_order_is_kept(actions: list[tuple]) -> None:
     world = World(ExchangeConfig())
     for action in actions:
         before, resting, update = sides_of_world(world), world.resting(), world.update_id
@@ -82,7 +82,7 @@ def test_nothing_is_lost_or_created_and_the_queue_is_kept(actions: list[tuple]) 
                 assert ahead == max(0, was_ahead - taken_from_others(world, order, records))
         for (side, price), queue in ahead_by_level(world).items():
             ours = sum(int(o["left"]) for o in world._core.own if (o["side"], o["price"]) == (side, price) and o["id"])
-            assert queue == sorted(queue), "whoever came first has no more others ahead than who came later"
+            assert queue == sorted(queue), "an earlier order has no more others ahead than a later one"
             assert queue[-1] <= after[side][price] - ours
         assert max(after[0]) < min(after[1])
         assert min([*after[0].values(), *after[1].values()]) > 0
@@ -104,7 +104,7 @@ def _sizes_add_up(action: tuple, before: tuple, after: tuple, records: list[Reco
     taken: dict[int, int] = {}
     for trade in trades:
         taken[trade.price] = taken.get(trade.price, 0) - trade.size
-    assert changes[hit] == taken, "what the prints say was taken is what left the book"
+    assert changes[hit] == taken, "the prints equal what left the book"
     assert not changes[1 - hit]
     assert sum(trade.size for trade in trades) <= action[2]
     assert {trade.side for trade in trades} <= {1 - hit}
@@ -120,7 +120,7 @@ def _sizes_add_up(action: tuple, before: tuple, after: tuple, records: list[Reco
     orders=st.lists(st.tuples(SIDES, DISTANCES, st.integers(1, 500)), max_size=4),
 )
 @settings(max_examples=examples(40), deadline=None)
-def test_the_world_does_not_depend_on_how_its_time_is_cut(
+def test_the_world_does_not_depend_on_how_its_time_is_split(
     seed: int, regime: str, cuts_ms: list[float], orders: list[tuple[int, int, int]]
 ) -> None:
     whole, pieces = (World(ExchangeConfig(seed=seed, regime=regime)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The benchmarks' short way from the simulator's core to events gives what the frames on the wire give."""
+"""The benchmarks' shortcut from the simulator's core to events gives the same as the frames on the wire."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS = 15
 VOLATILE = Mix(shares={"volatile": 1.0}, dwell_s=1e9)
 
 
-def test_rows_without_frames_are_those_of_the_frames_to_the_bit() -> None:
+def test_rows_without_frames_are_bit_identical_to_those_from_frames() -> None:
     exchange = Exchange(ExchangeConfig(seed=3, regime="volatile"))
     normaliser = Normaliser(INSTRUMENT, "wire")
     wanted = Subscription.of({"streams": [STREAMS]}, INSTRUMENT.symbol)
@@ -47,7 +47,7 @@ def test_a_shift_begins_when_it_should_and_has_its_size(form: str) -> None:
 
 
 @pytest.mark.parametrize("lever", list(LEVERS))
-def test_a_lever_of_one_moves_nothing_and_of_two_does(lever: str) -> None:
+def test_a_lever_of_one_changes_nothing_and_of_two_does(lever: str) -> None:
     def rows(factor: float) -> np.ndarray:
         shift = Shift(lever=lever, factor=factor, form="abrupt", start_ns=0)  # type: ignore[arg-type]
         return Market(seed=5, mix=VOLATILE, shift=shift).advance(12).mid2
@@ -57,7 +57,7 @@ def test_a_lever_of_one_moves_nothing_and_of_two_does(lever: str) -> None:
     assert not np.array_equal(rows(2.0), plain)
 
 
-def test_a_drift_that_goes_on_is_one_alarm() -> None:
+def test_a_drift_that_continues_is_one_alarm() -> None:
     config = MonitorConfig(instrument=INSTRUMENT.key)
     violated = np.zeros(15 * 8, bool)
     violated[30:75] = True  # the third, fourth and fifth look

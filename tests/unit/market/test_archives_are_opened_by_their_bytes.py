@@ -1,4 +1,4 @@
-"""Every packing gives the same lines, whatever it is called; damage is said after what could be read."""
+"""Every compression gives the same lines, whatever the file is called; damage is reported after the readable part."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_empty_file_has_no_lines(tmp_path):
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bz2", "lzma"])
-def test_a_truncated_file_gives_what_is_there_and_then_says_so(tmp_path, pack):
+def test_a_truncated_file_gives_what_it_has_and_then_an_error(tmp_path, pack):
     path = tmp_path / "recording"
     data = pack(b"".join(os.urandom(40).hex().encode() + b"\n" for _ in range(20_000)))
     path.write_bytes(data[: len(data) * 2 // 3])

@@ -1,4 +1,4 @@
-"""The estimate of how far two clocks are apart: the least of receive minus exchange time in a window."""
+"""The estimate of the offset between two clocks: the minimum of receive minus exchange time in a window."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from market.feeds.clock_offset import WINDOW_S, MinFilter
 from market.feeds.normalise import Normaliser
 
 
-def test_before_the_first_frame_there_is_none():
+def test_before_the_first_frame_there_is_no_estimate():
     assert MinFilter().ns is None
 
 
-def test_it_is_the_offset_and_the_shortest_way():
-    """Clocks are 1.3 s apart, ways are 4 ms and a long tail: the mean would be far off."""
+def test_the_estimate_is_the_offset_plus_the_shortest_transit_time():
+    """Clocks are 1.3 s apart, transit times are 4 ms with a long tail: the mean would be far off."""
     chance, found = random.Random(3), MinFilter()
     for n in range(5_000):
         way_ms = 4 + chance.expovariate(1 / 40)
@@ -36,14 +36,14 @@ def test_what_is_older_than_the_window_is_forgotten():
     assert found.ns == 900
 
 
-def test_a_clock_that_was_set_back_is_measured_anew():
+def test_a_clock_that_was_set_back_is_measured_again():
     found = MinFilter()
     found.saw(START_NS, 5)
     found.saw(START_NS - 30 * NS_PER_S, 80)
     assert found.ns == 80
 
 
-def test_a_feed_keeps_its_own():
+def test_a_feed_keeps_its_own_estimate():
     feed = Normaliser(USDM, "s")
     for n, late_ms in enumerate((40, 12, 90)):
         at_ms = START_NS // NS_PER_MS + n

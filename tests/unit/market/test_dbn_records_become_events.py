@@ -157,7 +157,7 @@ def test_every_order_of_es_finds_its_place(name):
     assert statuses(OrderBook(), day.events) == ends
 
 
-def test_a_truncated_recording_gives_what_is_there_and_then_says_so(tmp_path):
+def test_a_truncated_recording_gives_what_it_has_and_then_an_error(tmp_path):
     data = capture("cme_mbo_dbn/esm4_2024-05-08_2s.mbo.dbn.zst").read_bytes()
     path = tmp_path / "x.dbn.zst"
     path.write_bytes(data[: len(data) // 2])

@@ -59,13 +59,13 @@ def digest_after(folder: Path, name: str, old: str = "", new: str = "") -> str:
         ('"""A kernel with a constant', '"""Another kernel with a constant'),
     ],
 )
-def test_comments_docstrings_annotations_and_what_nobody_reads_leave_it_alone(
+def test_comments_docstrings_annotations_and_unused_constants_do_not_change_it(
     tmp_path: Path, old: str, new: str
 ) -> None:
     assert digest_after(tmp_path, "changed", old, new) == digest_after(tmp_path, "as_it_was")
 
 
-def test_a_move_to_another_file_leaves_it_alone(tmp_path: Path) -> None:
+def test_a_move_to_another_file_does_not_change_it(tmp_path: Path) -> None:
     assert digest_after(tmp_path, "here") == digest_after(tmp_path, "there")
 
 
@@ -79,7 +79,7 @@ def test_a_move_to_another_file_leaves_it_alone(tmp_path: Path) -> None:
         ("sqrt(decay(x, dt))", "decay(x, dt)"),
     ],
 )
-def test_a_constant_a_sum_a_flag_of_the_compiler_or_a_function_called_changes_it(
+def test_a_constant_a_computation_a_compiler_flag_or_a_called_function_changes_it(
     tmp_path: Path, old: str, new: str
 ) -> None:
     assert digest_after(tmp_path, "changed", old, new) != digest_after(tmp_path, "as_it_was")
@@ -89,13 +89,12 @@ def test_the_order_and_the_clips_of_the_catalog_are_part_of_it() -> None:
     assert digest_of(FEATURES) != digest_of(FEATURES[::-1])
 
 
-def test_what_was_named_before_keeps_its_name() -> None:
-    """Datasets, bundles and lakes carry this name. Who changes it on purpose says so in the changelog: models have to
-    be trained again."""
+def test_a_feature_set_named_earlier_keeps_its_name() -> None:
+    """Datasets, bundles and lakes carry this name. A deliberate change goes in the changelog; models are retrained."""
     assert feature_set() == "3c213d70756d1319"
 
 
-def test_a_value_whose_meaning_nobody_has_said_is_refused(tmp_path: Path) -> None:
+def test_a_value_without_a_defined_meaning_is_rejected(tmp_path: Path) -> None:
     module = module_of(tmp_path, "odd", "class Odd: ...\nODD = Odd()\n\n\ndef root() -> object:\n    return ODD\n")
-    with pytest.raises(TypeError, match="say in market"):
+    with pytest.raises(TypeError, match="define in market"):
         digest_of(module.root)

@@ -1,4 +1,4 @@
-"""Each rule of the gate on a minute that is wrong in just its way."""
+"""Each rule of the gate on a minute with exactly its defect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def always(first: int, last: int) -> np.ndarray:
 
 
 def judged(minutes: list[Events], at: int = AT, limits: Limits | None = None) -> dict[str, Verdict]:
-    """What the rules say of one minute beside the others; those that it keeps are left out."""
+    """The rules' verdicts on one minute among the others, without the rules that it passes."""
     limits = limits or Limits()
     measured = [measure(columns(each, bounds=limits.bounds, rows=np.arange(len(each)))) for each in minutes]
     values = compared([], measured, always)[at].values
@@ -176,7 +176,7 @@ def half_a_minute(events: Events) -> Events:
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
-def test_a_rule_finds_what_it_is_for_and_no_other_speaks(spoil: Spoil, wanted: dict[str, str]) -> None:
+def test_a_rule_finds_its_defect_and_no_other_rule_fires(spoil: Spoil, wanted: dict[str, str]) -> None:
     assert judged(spoiled(spoil)) == wanted
 
 
@@ -191,7 +191,7 @@ def test_a_rule_finds_what_it_is_for_and_no_other_speaks(spoil: Spoil, wanted: d
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
-def test_a_rule_finds_what_others_find_too(spoil: Spoil, rule: str) -> None:
+def test_a_rule_finds_a_defect_that_other_rules_find_too(spoil: Spoil, rule: str) -> None:
     assert rule in judged(spoiled(spoil))
 
 
@@ -199,20 +199,20 @@ def test_a_clean_minute_keeps_every_rule() -> None:
     assert [judged(MINUTES, at) for at in range(len(MINUTES))] == [{}] * len(MINUTES)
 
 
-def test_a_row_that_is_not_in_its_place_is_seen() -> None:
+def test_a_row_out_of_place_is_detected() -> None:
     rows = np.arange(len(MINUTES[0]))
     rows[10:] += 1
     assert measure(columns(MINUTES[0], rows=rows)).values["schema"] == len(rows) - 10
 
 
-def test_minutes_of_the_session_that_are_not_there_are_counted() -> None:
+def test_missing_minutes_of_the_session_are_counted() -> None:
     assert judged([*MINUTES[:AT], *MINUTES[AT + 2 :]]) == {"missing_minutes": WARN}
     measured = [measure(columns(each)) for each in (MINUTES[0], MINUTES[4])]
     assert [each.values["missing_minutes"] for each in compared([], measured, always)] == [0, 3]
     assert compared([], measured, lambda _first, _last: None)[1].values["missing_minutes"] == 0
 
 
-def test_prices_and_sizes_are_held_against_the_instruments_own_bounds() -> None:
+def test_prices_and_sizes_are_checked_against_the_bounds_of_the_instrument() -> None:
     tight = Limits(bounds=Bounds(lowest_price=1, highest_price=500_000, largest_size=40))
     assert judged(MINUTES, limits=tight) == {"price_out_of_bounds": QUARANTINE, "size_out_of_bounds": QUARANTINE}
 
@@ -226,7 +226,7 @@ def test_a_trade_with_the_id_of_the_one_before_is_counted() -> None:
     assert judged([*MINUTES[:AT], minute, *MINUTES[AT + 1 :]], limits=limits)["repeated_trade"] == WARN
 
 
-def test_ids_may_start_anew_after_a_clear() -> None:
+def test_ids_may_restart_after_a_clear() -> None:
     minute = MINUTES[AT].copy()
     start = np.flatnonzero(minute["flags"] & F_LAST)[30] + 1
     cleared = minute[start : start + 1].copy()
@@ -235,13 +235,13 @@ def test_ids_may_start_anew_after_a_clear() -> None:
     assert measure(columns(np.concatenate([minute[:start], cleared, minute[start:]]))).values["seq_back"] == 0
 
 
-def test_fewer_than_three_minutes_have_nothing_usual_to_depart_from() -> None:
+def test_fewer_than_three_minutes_have_no_usual_values_to_deviate_from() -> None:
     minutes = [MINUTES[0], MINUTES[1].copy()]
     huge_level(minutes[1])
     assert judged(minutes, 1) == {}
 
 
-def test_recent_minutes_of_an_earlier_run_are_what_is_usual() -> None:
+def test_recent_minutes_of_an_earlier_run_define_the_usual() -> None:
     spoiled_one = MINUTES[AT].copy()
     huge_level(spoiled_one)
     earlier = [measure(columns(each)) for each in MINUTES[:AT]]
@@ -264,10 +264,10 @@ def test_limits_lie_above_what_was_usual_and_bounds_around_what_was_seen() -> No
     assert "crossed_book" not in limits.limits
 
 
-def test_a_limit_that_would_never_warn_before_it_holds_is_refused() -> None:
+def test_a_limit_that_would_never_warn_before_quarantine_is_rejected() -> None:
     with pytest.raises(SettingsError, match="expected hold >= warn"):
         Limits(limits={"wide_spread": Limit(warn=10, hold=5)})
-    with pytest.raises(SettingsError, match="no rule 'wide_sprad'"):
+    with pytest.raises(SettingsError, match="unknown rule 'wide_sprad'"):
         Limits(limits={"wide_sprad": Limit(warn=10)})
 
 
@@ -301,6 +301,6 @@ def test_no_evening_session_leads_into_a_holiday() -> None:
     assert len(found) == 0
 
 
-def test_of_days_that_no_calendar_knows_nothing_is_expected() -> None:
+def test_nothing_is_expected_of_days_outside_every_calendar() -> None:
     assert trading_hours.minutes("nasdaq", 0, 600) is None
     assert trading_hours.minutes("fi2010", 0, 600) is None

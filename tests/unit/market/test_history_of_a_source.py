@@ -39,7 +39,7 @@ def computed(lake: Lake, source: str = MARKET.source) -> History:
     return history.compute(lake, KEY, batches)
 
 
-def test_rows_from_the_lake_equal_those_of_the_uncut_stream_to_the_bit(lake: Lake) -> None:
+def test_rows_from_the_lake_are_bit_identical_to_those_of_the_unsplit_stream(lake: Lake) -> None:
     minutes = land(lake, MARKET)
     assert any(minute["flags"][0] & F_CHECKPOINT for minute in minutes)
     rows = computed(lake)
@@ -48,7 +48,7 @@ def test_rows_from_the_lake_equal_those_of_the_uncut_stream_to_the_bit(lake: Lak
     assert rows.warm.any()
 
 
-def test_a_refused_minute_begins_a_new_segment_with_cold_windows(lake: Lake) -> None:
+def test_a_rejected_minute_starts_a_new_segment_with_cold_windows(lake: Lake) -> None:
     land(lake, MARKET, verdicts={2: "quarantine"})
     rows, whole = computed(lake), in_one_piece(MARKET)
     first = int(MARKET.start_ns // BATCH_NS)
@@ -78,14 +78,14 @@ def test_every_row_belongs_to_one_frame(lake: Lake) -> None:
     assert len(np.unique(rows.frame)) == len(rows)
 
 
-def test_a_minute_nobody_judged_is_a_hole_too(lake: Lake) -> None:
+def test_a_minute_not_yet_validated_is_also_a_hole(lake: Lake) -> None:
     land(lake, MARKET, verdicts={2: ""})
     (batches,) = history.batches(lake, KEY)
     assert (len(batches.accepted), len(batches.unjudged)) == (4, 1)
     assert [len(run) for run in batches.runs()] == [2, 2]
 
 
-def test_a_silent_minute_is_no_hole(lake: Lake) -> None:
+def test_a_silent_minute_is_not_a_hole(lake: Lake) -> None:
     events = events_of_market(MARKET)
     first = int(MARKET.start_ns // BATCH_NS)
     quiet = events[events["recv_ns"] // BATCH_NS != first + 2]
@@ -100,7 +100,7 @@ def test_a_silent_minute_is_no_hole(lake: Lake) -> None:
     assert equal(rows, history.replay([Stretch(quiet, quiet["recv_ns"] // BATCH_NS)]))
 
 
-def test_a_resynchronisation_begins_a_new_segment(lake: Lake) -> None:
+def test_a_resynchronisation_starts_a_new_segment(lake: Lake) -> None:
     events = events_of_market(MARKET)
     middle = int(np.flatnonzero(events["frame"] == 1500)[0])
     events["flags"][middle] |= F_RESYNC
@@ -109,7 +109,7 @@ def test_a_resynchronisation_begins_a_new_segment(lake: Lake) -> None:
     assert set(rows.segment[rows.frame >= 1500]) == {1}
 
 
-def test_sources_do_not_share_state_and_come_in_the_order_of_time(lake: Lake) -> None:
+def test_sources_do_not_share_state_and_come_in_order_of_time(lake: Lake) -> None:
     second = later(MARKET, -600, source="file-zzz", seed=5)
     land(lake, MARKET)
     land(lake, second)
@@ -118,7 +118,7 @@ def test_sources_do_not_share_state_and_come_in_the_order_of_time(lake: Lake) ->
     assert equal(computed(lake), in_one_piece(MARKET))
 
 
-def test_what_a_live_kernel_saw_includes_the_refused_minutes(lake: Lake) -> None:
+def test_what_a_live_kernel_saw_includes_the_rejected_minutes(lake: Lake) -> None:
     land(lake, MARKET, verdicts={1: "quarantine", 4: ""})
     fed = history.replay(history.stretches_as_fed(lake, KEY, MARKET.source))
     assert equal(fed, in_one_piece(MARKET))
@@ -127,6 +127,6 @@ def test_what_a_live_kernel_saw_includes_the_refused_minutes(lake: Lake) -> None
     assert part.batch.max() == until
 
 
-def test_other_instruments_are_left_alone(lake: Lake) -> None:
+def test_other_instruments_are_not_read(lake: Lake) -> None:
     land(lake, MARKET)
     assert history.batches(lake, "binance-usdm.BTCUSDT") == []

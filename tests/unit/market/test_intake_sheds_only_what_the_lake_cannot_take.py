@@ -1,4 +1,4 @@
-"""The buffer between socket and lake: never waits, sheds nothing while there is room, and tells what it shed."""
+"""The buffer between socket and lake: never waits, sheds nothing while there is room, and reports what it shed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from market.lake.lake import Lake
 
 
 class Gated(Lander):
-    """A lander that stands still until its gate is opened, as one does whose disk does not answer."""
+    """A lander that blocks until its gate is opened, like one whose disk hangs."""
 
     gate = threading.Event()
 
@@ -64,14 +64,14 @@ def test_nothing_is_shed_while_the_lake_can_take_it(frames, tmp_path):
     assert contents(through) == contents(straight)
 
 
-def test_what_is_shed_is_counted_and_told_in_its_place_and_the_book_comes_back(frames, tmp_path):
+def test_shed_frames_are_counted_and_reported_in_their_place_and_the_book_recovers(frames, tmp_path):
     lake = Lake(tmp_path)
     Gated.gate = threading.Event()
     slow = lander(lake, Gated)
 
     async def run() -> tuple[Intake, list[bool]]:
         async with Intake(slow, IntakeConfig(frames=100)) as intake:
-            taken = [intake.offer(*frame) for frame in frames[:400]]  # answers at once: nobody reads
+            taken = [intake.offer(*frame) for frame in frames[:400]]  # returns at once: nothing is reading
             Gated.gate.set()
             for frame in frames[400:]:
                 await intake.room()
@@ -93,7 +93,7 @@ def test_what_is_shed_is_counted_and_told_in_its_place_and_the_book_comes_back(f
     assert (slow.stats.gaps, slow.stats.resyncs, slow.normaliser.synced) == (1, 1, True)
 
 
-def test_derived_again_from_raw_it_is_the_same(frames, tmp_path):
+def test_a_derivation_from_raw_gives_the_same(frames, tmp_path):
     lake, again = Lake(tmp_path / "a"), Lake(tmp_path / "b")
     with lander(lake) as each:
         for n, frame in enumerate([*frames[:200], (frames[200][0], notice("shed", "x")), *frames[250:]], 1):
@@ -107,7 +107,7 @@ def test_derived_again_from_raw_it_is_the_same(frames, tmp_path):
     assert contents(again) == contents(lake)
 
 
-def test_bytes_have_a_bound_too(frames, tmp_path):
+def test_bytes_are_bounded_too(frames, tmp_path):
     Gated.gate = threading.Event()
 
     async def run() -> int:
@@ -119,7 +119,7 @@ def test_bytes_have_a_bound_too(frames, tmp_path):
     assert 5_000 < asyncio.run(run()) <= 10_000
 
 
-def test_a_lake_that_fails_is_told_to_whoever_offers(frames, tmp_path):
+def test_an_error_of_the_lake_is_raised_by_the_next_offer(frames, tmp_path):
     (tmp_path / "lake").mkdir()
     (tmp_path / "lake" / "raw").write_text("no folder")
     moving = ManualClock(START_NS)
@@ -134,13 +134,13 @@ def test_a_lake_that_fails_is_told_to_whoever_offers(frames, tmp_path):
         asyncio.run(run())
 
 
-def test_only_our_own_words_are_a_notice():
+def test_only_our_own_format_is_a_notice():
     assert read(notice("silent", 'it "said" nothing')) == ("silent", 'it "said" nothing')
     for other in (b"{}", PREFIX, PREFIX + b"1}", PREFIX + b'{"reason":"fun","detail":"x"}}', PREFIX + b"[]}"):
         assert read(other) is None
 
 
-def test_delays_grow_with_jitter_up_to_a_ceiling_and_patience_ends():
+def test_delays_grow_with_jitter_up_to_a_ceiling_until_patience_ends():
     slept = []
 
     async def run(seed: int) -> list[float]:

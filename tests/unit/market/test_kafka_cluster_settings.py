@@ -1,4 +1,4 @@
-"""What a Kafka cluster's settings may say, refused before anything is sent; and that no secret is shown."""
+"""Invalid settings of a Kafka cluster are rejected before anything is sent, and no secret is shown."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SCRAM = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_user": "keel", "sasl_password"
         ),
     ],
 )
-def test_settings_that_cannot_work_are_refused_without_their_secrets(given, said):
+def test_settings_that_cannot_work_are_rejected_without_showing_secrets(given, said):
     with pytest.raises(SettingsError, match=said) as refused:
         Cluster(**{"servers": "127.0.0.1:9092", **given})
     assert "hunter2" not in str(refused.value)
 
 
-def test_secrets_reach_the_library_and_nobody_else():
+def test_secrets_reach_only_the_library():
     cluster = Cluster(servers="kafka.example:9093", security="SASL_SSL", **SCRAM)
     assert "hunter2" not in repr(cluster)
     client = cluster.client()
@@ -45,7 +45,7 @@ def test_secrets_reach_the_library_and_nobody_else():
     assert "ssl.ca.location" not in client  # the system's
 
 
-def test_a_production_cluster_is_named_by_the_environment_alone(monkeypatch):
+def test_a_production_cluster_is_configured_by_the_environment_alone(monkeypatch):
     monkeypatch.setenv("KEEL_KAFKA_SERVERS", "a.example:9093,b.example:9093")
     monkeypatch.setenv("KEEL_KAFKA_SECURITY", "SASL_SSL")
     for name, value in SCRAM.items():
@@ -58,13 +58,13 @@ def test_a_production_cluster_is_named_by_the_environment_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["kafka://127.0.0.1:9092", "kafka:///frames", "http://127.0.0.1/frames"])
-def test_an_address_that_names_no_topic_or_no_cluster_is_refused(url, monkeypatch):
+def test_an_address_without_a_topic_or_a_cluster_is_rejected(url, monkeypatch):
     monkeypatch.delenv("KEEL_KAFKA_SERVERS", raising=False)
     with pytest.raises(SettingsError, match="kafka://host:port/topic"):
         settings.kafka_topic(url)
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a b", "x" * 250])
-def test_a_topic_that_kafka_does_not_allow_is_refused(name):
+def test_a_topic_that_kafka_does_not_allow_is_rejected(name):
     with pytest.raises(SettingsError, match="249"):
         topic_named(name)

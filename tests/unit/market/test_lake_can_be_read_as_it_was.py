@@ -1,4 +1,4 @@
-"""Versions and times of before, and tables whose columns changed."""
+"""Old versions and past times, and tables whose columns changed."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def test_the_past_cannot_be_changed(lake: Lake) -> None:
         lambda: past.replace("raw", raw(1, 1), {"frame": 1}),
         lambda: past.compact("raw"),
     ):
-        with pytest.raises(LakeError, match="as it was in the past"):
+        with pytest.raises(LakeError, match="open at a past version"):
             change()
     assert lake.version("raw") == 1
 
 
-def test_a_version_that_is_not_there_is_said(lake: Lake) -> None:
+def test_a_missing_version_gives_an_error(lake: Lake) -> None:
     lake.append("raw", raw(1, 3))
     with pytest.raises(LakeError, match="table raw has no version 7; it has 0 to 1"):
         lake.at({"raw": 7}).read("raw")
@@ -118,7 +118,7 @@ def test_cat_and_ls_take_a_version_or_a_time(lake: Lake) -> None:
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code of a later day: raw has got two columns, of which one has a value for rows of before."""
+    """Code from a later day: raw has gained two columns, one of which has a value for older rows."""
     wider = SCHEMAS["raw"].append(pa.field("origin", pa.string())).append(pa.field("tries", pa.int64()))
     monkeypatch.setitem(SCHEMAS, "raw", wider)
     monkeypatch.setitem(schemas.ADDED, "raw", {"origin": (1, None), "tries": (1, 1)})
@@ -138,7 +138,7 @@ def raw_with(columns: dict[str, object], n: int) -> pa.Table:
     return rows_of("raw", SIM, {**columns, "origin": ["wire"] * n, "tries": np.full(n, 2)})
 
 
-def test_a_new_table_says_which_schema_it_has(lake: Lake) -> None:
+def test_a_new_table_records_its_schema_version(lake: Lake) -> None:
     assert lake.schema_version("raw") is None
     lake.append("raw", raw(1, 1))
     assert lake.schema_version("raw") == SchemaVersion(1, 0)
@@ -146,7 +146,7 @@ def test_a_new_table_says_which_schema_it_has(lake: Lake) -> None:
     assert properties[PROPERTY] == "1.0"
 
 
-def test_a_column_that_was_added_reads_as_its_default_in_rows_of_before(lake: Lake, request) -> None:
+def test_an_added_column_reads_as_its_default_in_older_rows(lake: Lake, request) -> None:
     lake.append("raw", raw(1, 2), source="s", position=2)
     request.getfixturevalue("later")
     assert lake.read("raw", columns=["frame", "origin", "tries"]).to_pylist() == [
@@ -167,7 +167,7 @@ def test_a_column_that_was_added_reads_as_its_default_in_rows_of_before(lake: La
     assert frames(lake) == [3]
 
 
-def test_earlier_code_reads_and_writes_a_table_with_a_column_that_it_does_not_know(lake: Lake, request) -> None:
+def test_earlier_code_reads_and_writes_a_table_with_an_unknown_column(lake: Lake, request) -> None:
     with pytest.MonkeyPatch.context() as patched:
         wider = SCHEMAS["raw"].append(pa.field("tries", pa.int64()))
         patched.setitem(SCHEMAS, "raw", wider)
@@ -188,10 +188,8 @@ def test_earlier_code_reads_and_writes_a_table_with_a_column_that_it_does_not_kn
     ]
 
 
-@pytest.mark.parametrize(
-    ("found", "match"), [("2.0", "written by a newer one.*Update"), ("0.3", "version of quotekeel")]
-)
-def test_a_table_of_another_major_version_is_refused_and_left_alone(lake: Lake, found: str, match: str) -> None:
+@pytest.mark.parametrize(("found", "match"), [("2.0", "a newer one wrote it.*Update"), ("0.3", "version of quotekeel")])
+def test_a_table_of_another_major_version_is_refused_and_left_unchanged(lake: Lake, found: str, match: str) -> None:
     lake.append("raw", raw(1, 1))
     DeltaTable(f"{lake.uri}/raw").alter.set_table_properties({PROPERTY: found}, raise_if_not_exists=False)
     version = DeltaTable(f"{lake.uri}/raw").version()
@@ -201,7 +199,7 @@ def test_a_table_of_another_major_version_is_refused_and_left_alone(lake: Lake, 
     assert DeltaTable(f"{lake.uri}/raw").version() == version
 
 
-def test_a_version_that_is_none_is_said(lake: Lake) -> None:
+def test_an_invalid_schema_version_gives_an_error(lake: Lake) -> None:
     with pytest.raises(LakeError, match=r"expected quotekeel.schema to be like 1.0, saw 'one'"):
         SchemaVersion.parse("one")
 
@@ -213,7 +211,7 @@ def test_columns_added_later_are_columns_of_their_tables() -> None:
 
 
 def test_a_dataset_s_lake_can_be_read_again_from_its_card(tmp_path: Path) -> None:
-    """``lake_versions`` of a card is what :meth:`Lake.at` takes."""
+    """``lake_versions`` of a card is the argument of :meth:`Lake.at`."""
     lake = Lake(tmp_path)
     lake.append("raw", raw(1, 2))
     card = {table: version for table in SCHEMAS if (version := lake.version(table)) is not None}

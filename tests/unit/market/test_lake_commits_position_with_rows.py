@@ -1,4 +1,4 @@
-"""Tables, their positions, what comes back, and what is said when something is wrong."""
+"""Tables, their positions, what is read back, and the errors when something is wrong."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_table_that_does_not_exist_reads_as_empty_with_its_schema(lake):
     assert not lake.folder.exists()
 
 
-def test_every_table_gives_back_its_own_schema(lake):
+def test_every_table_returns_its_own_schema(lake):
     for table, schema in SCHEMAS.items():
         lake.append(table, schema.empty_table())
         assert lake.read(table).schema == schema
@@ -64,7 +64,7 @@ def test_rows_and_position_are_one_commit(lake):
     assert lake.read("raw", columns=["frame"], where={"source": "s"})["frame"].to_pylist() == list(range(1, 10))
 
 
-def test_a_writer_that_goes_on_for_long_opens_its_table_anew_and_nobody_sees_it(lake):
+def test_a_long_lived_writer_reopens_its_table_without_a_visible_effect(lake):
     count = 2 * lake_module._FRESH + 3
     for frame in range(1, count):
         lake.append("raw", raw(frame, frame), source="s", position=frame)
@@ -137,7 +137,7 @@ def test_positions_survive_delete_replace_and_compaction(lake):
     assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == [1, 3, 4, 5]
 
 
-def test_events_come_back_to_the_bit(lake):
+def test_events_round_trip_bit_for_bit(lake):
     rng = np.random.default_rng(0)
     events = np.zeros(1000, dtype=EVENT)
     for name, (kind, _) in EVENT.fields.items():
@@ -163,18 +163,18 @@ def test_dates_are_utc_days():
         (raw(1, 2).set_column(4, "frame", pa.array(["x", "y"])), "not of the schema's type"),
     ],
 )
-def test_rows_that_do_not_fit_are_refused_and_nothing_is_written(lake, rows, match):
+def test_rows_that_do_not_fit_are_rejected_and_nothing_is_written(lake, rows, match):
     with pytest.raises(LakeError, match=match):
         lake.append("raw", rows)
     assert not lake.exists("raw")
 
 
-def test_a_table_that_does_not_exist_by_name_is_refused(lake):
+def test_an_unknown_table_name_is_rejected(lake):
     with pytest.raises(LakeError, match=r"there is no table 'tics'; the lake has raw, ticks"):
         lake.read("tics")
 
 
-def test_a_broken_log_is_said(lake):
+def test_a_broken_log_gives_an_error(lake):
     lake.append("raw", raw(1, 2))
     assert lake.folder is not None
     log = lake.folder / "raw" / "_delta_log" / "00000000000000000000.json"
@@ -185,7 +185,7 @@ def test_a_broken_log_is_said(lake):
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """As an account without root's rights, which may write everywhere."""
+    """Run as an account without the rights of root, which may write everywhere."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -196,7 +196,7 @@ def nobody() -> Iterator[None]:
             os.seteuid(0)
 
 
-def test_a_folder_that_may_not_be_written_is_said():
+def test_a_read_only_folder_gives_an_error():
     # not under pytest's own folder, which others may not even pass through
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -230,7 +230,7 @@ def _compact_many(uri: str) -> None:
         Lake(uri).compact("raw")
 
 
-def test_compaction_beside_writers_and_another_compaction_loses_nothing(lake):
+def test_compaction_alongside_writers_and_another_compaction_loses_nothing(lake):
     for n in range(11, 21):
         lake.append("raw", raw(n, n, source="before"), source="before", position=n)
     context = server()
@@ -267,7 +267,7 @@ def test_a_compaction_that_another_one_overtook_merges_nothing(lake, monkeypatch
     assert len(lake.files("raw")) == 1
 
 
-def test_an_append_that_a_delete_came_before_is_done_again(lake, monkeypatch):
+def test_an_append_overtaken_by_a_delete_is_retried(lake, monkeypatch):
     lake.append("raw", raw(1, 5))
     properties, overtaken = lake_module._properties, []
 
@@ -283,7 +283,7 @@ def test_an_append_that_a_delete_came_before_is_done_again(lake, monkeypatch):
     assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == [2, 3, 4, 5, 6, 7]
 
 
-def test_a_position_that_somebody_else_moved_on_is_found_out_and_nothing_is_written(lake):
+def test_a_position_advanced_by_another_process_is_detected_and_nothing_is_written(lake):
     lake.append("raw", raw(1, 5), source="s", position=5, after=0)
     with pytest.raises(LakeError, match="another process lands s too; nothing of this commit was written"):
         lake.append("raw", raw(1, 7), source="s", position=7, after=0)
@@ -291,7 +291,7 @@ def test_a_position_that_somebody_else_moved_on_is_found_out_and_nothing_is_writ
     assert lake.read("raw", columns=["frame"])["frame"].to_pylist() == list(range(1, 8))
 
 
-def test_a_file_of_several_sources_that_a_delete_rewrote_is_read_by_source(tmp_path: Path) -> None:
+def test_a_file_of_several_sources_rewritten_by_a_delete_is_read_by_source(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     for i, source in enumerate(("live-a", "live-b", "live-c")):
         land(lake, Market(source=source, seconds=100, frames=4, seed=i))

@@ -1,4 +1,4 @@
-"""DuckDB and Polars read the lake as docs/lake.md says, and Arrow's memory is handed on without a copy."""
+"""DuckDB and Polars read the lake as docs/lake.md describes, and Arrow's memory is passed on without a copy."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_duckdb_reads_the_rows_that_the_lake_gives(lake: Lake) -> None:
     assert found == [("BTCUSDT", rows.num_rows)]
 
 
-def test_the_page_s_python_runs_as_it_stands(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_page_runs_as_it_stands(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Path(lake.uri).parent
     monkeypatch.chdir(home.parent)
     (home.parent / ".keel").symlink_to(home)
@@ -66,7 +66,7 @@ def test_the_page_s_python_runs_as_it_stands(lake: Lake, monkeypatch: pytest.Mon
         runpy.run_path(str(script))
 
 
-def test_numbers_become_numpy_without_a_copy(lake: Lake) -> None:
+def test_numeric_columns_become_numpy_without_a_copy(lake: Lake) -> None:
     (batch,) = lake.read("ticks").combine_chunks().to_batches()
     import pyarrow as pa
 
@@ -80,7 +80,7 @@ def test_numbers_become_numpy_without_a_copy(lake: Lake) -> None:
         assert np.array_equal(values, rows[name].to_pylist())
 
 
-def test_columns_in_several_pieces_are_joined_once_and_others_are_left_away(lake: Lake) -> None:
+def test_columns_in_several_chunks_are_joined_once_and_others_are_left_out(lake: Lake) -> None:
     import pyarrow as pa
 
     rows = lake.read("ticks", columns=["source", "recv_ns", "price"])
@@ -90,7 +90,7 @@ def test_columns_in_several_pieces_are_joined_once_and_others_are_left_away(lake
     assert np.array_equal(arrays["price"], rows["price"].to_numpy())
 
 
-def test_polars_takes_arrow_s_memory_as_it_is(lake: Lake) -> None:
+def test_polars_uses_arrow_memory_without_a_copy(lake: Lake) -> None:
     rows = lake.read("ticks", columns=["recv_ns"]).combine_chunks()
     series = pl.from_arrow(rows)["recv_ns"]  # type: ignore[index]
     address = rows["recv_ns"].chunk(0).buffers()[1].address

@@ -1,4 +1,4 @@
-"""A range of time of one instrument reads its bytes and no others: shown by taking all other bytes away."""
+"""A time range of one instrument reads only its own bytes: shown by removing all other bytes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def chunks(file: Path) -> Iterator[tuple[int, str, int, int]]:
 
 
 def groups_of(file: Path, start_ns: int, end_ns: int) -> set[int]:
-    """Row groups whose statistics say that they may hold such times."""
+    """Row groups that may hold such times according to their statistics."""
     metadata = pq.read_metadata(file)
     at = [metadata.schema.column(i).name for i in range(metadata.num_columns)].index("recv_ns")
     spans = [metadata.row_group(g).column(at).statistics for g in range(metadata.num_row_groups)]
@@ -151,7 +151,7 @@ def test_compaction_keeps_every_row_and_its_place(tmp_path: Path) -> None:
     assert lake.version("ticks") == version, "what is compact already is left alone"
 
 
-def test_rows_that_come_late_are_sorted_in_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_rows_are_sorted_in_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("market.lake.lake.FILE_BYTES", 2_000)  # every file is large enough as it is
     lake = Lake(tmp_path / "lake")
     for number in (0, 1):

@@ -1,4 +1,4 @@
-"""`keel lake`: what the logs tell, what reading everything tells, and what is said about a lake that is not whole."""
+"""`keel lake`: the contents from the logs, the contents from reading everything, and the errors of a damaged lake."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def keel(*words: str, code: int = 0) -> str:
     return done.stdout
 
 
-def test_the_logs_tell_what_reading_tells(whole: Path) -> None:
+def test_the_logs_agree_with_the_data(whole: Path) -> None:
     lake = Lake(whole)
     told = {each.table: each for each in inventory.tables(lake)}
     assert {"raw", "ticks"} <= set(told)
@@ -67,7 +67,7 @@ def test_the_logs_tell_what_reading_tells(whole: Path) -> None:
     assert (told["ticks"].holding.first_ns, told["ticks"].holding.last_ns) == (min(ticks), max(ticks))
 
 
-def test_ls_and_stats_are_for_a_screen_and_for_a_program(whole: Path) -> None:
+def test_ls_and_stats_print_for_people_and_for_programs(whole: Path) -> None:
     screen = keel("ls", "--lake", str(whole))
     assert re.search(rf"^ticks +[\d,]+ .*{KEY}$", screen, re.MULTILINE)
     listed = json.loads(keel("ls", "--lake", str(whole), "--json"))
@@ -77,7 +77,7 @@ def test_ls_and_stats_are_for_a_screen_and_for_a_program(whole: Path) -> None:
     assert keel("stats", "ticks", "--lake", str(whole)).count(KEY) == len(days)
 
 
-def test_cat_prints_the_rows_that_are_asked_for(whole: Path) -> None:
+def test_cat_prints_the_requested_rows(whole: Path) -> None:
     wanted = ["--lake", str(whole), "--instrument", KEY, "--columns", "recv_ns,price", "--limit", "3"]
     rows = list(csv.DictReader(io.StringIO(keel("cat", "ticks", *wanted))))
     first = Lake(whole).read("ticks", columns=["recv_ns", "price"]).slice(0, 3).to_pylist()
@@ -89,12 +89,12 @@ def test_cat_prints_the_rows_that_are_asked_for(whole: Path) -> None:
     assert [frame["payload"] for frame in frames] == ['{"e":"trade"}', "\\xff not text"]
 
 
-def test_a_lake_that_is_whole_is_said_to_be(whole: Path) -> None:
+def test_an_intact_lake_is_reported_as_intact(whole: Path) -> None:
     assert "is whole" in keel("verify", "--lake", str(whole))
     assert "no tables in" in keel("verify", "--lake", str(whole / "elsewhere"))
 
 
-def test_a_symbol_that_a_path_must_escape_is_no_fault(tmp_path: Path) -> None:
+def test_a_symbol_that_a_path_must_escape_is_not_an_error(tmp_path: Path) -> None:
     odd = Instrument(venue="bitfinex", symbol="tTEST BTC:TEST/USD%", tick=Decimal(1), lot=Decimal(1))
     columns = {"source": "s", "frame": np.arange(1, 4), "recv_ns": START_NS + np.arange(3), "payload": [b""] * 3}
     Lake(tmp_path).append("raw", rows_of("raw", odd, columns), source="s", position=3)
@@ -112,7 +112,7 @@ def test_instruments_of_one_recording_share_its_frames(tmp_path: Path) -> None:
     assert inventory.faults(lake) == ("raw: source file-1234: frames 1 of 1 to 5 are missing",)
 
 
-def test_a_file_that_is_gone_or_damaged_is_named(lake: Path) -> None:
+def test_a_missing_or_damaged_file_is_named(lake: Path) -> None:
     gone, damaged = (next((lake / table).rglob("*.parquet")) for table in ("raw", "ticks"))
     gone.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-100])
@@ -124,13 +124,13 @@ def test_a_file_that_is_gone_or_damaged_is_named(lake: Path) -> None:
     assert damaged.name in found[1]
 
 
-def test_frames_and_rows_that_are_missing_or_doubled_are_counted(lake: Path) -> None:
+def test_missing_and_duplicate_frames_and_rows_are_counted(lake: Path) -> None:
     opened = Lake(lake)
     opened.append("raw", opened.read("raw").slice(0, 2))
     opened.delete("raw", {"source": "s", "frame": [5, 6, 7]})
     opened.delete("ticks", {"row": 1})
     found = json.loads(keel("verify", "--lake", str(lake), "--json", code=4))["faults"]
-    assert found[:2] == ["raw: source s: frames 2 are there twice", "raw: source s: frames 3 of 1 to 20 are missing"]
+    assert found[:2] == ["raw: source s: frames 2 occur twice", "raw: source s: frames 3 of 1 to 20 are missing"]
     assert any(re.search(r"^ticks: .* rows 1 of 0 to \d+ are missing$", each) for each in found)
 
 
@@ -157,7 +157,7 @@ def test_only_tables_that_are_named_are_compacted(lake: Path) -> None:
     assert "ticks" in str(done.exception)
 
 
-def test_a_table_that_there_is_not_is_said(whole: Path) -> None:
+def test_a_missing_table_gives_an_error(whole: Path) -> None:
     done = CliRunner().invoke(app, ["lake", "stats", "tick", "--lake", str(whole)])
     assert done.exit_code
     assert "ticks" in str(done.exception)

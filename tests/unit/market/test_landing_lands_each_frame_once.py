@@ -1,4 +1,4 @@
-"""What a Lander puts into the lake, and that feeding again adds nothing."""
+"""What a Lander writes to the lake, and that feeding again adds nothing."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def land(lake, frames, **options):
     return lander, fed
 
 
-def test_raw_holds_every_frame_as_it_came(lake):
+def test_raw_holds_every_frame_as_received(lake):
     frames = frames_of()
     land(lake, frames)
     rows = lake.read("raw", columns=["frame", "recv_ns", "payload"]).to_pylist()
     assert [(r["frame"], r["recv_ns"], r["payload"]) for r in rows] == frames
 
 
-def test_ticks_hold_what_feed_answered_and_a_checkpoint_before_each_later_batch(lake):
+def test_ticks_hold_what_feed_returned_and_a_checkpoint_before_each_later_batch(lake):
     frames = frames_of()
     _, fed = land(lake, frames)
     ticks = lake.read("ticks")
@@ -100,7 +100,7 @@ def test_a_frame_without_a_time_is_landed_and_quarantined(lake):
     assert lake.read("raw").num_rows == 3
 
 
-def test_a_clock_that_runs_back_does_not_reopen_a_batch(lake):
+def test_a_clock_that_steps_back_does_not_reopen_a_batch(lake):
     times = [START_NS, START_NS + BATCH_NS, START_NS + 5, START_NS + BATCH_NS + 5]
     frames = [(1, times[0], bytes_of(snapshot(100, [("1.0", "1")], [("2.0", "1")])))]
     for i, recv_ns in enumerate(times[1:], 1):

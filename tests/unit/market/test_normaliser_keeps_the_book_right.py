@@ -1,4 +1,4 @@
-"""What the normaliser lets through, and what state a reader's book is in afterwards."""
+"""What the normaliser lets through, and the state of a reader's book afterwards."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def synced(**options) -> Reader:
     return reader
 
 
-def test_diffs_wait_for_the_snapshot_and_come_out_with_it_as_one_batch():
+def test_diffs_wait_for_the_snapshot_and_become_one_batch_with_it():
     reader = Reader()
     assert len(reader.feed(depth(90, 95, previous=89, bids=[("1.0", "1")]))) == 0
     assert len(reader.feed(depth(96, 101, previous=95, bids=[("60000.0", "5")]))) == 0
@@ -72,7 +72,7 @@ def test_diffs_wait_for_the_snapshot_and_come_out_with_it_as_one_batch():
 
 @pytest.mark.parametrize("instrument", [SPOT, USDM], ids=lambda i: i.key)
 @pytest.mark.parametrize("snapshot_after", [0, 1, 40])
-def test_the_book_of_a_session_is_the_exchanges_book(instrument, snapshot_after):
+def test_the_book_of_a_session_equals_the_book_of_the_exchange(instrument, snapshot_after):
     exchange = ToyExchange(instrument, seed=snapshot_after)
     reader = Reader(instrument)
     for recv_ns, frame in exchange.session(seconds=30, snapshot_after=snapshot_after):
@@ -142,7 +142,7 @@ def test_a_repeated_diff_is_counted_and_ignored():
     assert reader.normaliser.synced
 
 
-def test_a_clock_that_runs_back_is_flagged_and_kept():
+def test_a_clock_that_steps_back_is_flagged_and_kept():
     reader = synced()
     events = reader.feed(depth(102, 105, previous=101, bids=[("60000.0", "8")]), recv_ns=START_NS - 5)
     assert np.all(events["flags"] & F_CLOCK_BACK)
@@ -162,7 +162,7 @@ def test_a_bad_diff_is_rejected_and_what_follows_it_is_a_gap():
     assert reader.feed(depth(106, 107, previous=105, bids=[("60000.0", "8")]))["kind"].tolist() == [CLEAR]
 
 
-def test_a_mark_price_is_kept_beside_the_events():
+def test_a_mark_price_is_kept_alongside_the_events():
     reader = Reader()
     assert len(reader.feed(mark_price("60000.1", "60000.2", "0.0001"))) == 0
     assert [record.frame for record in reader.normaliser.slow] == [1]
@@ -190,7 +190,7 @@ def test_a_checkpoint_rebuilds_the_book_and_there_is_none_without_a_book():
     assert fresh.seq == 101
 
 
-def test_levels_far_from_the_touch_are_forgotten_before_the_room_is_full():
+def test_levels_far_from_the_touch_are_dropped_before_the_room_is_full():
     reader = synced(depth_limit=64)
     last = 101
     for i in range(3):
@@ -216,7 +216,7 @@ def test_a_snapshot_with_more_levels_than_there_is_room_for_keeps_those_near_the
     assert reader.book.bids(1).tolist() == [[590000, 1000]]
 
 
-def test_a_diff_that_no_book_can_hold_is_rejected_and_leaves_no_book():
+def test_a_diff_that_the_book_rejects_leaves_no_book():
     reader = Reader(depth_limit=16)
     reader.feed(snapshot(100, BIDS, ASKS))
     many = [(f"{59000 - i}.0", "1") for i in range(20)]

@@ -1,4 +1,4 @@
-"""Lines, whole files, damaged files, and whose recording it is."""
+"""Lines, whole files, damaged files, and the recognition of the venue."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_times_are_nanoseconds_with_19_digits_and_microseconds_with_16():
 @pytest.mark.parametrize(
     "line", [b"", b"{}", b"123 {}", b"-723161255030314667 {}", b"17231612550303146x7 {}", b" 1723161255030314667 {}"]
 )
-def test_a_line_without_a_readable_time_says_so(line):
+def test_a_line_without_a_readable_time_is_marked(line):
     with pytest.raises(FrameError) as error:
         read_line(line)
     assert error.value.reason == "clock_unreadable"
@@ -49,7 +49,7 @@ def test_plain_and_gzip_recordings_give_the_same_frames(tmp_path, name):
     assert [b"%d %s" % (recv_ns, payload) for _, recv_ns, payload in read] == lines
 
 
-def test_blank_lines_and_carriage_returns_are_no_frames(tmp_path):
+def test_blank_lines_and_carriage_returns_are_not_frames(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"\n1723161255030314667 {}\r\n\r\n1723161255030314668 []")
     assert list(frames(path)) == [(1, 1723161255030314667, b"{}"), (2, 1723161255030314668, b"[]")]
@@ -75,7 +75,7 @@ def until_error(path, match):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.999])
-def test_a_truncated_recording_gives_what_is_there_and_then_says_so(tmp_path, share):
+def test_a_truncated_recording_gives_what_it_has_and_then_an_error(tmp_path, share):
     lines = [b"%d %s" % (START_NS + i, os.urandom(40).hex().encode()) for i in range(5000)]
     path = write_lines(tmp_path / "a.gz", lines)
     data = path.read_bytes()
@@ -110,7 +110,7 @@ def test_a_damaged_recording_gives_what_is_before_the_damage(tmp_path):
     ],
     ids=lambda x: "" if isinstance(x, dict) else x,
 )
-def test_the_instrument_is_recognised_from_the_form_of_a_frame(tmp_path, frame, key):
+def test_the_instrument_is_recognised_from_the_format_of_a_frame(tmp_path, frame, key):
     path = write_lines(tmp_path / "a.gz", [b"1723161255030314667 " + bytes_of(frame)])
     assert recognise(path).key == key
 
@@ -123,7 +123,7 @@ def test_an_instrument_with_unknown_steps_is_named(tmp_path):
         recognise(path)
 
 
-def test_what_is_no_recording_is_refused(tmp_path):
+def test_a_file_that_is_not_a_recording_is_rejected(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("dear diary\n" * 20)
     with pytest.raises(CaptureError, match=r"notes\.txt is not a recording of Binance frames"):
@@ -138,7 +138,7 @@ def test_what_is_no_recording_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.gz", "a"])
-def test_an_empty_recording_is_called_empty(tmp_path, name):
+def test_an_empty_recording_is_reported_as_empty(tmp_path, name):
     with pytest.raises(EmptyDataError, match="holds no frames"):
         recognise(write_lines(tmp_path / name, []))
 

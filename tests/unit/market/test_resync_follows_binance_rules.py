@@ -81,7 +81,7 @@ def test_a_snapshot_older_than_the_buffer_cannot_be_joined():
     assert [d.last for d in sequence.on_snapshot(snap(112))] == [115]
 
 
-def test_a_hole_in_the_buffer_throws_away_what_came_before_it():
+def test_a_hole_in_the_buffer_discards_what_came_before_it():
     sequence = Sequence("futures")
     sequence.on_diff(diff(90, 95, 89))
     sequence.on_diff(diff(120, 125, 119))

@@ -1,4 +1,4 @@
-"""The exchange's order desk: what it takes, what it refuses and with which of Binance's codes, and what it reports."""
+"""The exchange's order desk: what it accepts, what it rejects and with which Binance code, and what it reports."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_fills_are_reported_until_the_order_is_full_and_then_its_id_is_free_agai
     assert reply["status"] == 200
 
 
-def test_a_crossing_order_is_refused_with_5022_and_never_matched(client: Client) -> None:
+def test_a_crossing_order_is_rejected_with_5022_and_never_matched(client: Client) -> None:
     book = client.world.book(1)
     for side, price in ((BID, book.asks[0][0]), (BID, book.asks[0][0] + 50), (ASK, book.bids[0][0])):
         [reply] = client.say(place("x", price, on=side, lots=10**6))
@@ -109,7 +109,7 @@ def test_a_crossing_order_is_refused_with_5022_and_never_matched(client: Client)
     assert client.world.resting() == {}
 
 
-def test_a_cancelled_order_is_gone_and_cancelling_it_again_is_refused(client: Client) -> None:
+def test_a_cancelled_order_is_gone_and_cancelling_it_again_is_rejected(client: Client) -> None:
     client.say(place("a", client.touch(BID) - 5))
     [reply] = client.say(orders.cancel(INSTRUMENT, "a"))
     assert (reply["id"], reply["result"]["status"]) == ("c-a", "CANCELED")
@@ -120,7 +120,7 @@ def test_a_cancelled_order_is_gone_and_cancelling_it_again_is_refused(client: Cl
         assert refusal(reply) == -2011
 
 
-def test_a_client_id_in_use_is_refused(client: Client) -> None:
+def test_a_client_id_in_use_is_rejected(client: Client) -> None:
     price = client.touch(BID) - 3
     replies = client.say(place("a", price), place("a", price - 1))
     assert replies[0]["status"] == 200
@@ -159,7 +159,7 @@ def test_a_client_id_that_is_a_number_is_its_text(client: Client) -> None:
     ],
     ids=str,
 )
-def test_what_is_wrong_with_an_order_is_said_with_its_code(client: Client, changes: dict, code: int) -> None:
+def test_an_invalid_order_is_rejected_with_its_code(client: Client, changes: dict, code: int) -> None:
     [reply] = client.say(place("a", client.touch(BID), **changes))
     assert refusal(reply) == code
     assert client.world.resting() == {}
@@ -185,25 +185,25 @@ def test_what_is_wrong_with_an_order_is_said_with_its_code(client: Client, chang
     ],
     ids=repr,
 )
-def test_what_is_no_request_is_answered_and_the_next_one_is_served(client: Client, message: bytes, code: int) -> None:
+def test_an_invalid_request_is_answered_and_the_next_one_is_served(client: Client, message: bytes, code: int) -> None:
     replies = client.say(message + b"\n" + place("a", client.touch(BID)))
     assert refusal(replies[0]) == code
     assert replies[1]["status"] == 200
 
 
-def test_a_client_id_of_a_wrong_type_harms_nobody(client: Client) -> None:
+def test_a_client_id_of_a_wrong_type_does_no_harm(client: Client) -> None:
     replies = client.say(place("a", client.touch(BID), newClientOrderId=[1]), place("b", client.touch(BID)))
     assert [reply["status"] for reply in replies] == [200, 200]
 
 
-def test_steps_are_counted_and_are_no_requests(client: Client) -> None:
+def test_steps_are_counted_and_are_not_requests(client: Client) -> None:
     step = b'{"method":"keel.step"}'
     assert client.desk.receive(step) == 1
     assert client.desk.receive(b"\n".join([place("a", client.touch(BID)), step, step]).decode()) == 2
     assert len(client.say()) == 1
 
 
-def test_closing_the_desk_cancels_everything_and_forgets_what_had_not_arrived(client: Client) -> None:
+def test_closing_the_desk_cancels_everything_and_drops_what_had_not_arrived(client: Client) -> None:
     price = client.touch(BID)
     client.say(place("a", price), place("b", price - 2))
     client.desk.receive(place("c", price))
@@ -215,7 +215,7 @@ def test_closing_the_desk_cancels_everything_and_forgets_what_had_not_arrived(cl
     assert (after[price], after[price - 2]) == (sizes[price] - 10, sizes[price - 2] - 10)
 
 
-def test_fills_of_an_earlier_client_are_not_the_next_ones(client: Client) -> None:
+def test_fills_of_an_earlier_client_do_not_reach_the_next_one(client: Client) -> None:
     client.say(place("a", client.touch(BID), lots=40))
     stranger = Client(client.world)
     while client.world.resting():

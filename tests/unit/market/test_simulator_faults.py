@@ -1,4 +1,4 @@
-"""Faults one by one: which bytes go out instead of which."""
+"""Faults one by one: which bytes are sent in place of which."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def record(kind: int, t_ns: int = 0) -> Record:
 
 
 def sent(wrong: Faults, *frames: str, every_ns: int = 0) -> list[str]:
-    """What goes out for these frames: diffs are the ones called d..., everything else is a ticker."""
+    """What is sent for these frames: those named d... are diffs, all others are tickers."""
     out: list[str] = []
     for n, name in enumerate(frames):
         kind = DIFF if name.startswith("d") else TICKER
@@ -44,7 +44,7 @@ def injected(kind: str, seconds: float = 0.0) -> Faults:
         ("late_snapshot", ["t1", "d1", "t2", "d2", "d3", "d4"]),
     ],
 )
-def test_a_fault_touches_what_it_says_once_and_nothing_else(kind: str, expected: list[str]) -> None:
+def test_a_fault_affects_its_target_once_and_nothing_else(kind: str, expected: list[str]) -> None:
     assert sent(injected(kind), "t1", "d1", "t2", "d2", "d3", "d4") == expected
 
 
@@ -74,7 +74,7 @@ def test_the_clock_stays_back_until_the_connection_ends() -> None:
     assert wrong.stamped(lines) == lines
 
 
-def test_every_fault_is_in_the_table_and_no_other() -> None:
+def test_the_table_lists_exactly_the_faults() -> None:
     rows = [line.split()[0] for line in inspect.getdoc(faults).splitlines() if line and not line.startswith("=")]
     listed = rows[rows.index("kind") + 1 :]
     assert listed == list(DEFAULT_SECONDS)
@@ -96,6 +96,6 @@ def test_silence_lasts_for_its_seconds_and_a_slow_consumer_is_cut_after_them() -
     assert (slow.disconnect, sent(slow, "d0", "t1")) == (False, ["d0", "t1"])
 
 
-def test_an_unknown_fault_is_refused() -> None:
-    with pytest.raises(InputError, match="unknown fault 'fire'; there are trade_price, "):
+def test_an_unknown_fault_is_rejected() -> None:
+    with pytest.raises(InputError, match="unknown fault 'fire'; expected one of trade_price, "):
         Faults().inject("fire", 1.0, 0)

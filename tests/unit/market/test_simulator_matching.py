@@ -1,4 +1,4 @@
-"""Our own orders in the simulated book: their place in the queue, what fills them, and what never does."""
+"""Our own orders in the simulated book: their queue position, what fills them, and what never does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from market.simulator.world import Record, World
 
 @pytest.fixture
 def world() -> World:
-    """A world that no time passes in: only what the test does happens."""
+    """A world in which no time passes: only what the test does happens."""
     return World(ExchangeConfig())
 
 
@@ -24,7 +24,7 @@ def best(world: World, side: int) -> tuple[int, int]:
 
 
 def sell(world: World, size: int) -> list[Record]:
-    """A market order of somebody else that sells."""
+    """A market sell order of another participant."""
     matching.market(world._core, BIDS, size)
     return world._drain()
 
@@ -51,7 +51,7 @@ def test_an_order_joins_the_end_of_its_level(world: World) -> None:
     assert best(world, BID) == (price, size + 40)
 
 
-def test_those_ahead_are_filled_first_then_we_are_in_part_then_in_full(world: World) -> None:
+def test_orders_ahead_are_filled_first_then_ours_in_part_then_in_full(world: World) -> None:
     price, ahead = best(world, BID)
     order = placed(world, price, 40)
     assert fills(sell(world, ahead - 5)) == []
@@ -65,7 +65,7 @@ def test_those_ahead_are_filled_first_then_we_are_in_part_then_in_full(world: Wo
     assert best(world, BID)[0] < price
 
 
-def test_one_large_order_takes_those_ahead_us_and_those_behind(world: World) -> None:
+def test_one_large_order_fills_those_ahead_ours_and_those_behind(world: World) -> None:
     price, ahead = best(world, BID)
     order = placed(world, price, 40)
     matching.add(world._core, BIDS, price, 100)
@@ -86,7 +86,7 @@ def test_every_fill_of_ours_has_its_print(world: World) -> None:
     assert fill.side == BIDS
 
 
-def test_our_orders_on_one_level_are_filled_in_the_order_they_came(world: World) -> None:
+def test_our_orders_on_one_level_are_filled_in_order_of_arrival(world: World) -> None:
     price, ahead = best(world, BID)
     first = placed(world, price, 10)
     gone = placed(world, price, 10)
@@ -115,7 +115,7 @@ def test_a_trade_through_the_level_fills_us_and_one_above_it_does_not(world: Wor
 def test_cancellations_of_others_move_us_forward_and_never_back(world: World) -> None:
     price, ahead = best(world, BID)
     order = placed(world, price, 40)
-    matching.add(world._core, BIDS, price, ahead)  # as many behind as before us
+    matching.add(world._core, BIDS, price, ahead)  # as many behind us as ahead of us
     others_cancel(world, price, 100)
     assert world.resting()[order] == (40, ahead - 50)
     matching.add(world._core, BIDS, price, 500)
@@ -126,7 +126,7 @@ def test_cancellations_of_others_move_us_forward_and_never_back(world: World) ->
 
 
 @pytest.mark.parametrize("side", [BID, ASK])
-def test_an_order_that_would_cross_is_refused_and_nothing_is_traded(world: World, side: int) -> None:
+def test_an_order_that_would_cross_is_rejected_and_nothing_is_traded(world: World, side: int) -> None:
     before = world.book()
     other = best(world, -side)[0]
     for price in (other, other + side, other + side * 500):
@@ -156,7 +156,7 @@ def test_a_cancelled_order_leaves_the_level_to_the_others(world: World) -> None:
     assert world.cancel(0) == -1
 
 
-def test_too_far_and_too_many_are_refused(world: World) -> None:
+def test_orders_too_far_away_and_too_many_orders_are_rejected(world: World) -> None:
     price, _ = best(world, BID)
     assert world.place(BID, price - 3001, 1)[0] == matching.OUT_OF_REACH
     for n in range(MAX_OWN):

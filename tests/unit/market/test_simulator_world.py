@@ -1,4 +1,4 @@
-"""The simulated market itself: repeats itself to the byte, keeps its book sane, behaves as its regime says."""
+"""The simulated market itself: reproducible to the byte, a consistent book, behaviour as its regime specifies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_same_seed_gives_the_same_records_and_another_seed_others(regime: st
     assert [r.t_ns for r in records] != [r.t_ns for r in others]
 
 
-def test_time_cut_into_odd_pieces_gives_the_same_world(regime: str) -> None:
+def test_time_split_into_odd_pieces_gives_the_same_world(regime: str) -> None:
     whole, records = ran(4.0, regime=regime)
     world, pieces = World(ExchangeConfig(regime=regime)), []
     for length in itertools.cycle((7, 1, 500_001, 10_000_000, 3_333_333, 99_999_999)):
@@ -83,16 +83,16 @@ def test_the_start_time_shifts_the_clocks_and_nothing_else() -> None:
     assert [r for r in back if r.kind != 4] == [r for r in records if r.kind != 4]  # marks name their funding time
 
 
-def test_an_unknown_regime_is_refused_and_the_old_one_stays() -> None:
+def test_an_unknown_regime_is_rejected_and_the_old_one_stays() -> None:
     world, _ = ran(0.1)
-    with pytest.raises(SettingsError, match="unknown regime 'wild'; there are calm, volatile, thin"):
+    with pytest.raises(SettingsError, match="unknown regime 'wild'; expected one of calm, volatile, thin"):
         world.set_regime("wild")
     assert world.regime == "calm"
 
 
 @pytest.mark.parametrize("module", [chance, matching, flow])
 def test_the_compiled_core_is_never_stale(module: object) -> None:
-    """numba's own cache does not see a change in another file: market.compiled says more."""
+    """numba's own cache does not see a change in another file: see market.compiled."""
     functions = [each for each in vars(module).values() if hasattr(each, "py_func")]
     assert len(functions) >= 3
     assert all(type(each._cache).__module__ == "market.compiled" for each in functions)
@@ -108,7 +108,7 @@ def test_time_never_goes_back() -> None:
 # -- the book ---------------------------------------------------------------------------------------
 
 
-def test_the_book_never_locks_nor_crosses_and_holds_no_negative_size(regime: str) -> None:
+def test_the_book_never_locks_or_crosses_and_holds_no_negative_size(regime: str) -> None:
     world = World(ExchangeConfig(regime=regime, seed=2))
     for _ in range(3000):
         world.advance(world.now_ns + 20 * NS_PER_MS)
@@ -120,7 +120,7 @@ def test_the_book_never_locks_nor_crosses_and_holds_no_negative_size(regime: str
     assert min(len(book.bids), len(book.asks)) > 50
 
 
-def test_every_published_ticker_is_a_proper_market(ten_minutes: dict[str, list[Record]], regime: str) -> None:
+def test_every_published_ticker_has_bid_below_ask(ten_minutes: dict[str, list[Record]], regime: str) -> None:
     tickers = [r for r in ten_minutes[regime] if r.kind == TICKER]
     assert all(r.price < r.x0 and r.size > 0 and r.x1 > 0 for r in tickers)
     assert all(later.ident >= sooner.ident for sooner, later in itertools.pairwise(tickers))
@@ -204,7 +204,7 @@ def test_market_orders_come_in_bursts(ten_minutes: dict[str, list[Record]], regi
     assert counts.var() / counts.mean() > 1.7
 
 
-def test_regimes_differ_in_rate_depth_and_spread_as_they_say(ten_minutes: dict[str, list[Record]]) -> None:
+def test_regimes_differ_in_rate_depth_and_spread_as_configured(ten_minutes: dict[str, list[Record]]) -> None:
     rate = {name: len(market_order_times(records)) for name, records in ten_minutes.items()}
     tops = {name: tops_of(records) for name, records in ten_minutes.items()}
     depth = {name: np.median(top[:, [2, 4]]) for name, top in tops.items()}
@@ -233,7 +233,7 @@ def signal(records: list[Record], imbalance: str) -> float:
     return float(np.corrcoef(said[known], (mid[later] - mid)[known])[0, 1])
 
 
-def test_the_book_tells_of_the_next_half_second_and_not_the_same_in_every_regime(
+def test_the_book_predicts_the_next_half_second_differently_in_each_regime(
     ten_minutes: dict[str, list[Record]],
 ) -> None:
     """Seeds 1 to 8: calm 0.12 to 0.23 by the touch; volatile -0.04 to 0.03 by the touch, 0.23 to 0.32 by flow."""

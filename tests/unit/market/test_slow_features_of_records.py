@@ -24,7 +24,7 @@ def test_values_lie_within_the_clips_and_are_never_nan() -> None:
     assert slow_vector(float("nan"), 1 * E8, 1 * E8).tolist() == [0.0, 0.0]
 
 
-def test_many_records_are_one_after_the_other() -> None:
+def test_many_records_equal_one_at_a_time() -> None:
     rng = np.random.default_rng(0)
     funding, mark, index = rng.normal(size=9) * 1e-4, rng.integers(1, 10**12, 9), rng.integers(1, 10**12, 9)
     one_by_one = [slow_vector(float(f), int(m), int(i)) for f, m, i in zip(funding, mark, index, strict=True)]

@@ -1,4 +1,4 @@
-"""Checks of latency and integrity, each on rows made by hand."""
+"""Checks of latency and integrity, each on hand-made rows."""
 
 from __future__ import annotations
 

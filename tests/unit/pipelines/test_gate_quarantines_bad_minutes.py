@@ -1,4 +1,4 @@
-"""The quality gate on small lakes: what passes, what is held back, and that a second look changes nothing."""
+"""The quality gate on small lakes: what passes, what is quarantined, and that a second run changes nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARKET = Market(seconds=240.0)
 
 
 def workspace_of(home: Path, spoiled: Events | None = None, minute: int = 1) -> Workspace:
-    """Unjudged minutes of a small market, one of them replaced."""
+    """Minutes of a small market that are not yet validated, one of them replaced."""
     workspace = Workspace(home=home)
     lake = Lake(workspace.lake)
     minutes = with_checkpoints(events_of_market(MARKET))
@@ -70,7 +70,7 @@ def an_event_no_book_accepts(events: Events) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-def test_a_spoiled_minute_goes_to_quarantine_with_its_reason_and_the_rest_goes_on(
+def test_a_spoiled_minute_goes_to_quarantine_with_its_reason_and_the_rest_continues(
     tmp_path: Path, spoil, reason: str
 ) -> None:
     events = second_minute()
@@ -88,7 +88,7 @@ def test_a_spoiled_minute_goes_to_quarantine_with_its_reason_and_the_rest_goes_o
     assert [row["verdict"] for row in lake.read("batches").to_pylist()].count(QUARANTINE) == 1
 
 
-def test_a_second_run_judges_nothing_again(tmp_path: Path) -> None:
+def test_a_second_run_validates_nothing_again(tmp_path: Path) -> None:
     events = second_minute()
     far_trades(events)
     workspace = workspace_of(tmp_path, events)
@@ -116,8 +116,8 @@ def test_a_minute_left_in_both_places_by_a_kill_is_moved_for_good(tmp_path: Path
         assert lake.read(table) == Lake(undisturbed.lake).read(table)
 
 
-def test_every_figure_of_a_minute_is_kept_with_the_limits_it_was_held_against(tmp_path: Path) -> None:
-    """The expectations of Great Expectations and the limits say the same of every figure."""
+def test_every_figure_of_a_minute_is_kept_with_the_limits_applied_to_it(tmp_path: Path) -> None:
+    """The expectations of Great Expectations and the limits agree on every figure."""
     events = second_minute()
     far_trades(events)
     clocks_back(events)

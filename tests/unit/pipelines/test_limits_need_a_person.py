@@ -1,4 +1,4 @@
-"""Limits of the gate are learned, reviewed and believed; what it held back goes on when a person says so."""
+"""Limits of the gate are learned, reviewed and enforced; a person can release what it quarantined."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ACCEPT = ReviewConfig(instrument=KEY, name="ada", reason="a usual hour")
 
 
 def landed(home: Path, source: str = Market().source, *, start: int = 0, far: int | None = None) -> Workspace:
-    """Five unjudged minutes; in minute ``far`` trades print far outside the book."""
+    """Five minutes not yet validated; in minute ``far`` trades print far outside the book."""
     workspace = Workspace(home=home, clock=ManualClock())
     market = Market(seconds=240.0, source=source, start_ns=Market().start_ns + start * 60_000_000_000)
     for i, events in enumerate(with_checkpoints(events_of_market(market))):
@@ -39,7 +39,7 @@ def landed(home: Path, source: str = Market().source, *, start: int = 0, far: in
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """A judged lake in which one minute was held back."""
+    """A validated lake in which one minute was quarantined."""
     workspace = landed(tmp_path, far=2)
     validate(ValidateConfig(), workspace=workspace)
     return workspace
@@ -58,7 +58,7 @@ def test_a_proposal_changes_nothing_before_a_person_accepts_it(workspace: Worksp
     assert "accepted by ada: a usual hour" in show(ShowConfig(instrument=KEY), workspace=workspace).line()
 
 
-def test_accepted_limits_are_what_the_next_minutes_are_held_against(workspace: Workspace) -> None:
+def test_accepted_limits_apply_to_the_next_minutes(workspace: Workspace) -> None:
     learn(LEARN, workspace=workspace)
     review(ACCEPT, workspace=workspace)
     landed(workspace.home, "file-fedcba9876543210", start=10)
@@ -77,7 +77,7 @@ def test_a_rejected_proposal_is_gone_and_the_limits_stay(workspace: Workspace) -
 
 
 @pytest.mark.parametrize("how", ["edited", "removed", "put there"])
-def test_limits_that_nobody_accepted_stop_the_gate(workspace: Workspace, how: str) -> None:
+def test_limits_without_an_acceptance_stop_the_gate(workspace: Workspace, how: str) -> None:
     learn(LEARN, workspace=workspace)
     path = workspace.home / "thresholds" / f"{KEY}.json"
     if how == "put there":
@@ -89,7 +89,7 @@ def test_limits_that_nobody_accepted_stop_the_gate(workspace: Workspace, how: st
         in_force(workspace, KEY)
 
 
-def test_a_review_that_was_killed_is_finished_by_the_same_command(workspace: Workspace) -> None:
+def test_a_killed_review_is_finished_by_rerunning_the_command(workspace: Workspace) -> None:
     learn(LEARN, workspace=workspace)
     proposal = workspace.home / "thresholds" / f"{KEY}.proposed.json"
     content = proposal.read_bytes()
@@ -137,7 +137,7 @@ def test_a_released_minute_is_what_it_was_before_the_gate(tmp_path: Path, worksp
         release(ReleaseConfig(batch=entry.batch, name="ada", reason="again"), workspace=workspace)
 
 
-def test_a_release_that_was_killed_is_finished_by_the_same_command(workspace: Workspace) -> None:
+def test_a_killed_release_is_finished_by_rerunning_the_command(workspace: Workspace) -> None:
     lake = Lake(workspace.lake)
     (entry,) = held(HeldConfig(), workspace=workspace).held
     row = lake.read("quarantine")
