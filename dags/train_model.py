@@ -10,25 +10,16 @@ import pendulum
 from airflow.sdk import Param, PartitionedAssetTimetable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from pipelines.orchestration.assets import (
-    CHALLENGER,
-    RETRAIN,
-    TASK_DEFAULTS,
-    TEST_WON,
-    TRAINING_POOL,
-    author_of,
-    instrument_of,
-    trigger_of,
-)
+from pipelines.orchestration import assets
 from pipelines.settings import default_instrument
 
 
 @dag(
-    schedule=PartitionedAssetTimetable(assets=RETRAIN),
+    schedule=PartitionedAssetTimetable(assets=assets.RETRAIN),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
-    default_args=TASK_DEFAULTS,
+    default_args=assets.TASK_DEFAULTS,
     params={
         "instrument": Param(default_instrument(), type="string"),
         "dataset_id": Param(None, type=["null", "string"], description="empty: of the ticks there are now"),
@@ -40,8 +31,8 @@ def train_model():
     def begin(params=None, dag_run=None) -> str:
         from pipelines.orchestration.questions import begin_retraining
 
-        instrument, by_hand = instrument_of(dag_run, params), not dag_run.partition_key
-        trigger = f"{trigger_of(dag_run)}, train_model {dag_run.run_id}"
+        instrument, by_hand = assets.instrument_of(dag_run, params), not dag_run.partition_key
+        trigger = f"{assets.trigger_of(dag_run)}, train_model {dag_run.run_id}"
         may, why = begin_retraining(instrument, trigger, asked_by_a_person=by_hand)
         if not may:
             raise AirflowSkipException(why)
@@ -55,11 +46,11 @@ def train_model():
         given = (params or {})["dataset_id"]
         return given or run_as_task("featurize", instrument=instrument, **learned_from())["dataset_id"]
 
-    @task(pool=TRAINING_POOL)
+    @task(pool=assets.TRAINING_POOL)
     def train(dataset_id: str, dag_run=None) -> str:
         from pipelines.stages import run_as_task
 
-        who_and_why = {"author": author_of(dag_run), "trigger": trigger_of(dag_run)}
+        who_and_why = {"author": assets.author_of(dag_run), "trigger": assets.trigger_of(dag_run)}
         return run_as_task("train", dataset_id=dataset_id, **who_and_why)["run_id"]
 
     @task
@@ -76,7 +67,7 @@ def train_model():
     def export(trained: str, dag_run=None) -> str:
         from pipelines.stages import run_as_task
 
-        run_as_task("export", author=author_of(dag_run), run_id=trained)
+        run_as_task("export", author=assets.author_of(dag_run), run_id=trained)
         return trained
 
     @task
@@ -85,20 +76,20 @@ def train_model():
 
         return run_as_task("register", run_id=trained)
 
-    @task(outlets=[CHALLENGER])
+    @task(outlets=[assets.CHALLENGER])
     def deploy(registered: dict, outlet_events=None) -> dict:
         from pipelines.stages import run_as_task
 
-        outlet_events[CHALLENGER].add_partitions(registered["instrument"])
+        outlet_events[assets.CHALLENGER].add_partitions(registered["instrument"])
         return run_as_task("deploy", instrument=registered["instrument"], version=registered["version"])
 
-    @task(outlets=[TEST_WON])
+    @task(outlets=[assets.TEST_WON])
     def first_of_its_instrument(deployed: dict, outlet_events=None) -> None:
         from pipelines.orchestration.questions import instruments_in_service
 
         if deployed["instrument"] in instruments_in_service():
             raise AirflowSkipException("its test against the champion comes first")
-        outlet_events[TEST_WON].add_partitions(deployed["instrument"])
+        outlet_events[assets.TEST_WON].add_partitions(deployed["instrument"])
 
     trained = train(dataset(begin()))
     exported = export(trained)

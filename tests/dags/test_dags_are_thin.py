@@ -97,7 +97,7 @@ def test_every_stage_a_dag_runs_exists(path: Path) -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "run_as_task"
     }
-    assert named or "from pipelines.stages import" in path.read_text()
+    assert named or "from pipelines.orchestration.questions import" in path.read_text()
     assert named <= set(stages.table())
 
 
