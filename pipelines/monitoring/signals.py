@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from market.clock import NS_PER_S
+from market import history
+from market.clock import BATCH_NS, NS_PER_S
 from market.errors import EmptyDataError
 from market.features import catalog
 from market.heads import ASK_FALLS, BID_FALLS, DOWN, NONE, UP, by_horizon, column, columns
 from market.labels import HORIZON_NAMES, UNKNOWN, LabelConfig, labels
 from market.lake.lake import Lake
-from pipelines.monitoring import depth
 from pipelines.monitoring.drift import Floats, Ints, Sample
 from serving.manifest import MODEL_FILE
 from training.data.datasets import Dataset
@@ -38,6 +38,8 @@ QUALITY = (LOSS, OVERCONFIDENCE, BID_LOSS, ASK_LOSS)
 NAMES = (*catalog.names(), *WORDS, *QUALITY)
 
 Real = NDArray[np.floating[Any]]
+
+UNKNOWN_DEPTH = -1
 
 _LEAST = 1e-6  # probabilities are taken as at least this, so that one confident mistake is not infinite
 _WHOLE_NUMBERS = ("frame", "seq", "recv_ns", "exch_ns", "mid2", "step_ns")
@@ -122,10 +124,10 @@ def current(lake: Lake, instrument: str, rows: Served, config: LabelConfig) -> W
     lake, the liquidity heads have no truth."""
     _, session = np.unique(rows.session, return_inverse=True)
     segment = np.cumsum(np.diff(session, prepend=session[:1]) != 0).astype(np.int64)
-    bid, ask = depth.near(lake, instrument, rows)
+    bid, ask = near_depth(lake, instrument, rows)
     found = labels(rows.recv_ns, rows.mid2, bid, ask, segment, config)
     bid_fall, ask_fall = found.bid_fall, found.ask_fall
-    known = (bid != depth.UNKNOWN_DEPTH).astype(np.int64)
+    known = (bid != UNKNOWN_DEPTH).astype(np.int64)
     if not known.all():
         # what was known and is not any more falls from 1 to 0
         lost = labels(rows.recv_ns, rows.mid2, known, known, segment, config).bid_fall != 0
@@ -225,3 +227,40 @@ def matrix(column: Any) -> Floats:
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     matrix: Floats = flat.reshape(n, -1) if n else np.empty((0, 0))
     return matrix
+
+
+class Decisions(Protocol):
+    """Decisions (n,) of some sessions, by the frame and the venue's number that they were made on."""
+
+    @property
+    def session(self) -> NDArray[np.str_]: ...
+
+    @property
+    def frame(self) -> Ints: ...
+
+    @property
+    def seq(self) -> Ints: ...
+
+    @property
+    def recv_ns(self) -> Ints: ...
+
+
+def near_depth(lake: Lake, instrument: str, rows: Decisions) -> tuple[Ints, Ints]:
+    """Bid and ask depth (n,) in lots, as :class:`market.features.kernels.Rows` has it; UNKNOWN_DEPTH without ticks.
+
+    A minute begins with the whole book, so that the minutes of the decisions are all that is read.
+    """
+    found = np.full((2, len(rows.recv_ns)), UNKNOWN_DEPTH, dtype=np.int64)
+    for session in np.unique(rows.session):
+        here = np.flatnonzero(rows.session == session)
+        minutes = rows.recv_ns[here] // BATCH_NS
+        # a minute holds what came before its last frame's clock ran back
+        around = {"from_batch": int(minutes.min()) - 1, "until_batch": int(minutes.max()) + 1}
+        again = history.replay(history.stretches_as_fed(lake, instrument, str(session), **around))
+        of = {key: i for i, key in enumerate(zip(again.frame.tolist(), again.seq.tolist(), strict=True))}
+        keys = zip(rows.frame[here].tolist(), rows.seq[here].tolist(), strict=True)
+        at = np.array([of.get(key, -1) for key in keys], dtype=np.int64)
+        known = at >= 0
+        for side, depth in enumerate((again.bid_depth, again.ask_depth)):
+            found[side, here[known]] = depth[at[known]]
+    return found[0], found[1]

@@ -27,7 +27,7 @@ from market.labels import HORIZON_NAMES
 from market.lake.lake import Lake
 from pipelines.features.featurize import CARD_FILE
 from pipelines.monitoring import recompute
-from pipelines.reports import retell
+from pipelines.reports import trace_tree
 from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 from serving import records
@@ -77,7 +77,7 @@ class TraceResult:
 
     def text(self) -> str:
         """The whole chain as a tree of lines."""
-        return retell.tree(asdict(self))
+        return trace_tree.tree(asdict(self))
 
 
 def trace(config: TraceConfig, *, workspace: Workspace) -> TraceResult:

@@ -14,7 +14,7 @@ from kit.small_session import HIDDEN, Session, serve_by_hand
 from market.clock import BATCH_NS, NS_PER_S
 from market.labels import HORIZON_NAMES, N_OUTPUTS, UNKNOWN, LabelConfig, labels
 from market.lake.lake import Lake
-from pipelines.monitoring import depth, model_quality, signals
+from pipelines.monitoring import model_quality, signals
 from pipelines.monitoring.signals import WATCHED, Served
 from pipelines.workspace import Workspace
 
@@ -84,7 +84,7 @@ def test_depth_of_a_decision_is_what_the_hot_path_had_refused_minutes_included(l
     of_frame = {int(frame): i for i, frame in enumerate(session.rows.frame)}
     at = np.array([of_frame[int(frame)] for frame in rows.frame])
     for part in (rows, rows.only(rows.recv_ns >= MARKET.start_ns + BATCH_NS + 5 * NS_PER_S)):
-        bid, ask = depth.near(Lake(workspace.lake), KEY, part)
+        bid, ask = signals.near_depth(Lake(workspace.lake), KEY, part)
         np.testing.assert_array_equal(bid, session.rows.bid_depth[at[-len(bid) :]])
         np.testing.assert_array_equal(ask, session.rows.ask_depth[at[-len(ask) :]])
 
