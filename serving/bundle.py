@@ -77,7 +77,7 @@ def load_bundle(folder: Path, *, now_ns: int, feature_set: str, manifest_sha256:
 
 
 def golden_gap(step: Step, golden: Golden) -> float:
-    """Largest absolute difference of probabilities or state over the golden rows; infinite if any number is non-finite."""
+    """Largest absolute difference of probabilities or state over the golden rows; infinite at a non-finite number."""
     state = np.zeros((1, golden.state.shape[1]), np.float32)
     worst = 0.0
     for t in range(len(golden.features)):
