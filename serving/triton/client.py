@@ -1,8 +1,8 @@
-"""Talking to Triton over gRPC: pinned versions only, and no return code is believed without a look at the index.
+"""A Triton client over gRPC: pinned versions only, and no return code is trusted without checking the index.
 
-What was seen of the server: a load may answer OK and leave versions unavailable; a model process that crashed stays
-"ready" for ever; a request may wait in the queue past its time-out. So a load counts when the index says READY and a
-synthetic request is answered, and every call carries a client-side time-out.
+Observed of the server: a load may return OK and leave versions unavailable; a crashed model process stays "ready"
+forever; a request may wait in the queue past its time-out. So a load counts once the index says READY and a synthetic
+request succeeds, and every call carries a client-side time-out.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Address(Protocol):
 
 
 class TritonClient:
-    """One connection; a context manager. Use one a thread.
+    """One connection; a context manager. Use one per thread.
 
-    Every method raises :class:`~market.errors.ServiceError` when the server is away, refuses or does not answer in
-    time.
+    Every method raises :class:`~market.errors.ServiceError` when the server is unreachable, refuses or does not
+    respond in time.
     """
 
     def __init__(self, address: Address) -> None:
@@ -88,7 +88,7 @@ class TritonClient:
         return lambda features, state: self.predict(model, version, features, state)
 
     def check(self, model: str, version: int) -> None:
-        """One synthetic request: the only proof that a version's process lives."""
+        """Send one synthetic request: the only proof that a version's process is alive."""
         features, state = self._synthetic(model, version)
         self.predict(model, version, features, state)
 
@@ -103,7 +103,7 @@ class TritonClient:
     # -- control ------------------------------------------------------------------------------------------------
 
     def ready(self) -> bool:
-        """Whether a server answers at all."""
+        """Whether a server responds at all."""
         try:
             return bool(self._call("ask whether it is ready", lambda: self._client.is_server_ready(client_timeout=2.0)))
         except ServiceError:

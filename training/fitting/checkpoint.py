@@ -24,7 +24,7 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one epoch gave. Losses are the objective; ``tasks`` is the validation loss (K, 3) per horizon and head."""
+    """Result of one epoch. Losses are the objective; ``tasks`` is the validation loss (K, 3) by horizon and head."""
 
     epoch: int
     train_loss: float
@@ -54,7 +54,7 @@ Tensors = dict[str, Tensor]
 
 
 def save(folder: Path, model: nn.Module, optimizer: AdamW, best: Tensors, standing: Standing) -> None:
-    """Write a checkpoint into ``folder``; whoever calls makes it appear as a whole."""
+    """Write a checkpoint into ``folder``; the caller makes it appear as a whole."""
     from safetensors.torch import save_file
 
     save_file(snapshot(model), folder / MODEL_FILE)

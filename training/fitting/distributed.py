@@ -78,7 +78,7 @@ def fit_on_ray(run_folder: Path, plan: Plan, workers: int, cluster_folder: Path 
         folder of the last checkpoint.
 
     Raises:
-        ModelError: a worker failed, and failed again when it was started anew.
+        ModelError: a worker failed, and failed again after a restart.
     """
     connect(workers, cluster_folder)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -104,7 +104,7 @@ def fit_on_ray(run_folder: Path, plan: Plan, workers: int, cluster_folder: Path 
 
 
 def _run(trainer: Any, run_folder: Path) -> Any:
-    """Fit, with the errors of the workers said as ours."""
+    """Fit, with the workers' errors raised as ours."""
     from ray.train import TrainingFailedError
 
     # fit() leaves its own handler of Ctrl-C behind

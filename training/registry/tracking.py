@@ -1,4 +1,4 @@
-"""The one door to MLflow: quiet, with no call home, and with its errors said as ours.
+"""The only access to MLflow: quiet, without telemetry, and with its errors raised as ours.
 
 Importing MLflow takes seconds, so it is imported when a client is first asked for.
 """
@@ -31,7 +31,7 @@ _TWICE = "mlflow.store.db.utils"  # logs the trace of an error of the database, 
 
 
 def mlflow() -> Any:
-    """The MLflow module, set up so that it neither phones home nor draws bars."""
+    """The MLflow module, set up so that it neither sends telemetry nor draws progress bars."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import mlflow as module
@@ -139,7 +139,7 @@ def page(mlflow_client: Any, run_id: str, place: str = "") -> str:
 
 @contextmanager
 def spoken(what: str, where: str) -> Iterator[None]:
-    """Say an error of MLflow as a :class:`ServiceError` that names the store and what was wanted of it.
+    """Raise an error of MLflow as a :class:`ServiceError` that names the store and the failed operation.
 
     Where it means that the disk is full, it is a :class:`FolderError`.
     """
