@@ -71,7 +71,7 @@ def load(folder: Path) -> tuple[Plan, Dataset, Network, Standing]:
     plan = read_plan(folder)
     check_feature_set(plan.feature_set, f"run {folder.name}")
     if not (folder / TRAINED).is_dir():
-        raise ModelError(f"run {folder.name} has not finished training; `keel train` as it was called goes on with it")
+        raise ModelError(f"run {folder.name} has not finished training; rerun the same `keel train` to resume it")
     data = datasets.load(Path(plan.dataset))
     network, standing = trained(plan, data, folder / TRAINED)
     return plan, data, network, standing

@@ -122,7 +122,7 @@ class Breach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def line(self) -> str:
         return (
             f"version {self.version} broke guardrail {self.guardrail} ({self.value:.6g}, at most {self.limit:.6g}); "
-            f"version {self.against} acts again"
+            f"version {self.against} is active again"
         )
 
 

@@ -78,7 +78,7 @@ class TritonClient:
         probs, state_out = answer.as_numpy("probs"), answer.as_numpy("state_out")
         if probs is None or state_out is None or len(probs) != len(features_BF) or state_out.shape != state_BH.shape:
             raise ServiceError(
-                f"{model} version {version} at {self.address} answered without usable outputs; "
+                f"{model} version {version} at {self.address} returned no usable outputs; "
                 f"is its environment the one that infra/triton/install.sh makes?"
             )
         return probs, state_out
@@ -124,8 +124,8 @@ class TritonClient:
         """Load what the repository publishes and wait until each of ``versions`` is ready and answers.
 
         Raises:
-            ServiceError: a version did not get ready; the message has the server's reason. Versions that served before
-                go on serving.
+            ServiceError: a version did not become ready; the message has the server's reason. Versions that served
+                before stay in service.
         """
         wanted = sorted(set(versions))
         self._call(f"load {model}", lambda: self._client.load_model(model, client_timeout=timeout_s))
@@ -138,7 +138,7 @@ class TritonClient:
             failed = {v: index[v][1] for v in missing if v in index and index[v][0] == "UNAVAILABLE"}
             if failed or time.monotonic() > deadline:
                 raise ServiceError(
-                    f"{model} version {missing} did not get ready at {self.address}: {failed or 'no reason given'}"
+                    f"{model} version {missing} did not become ready at {self.address}: {failed or 'no reason given'}"
                 )
             time.sleep(_POLL_S)
         for version in wanted:

@@ -72,7 +72,7 @@ def disconnect() -> None:
 
 
 def fit_on_ray(run_folder: Path, plan: Plan, workers: int, cluster_folder: Path | None = None) -> Path:
-    """Run the plan in ``run_folder`` on ``workers`` workers; goes on from its checkpoints when there are any.
+    """Run the plan in ``run_folder`` on ``workers`` workers; resumes from its checkpoints if there are any.
 
     Returns:
         folder of the last checkpoint.
@@ -113,7 +113,7 @@ def _run(trainer: Any, run_folder: Path) -> Any:
         return trainer.fit()
     except TrainingFailedError as error:
         raise ModelError(
-            f"training on Ray failed in {run_folder}: {error}; running it again goes on from its checkpoints"
+            f"training on Ray failed in {run_folder}: {error}; rerun it to resume from its checkpoints"
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
