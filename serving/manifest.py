@@ -92,14 +92,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tolerance: float
 
     def precisions(self) -> str:
-        """What each runtime computes in, in words."""
+        """The precision that each runtime computes in, as text."""
         if self.precision == self.hotpath_precision:
             return self.precision
         return f"{self.precision} in ONNX Runtime and Triton, {self.hotpath_precision} in the hot path"
 
 
 def require_comparable(one: Manifest, other: Manifest) -> None:
-    """Two models can be held against each other only on one truth.
+    """Require one ground truth for both models, without which they cannot be compared.
 
     Raises:
         ModelError: their label settings differ.

@@ -77,7 +77,7 @@ class Evaluation:
 def evaluate(
     data: Dataset, split: Split, network: Network, config: Comparison, *, champion: Path | None = None
 ) -> tuple[Evaluation, Network]:
-    """Calibrate on the valid rows, score on the test rows; answers the calibrated network too.
+    """Calibrate on the valid rows, score on the test rows; returns the calibrated network too.
 
     ``champion``: bundle of the model in service, run as it is served.
 

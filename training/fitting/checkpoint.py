@@ -37,7 +37,7 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How far a fit has come. ``plan`` is the digest of the plan it follows, ``updates`` counts optimizer steps."""
+    """Progress of a fit. ``plan`` is the digest of the plan it follows, ``updates`` counts optimizer steps."""
 
     plan: str
     epochs_done: int = 0
@@ -91,7 +91,7 @@ def restore(folder: Path, model: nn.Module, optimizer: AdamW, plan: str) -> tupl
 
 
 def read_standing(folder: Path) -> Standing:
-    """How far the checkpoint in ``folder`` had come."""
+    """Progress of the checkpoint in ``folder``."""
     return msgspec.json.decode((folder / STATE_FILE).read_bytes(), type=Standing)
 
 
