@@ -13,7 +13,7 @@ from kit.small_lake import Market, events_of_market
 from market import instruments
 from market.clock import NS_PER_S
 from market.errors import ManifestError, SettingsError
-from market.features import catalog
+from market.features import catalog, meaning
 from market.heads import GROUP
 from market.labels import N_OUTPUTS
 from serving import families
@@ -46,7 +46,7 @@ def rows(n: int, seed: int = 0) -> np.ndarray:
 
 
 def opened(folder: Path):
-    return load_bundle(folder, now_ns=NOW_NS, feature_set=catalog.feature_set())
+    return load_bundle(folder, now_ns=NOW_NS, feature_set=meaning.feature_set())
 
 
 def test_what_can_be_trained_can_be_served_and_stepped() -> None:

@@ -13,7 +13,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from market.errors import ModelError, ServiceError, SettingsError
-from market.features import catalog
+from market.features import catalog, meaning
 from pipelines.deployment.deploy import DeployConfig
 from pipelines.settings import stage_config
 from serving.bundle import Bundle, load_bundle
@@ -46,7 +46,7 @@ def builder(folder: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool = Fals
 @pytest.fixture
 def bundle(tmp_path: Path, write_seeded_bundle: Callable[..., Path]) -> Bundle:
     folder = write_seeded_bundle(tmp_path / "bundle")
-    return load_bundle(folder, now_ns=NOW_NS, feature_set=catalog.feature_set())
+    return load_bundle(folder, now_ns=NOW_NS, feature_set=meaning.feature_set())
 
 
 def published(repository: ModelRepository) -> model_config_pb2.ModelConfig:

@@ -12,7 +12,7 @@ from kit.planted import INSTRUMENT
 
 from market.clock import NS_PER_MS, NS_PER_S, ManualClock
 from market.errors import InputError, ManifestError, ModelError
-from market.features import catalog
+from market.features import meaning
 from market.labels import HORIZONS_NS, LabelConfig
 from pipelines.experiments.compare import CompareConfig, compare
 from pipelines.monitoring.monitor import MonitorConfig, monitor
@@ -108,7 +108,7 @@ def follower_of(home: Path, write: WriteBundle, roles: Roles, heads: tuple[Heads
 
     def load(version: int):  # type: ignore[no-untyped-def]  # a bundle
         folder = workspace.models / INSTRUMENT / str(version)
-        return load_bundle(folder, now_ns=LATER_NS, feature_set=catalog.feature_set())
+        return load_bundle(folder, now_ns=LATER_NS, feature_set=meaning.feature_set())
 
     (home / "sessions").mkdir()
     means = Means(clock=workspace.clock, load=load, attend=lambda *_: None, halt=lambda: None, tell=said.append)
@@ -152,4 +152,4 @@ def test_a_bundle_of_another_depth_is_refused(tmp_path: Path, write_seeded_bundl
     heads = Heads(horizons_ns=HORIZONS_NS, move_threshold_ticks=0.0, depth_fall=0.2, depth_levels=10)
     folder = write_seeded_bundle(tmp_path / "bundle", heads=heads)
     with pytest.raises(ManifestError, match="depth of 10 levels, expected 5"):
-        load_bundle(folder, now_ns=LATER_NS + NS_PER_S, feature_set=catalog.feature_set())
+        load_bundle(folder, now_ns=LATER_NS + NS_PER_S, feature_set=meaning.feature_set())
