@@ -1,9 +1,9 @@
-"""What Feast holds: one entity, the instrument, and the two kinds of features of the catalog.
+"""The Feast definitions: one entity, the instrument, and the two kinds of features of the catalog.
 
-``tick_features`` are computed after every event; here they lie thinned to the last row of each second, for looking up
-and comparing, not for training at full rate. ``slow_features`` (funding, mark price) are joined point-in-time into
-training rows and are pushed online while a session runs: ``event_timestamp`` is the time a value is of, ``known_at``
-the time it became known here, and a row may only see what was known.
+``tick_features`` are computed after every event; here they are thinned to the last row of each second, for look-ups
+and comparisons, not for training at full rate. ``slow_features`` (funding, mark price) are joined point-in-time into
+training rows and pushed online while a session runs: ``event_timestamp`` is the time a value refers to, ``known_at``
+the time it became known here, and a row may only use values known by then.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Loading a bundle: nothing in it is believed before it is checked.
+"""Load a bundle; nothing in it is trusted before it is checked.
 
-In order: exactly the files that belong there, their sha256, a manifest without unknown fields, not expired, the feature
-set of this code, a family and a signature that fit, and at last the golden vectors, replayed through ONNX Runtime. The
-bytes that are hashed are the bytes that are loaded, so a file cannot be changed in between.
+The checks, in order: exactly the expected files, their sha256, a manifest without unknown fields, not expired, the
+feature set of this code, a matching family and signature, and finally the golden vectors, replayed through ONNX
+Runtime. The bytes that are hashed are the bytes that are loaded, so a file cannot change in between.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _AGAIN = "fetch the version again (keel deploy), or export the run again"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Golden:
-    """Consecutive rows from the zero state and what the model must answer: (T, F), (T, P), (T, S), float32."""
+    """Consecutive rows from the zero state and the expected model outputs: (T, F), (T, P), (T, S), float32."""
 
     features: Floats
     probs: Floats
@@ -45,7 +45,7 @@ class Golden:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bundle:
     """A bundle that passed every check. ``manifest_sha256`` is what the registry keeps; ``golden_gap`` is how far ONNX
-    Runtime strays from the golden vectors."""
+    Runtime deviates from the golden vectors."""
 
     path: Path
     manifest: Manifest
@@ -57,11 +57,11 @@ class Bundle:
 def load_bundle(folder: Path, *, now_ns: int, feature_set: str, manifest_sha256: str | None = None) -> Bundle:
     """The verified bundle in ``folder``.
 
-    ``manifest_sha256``: the registry's word on the manifest, where there is one.
+    ``manifest_sha256``: the manifest's sha256 in the registry, if there is one.
 
     Raises:
-        ManifestError: manifest missing, unreadable, of another form, not fitting this code, or expired.
-        TamperedError: a file is missing, is not the one that was written, or does not belong there.
+        ManifestError: the manifest is missing, unreadable, malformed, incompatible with this code, or expired.
+        TamperedError: a file is missing, differs from the one that was written, or does not belong in a bundle.
         FeatureSetError: the model was trained on features that this code does not compute.
         GoldenError: ONNX Runtime does not reproduce the golden vectors within the manifest's tolerance.
     """
@@ -77,7 +77,7 @@ def load_bundle(folder: Path, *, now_ns: int, feature_set: str, manifest_sha256:
 
 
 def golden_gap(step: Step, golden: Golden) -> float:
-    """Largest absolute difference of probabilities or state over the golden rows; infinite where a number is none."""
+    """Largest absolute difference of probabilities or state over the golden rows; infinite at a non-finite number."""
     state = np.zeros((1, golden.state.shape[1]), np.float32)
     worst = 0.0
     for t in range(len(golden.features)):
@@ -88,7 +88,7 @@ def golden_gap(step: Step, golden: Golden) -> float:
 
 
 def check_golden(step: Step, golden: Golden, tolerance: float, who: str) -> float:
-    """:func:`golden_gap`, refused when it is more than ``tolerance``.
+    """:func:`golden_gap`; raises when it exceeds ``tolerance``.
 
     Raises:
         GoldenError: ``who`` does not reproduce the vectors.
@@ -131,7 +131,7 @@ def _read_manifest(folder: Path, expected: str | None) -> tuple[Manifest, str]:
 
 
 def _read_files(folder: Path, manifest: Manifest) -> dict[str, bytes]:
-    """The bundle's files by name, each with the sha256 the manifest gives."""
+    """Contents of the bundle's files by name, each checked against its sha256 in the manifest."""
     if set(manifest.files) != FILES:
         raise ManifestError(
             f"{folder / MANIFEST_FILE} lists {sorted(manifest.files)}, expected {sorted(FILES)}; export the run again"
@@ -194,13 +194,13 @@ def _check_signature(manifest: Manifest, folder: Path) -> None:
             len(manifest.norm_mean) == len(manifest.norm_scale) == len(network.inputs)
         ),
         "another count of temperatures than three a horizon": len(manifest.temperature) != 3 * len(HORIZONS_NS),
-        "a number that is none": not all(math.isfinite(number) for number in numbers),
+        "a non-finite number": not all(math.isfinite(number) for number in numbers),
         "a temperature or clip that is not positive": not (min((*manifest.temperature, manifest.norm_clip)) > 0),
         "a tolerance outside 0 and 0.25": not (0 < manifest.tolerance <= 0.25),
     }
-    said = [sentence for sentence, is_wrong in wrong.items() if is_wrong]
-    if said:
-        raise ManifestError(f"{folder / MANIFEST_FILE} has {'; '.join(said)}; export the run again")
+    faults = [sentence for sentence, is_wrong in wrong.items() if is_wrong]
+    if faults:
+        raise ManifestError(f"{folder / MANIFEST_FILE} has {'; '.join(faults)}; export the run again")
 
 
 def _tensors(contents: bytes, path: Path) -> Mapping[str, NDArray[Any]]:

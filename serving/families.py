@@ -1,6 +1,6 @@
-"""The families of networks that can be served: what the weights of each are called and how they are shaped.
+"""The network families that can be served: the names and shapes of each family's weights.
 
-A row a family; the manifest's ``network.kind`` names one. What a family computes is elsewhere, under the same name:
+One row per family; the manifest's ``network.kind`` names one. What a family computes is elsewhere, under the same name:
 its compiled step in :mod:`serving.hotpath.families`, its training form in :mod:`training.models`.
 """
 
@@ -14,16 +14,16 @@ from market.errors import ManifestError
 
 Shapes = dict[str, tuple[int, ...]]
 
-DEFAULT: Final = "gru"  # what is trained where the settings name no family, and what a plan without a family is of
+DEFAULT: Final = "gru"  # trained when the settings name no family, and assumed for a plan that names none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """``tensors(F, H, P)``: shapes of the float32 weights by exported name, the head's beside them. ``state(H)``: how
+    """``tensors(F, H, P)``: shapes of the float32 weights by exported name, without the head's. ``state(H)``: how
     many numbers are carried from one step to the next, at least 1.
 
-    Why at least 1: Triton refuses a tensor of width 0, and empty buffers are a corner of every runtime. A family
-    without memory carries one number that stays as it came, 0 from the start.
+    Why at least 1: Triton refuses a tensor of width 0, and empty buffers are a corner case in every runtime. A family
+    without memory carries one number that never changes: 0 from the start.
     """
 
     name: str
@@ -57,7 +57,7 @@ def find(kind: str) -> Family:
     """The row of a family.
 
     Raises:
-        ManifestError: no such family is served by this code.
+        ManifestError: this code serves no such family.
     """
     if kind not in FAMILIES:
         raise ManifestError(

@@ -1,4 +1,4 @@
-"""The model manifest: what serving must know of a model before it believes it.
+"""The model manifest: what serving must know about a model before it trusts it.
 
 Owned by serving, written by training. A *bundle* is a folder with ``model.onnx``, ``weights.safetensors``,
 ``golden.safetensors`` and ``manifest.json``; the manifest carries the sha256 of the other three, and the registry
@@ -22,9 +22,10 @@ MANIFEST_FILE = "manifest.json"
 
 
 class Heads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the output vector of probabilities is about; where each stands says :mod:`market.heads`.
+    """What the output probabilities predict; :mod:`market.heads` gives the position of each.
 
-    A move is one of the mid beyond ``move_threshold_ticks``, a fall one of the depth by ``depth_fall`` or more.
+    A move is a change of the mid beyond ``move_threshold_ticks``; a fall is a drop of the depth by ``depth_fall`` or
+    more.
     """
 
     horizons_ns: tuple[int, ...]
@@ -33,7 +34,7 @@ class Heads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     depth_levels: int
 
     def labels(self) -> LabelConfig:
-        """What came true is told by these settings, and by no others."""
+        """The label settings; outcomes are labelled with these and no others."""
         return LabelConfig(
             horizons_ns=self.horizons_ns,
             threshold_half_ticks=round(2 * self.move_threshold_ticks),
@@ -41,7 +42,7 @@ class Heads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         )
 
     def words(self) -> str:
-        """The label settings in a phrase."""
+        """The label settings as a phrase."""
         horizons = ", ".join(f"{ns / 1e6:g}" for ns in self.horizons_ns)
         return (
             f"a move beyond {self.move_threshold_ticks:g} ticks and a fall of {self.depth_fall:.0%} in "
@@ -91,14 +92,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tolerance: float
 
     def precisions(self) -> str:
-        """What each runtime computes in, in words."""
+        """The precision that each runtime computes in, as text."""
         if self.precision == self.hotpath_precision:
             return self.precision
         return f"{self.precision} in ONNX Runtime and Triton, {self.hotpath_precision} in the hot path"
 
 
 def require_comparable(one: Manifest, other: Manifest) -> None:
-    """Two models can be held against each other only on one truth.
+    """Require one ground truth for both models, without which they cannot be compared.
 
     Raises:
         ModelError: their label settings differ.

@@ -1,4 +1,4 @@
-"""What became of each fill: was the price we got still a good one 100 ms and one second later?
+"""The outcome of each fill: was the price we got still good 100 ms and one second later?
 
 Stored are integers (fill price, mid at the fill and later); the measures are functions of them. From the maker's side,
 in half ticks, positive is good for us (Huang and Stoll, "Dealer versus auction markets", J. Financial Economics 41,
@@ -36,7 +36,7 @@ COLUMNS = ("side", "price", "size", "fill_ns", "mid2_fill", "mid2_100ms", "mid2_
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcomes:
-    """Columns of one length. ``side`` +1: we bought. Mids are :data:`UNKNOWN` where nobody can tell; ``mid2_quote`` is
+    """Columns of one length. ``side`` +1: we bought. Mids that cannot be known are :data:`UNKNOWN`; ``mid2_quote`` is
     that of the decision whose quote was filled."""
 
     side: Int64s
@@ -98,8 +98,8 @@ def _earned(side: Int64s, price: Int64s, mid2: Int64s) -> Floats:
 def mids_at_fills(fill_ns: Int64s, recv_ns: Int64s, mid2: Int64s, *, end_ns: int) -> tuple[Int64s, Int64s, Int64s]:
     """Mid just before each fill, 100 ms and 1 s after it, from rows ``recv_ns`` (ascending) and ``mid2``.
 
-    Before is strictly before: the fill itself moves the book, and the row that says so may carry the same time. A later
-    mid is that of the last row at or before the moment, known only if the rows reach it (``end_ns``).
+    Before is strictly before: the fill itself moves the book, and the row of that move may carry the same time. A later
+    mid is that of the last row at or before that time, known only if the rows reach it (``end_ns``).
     """
     before = np.searchsorted(recv_ns, fill_ns, side="left") - 1
     mids = [_taken(mid2, before, before >= 0)]
@@ -117,7 +117,7 @@ def _taken(mid2: Int64s, index: NDArray[np.intp], known: NDArray[np.bool_]) -> I
 
 @dataclass(frozen=True, kw_only=True)
 class BlockMetrics:
-    """One block of a session and what the acting arm made in it. Sums and means weigh fills by their size in lots.
+    """One block of a session and the result of its active arm. Sums and means weigh fills by their size in lots.
 
     ``pnl_half_ticks`` is the realised half-spread after one second summed over lots: what the fills were worth once
     the market had moved on, without what inventory did later. A block without a fill made 0. The other ``*_half_ticks``

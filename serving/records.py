@@ -1,7 +1,7 @@
 """The record the hot path writes for each decision: prediction, inputs and quote together, so a quote can be traced.
 
-One record a book state. ``probs`` holds one row an *arm*: row 0 the model whose word is acted on when ``arm`` is 0,
-row 1 the second loaded model (challenger or shadow; NaN when none is loaded).
+One record per book state. ``probs`` holds one row per *arm*: row 0 the model whose prediction is acted on when ``arm``
+is 0, row 1 the second loaded model (challenger or shadow; NaN when none is loaded).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ ARMS: Final = 2
 
 # why a decision is what it is (bit set)
 R_BASE: Final = 1  # base quote
-R_WIDEN: Final = 2  # widened on the model's word
-R_SHRINK: Final = 4  # sizes cut on the model's word
+R_WIDEN: Final = 2  # widened on the model's prediction
+R_SHRINK: Final = 4  # sizes cut on the model's prediction
 R_PULL_BID: Final = 8
 R_PULL_ASK: Final = 16
 R_NO_BOOK: Final = 32  # book not in a usable state (crossed, empty, resynchronising): no quote
@@ -39,7 +39,7 @@ DECISION: Final = np.dtype(
         ("bid_size", "<i8"),  # lots
         ("ask_size", "<i8"),
         ("version", "<i8", (ARMS,)),  # registry version per arm; 0 when none
-        ("arm", "<i4"),  # the arm whose word was acted on
+        ("arm", "<i4"),  # the arm whose prediction was acted on
         ("reasons", "<i4"),
         ("step_ns", "<i8"),  # time from event taken to decision written, by the hot path's own clock; 0 if not measured
         ("probs", "<f4", (ARMS, N_OUTPUTS)),

@@ -1,7 +1,7 @@
-"""A training run's folder: what each stage leaves there for the next, and what the run is called.
+"""A training run's folder: the files each stage leaves there for the next, and the run's name.
 
 ``<run id>/plan.json`` (before the first step), ``trained/`` (the finished fit), ``evaluation.json`` (with the
-temperatures), ``bundle/`` (after export). Each appears as a whole, so a stage that was killed is simply run again.
+temperatures), ``bundle/`` (after export). Each appears as a whole, so rerun an interrupted stage to complete it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def load(folder: Path) -> tuple[Plan, Dataset, Network, Standing]:
     plan = read_plan(folder)
     check_feature_set(plan.feature_set, f"run {folder.name}")
     if not (folder / TRAINED).is_dir():
-        raise ModelError(f"run {folder.name} has not finished training; `keel train` as it was called goes on with it")
+        raise ModelError(f"run {folder.name} has not finished training; rerun the same `keel train` to resume it")
     data = datasets.load(Path(plan.dataset))
     network, standing = trained(plan, data, folder / TRAINED)
     return plan, data, network, standing
@@ -87,7 +87,7 @@ def check_feature_set(seen: str, whose: str) -> None:
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Keep an evaluation beside its run."""
+    """Store an evaluation with its run."""
     with replacing(folder / EVALUATION) as draft:
         draft.write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=1))
 
@@ -109,5 +109,5 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def calibrated(network: Network, evaluation: Evaluation) -> Network:
-    """The network with the temperatures its evaluation found."""
+    """The network with the temperatures of its evaluation."""
     return replace(network, temperature=evaluation.temperature)

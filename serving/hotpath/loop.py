@@ -1,17 +1,17 @@
-"""The loop of the hot path: an event in, at the end of each batch a DECISION out, in one compiled body.
+"""The loop of the hot path: events in, one DECISION out at the end of each batch, in one compiled body.
 
 :meth:`HotPath.run` takes an array of events, :meth:`HotPath.drain` what lies in a shared-memory ring, and
 :meth:`HotPath.spin` keeps at it until the writer of the ring stops; all three run the same :func:`_take`.
 
-When there is a decision: at the end of every batch, from the first usable book on. While the book is not usable, the
-decision is to quote nothing (R_NO_BOOK; ``mid2`` 0, features and probabilities NaN). While windows fill, likewise
+A decision is made at the end of every batch, from the first usable book on. While the book is not usable, the decision
+is to quote nothing (R_NO_BOOK; ``mid2`` 0, features and probabilities NaN). The same holds while windows fill
 (R_WARM_UP; features are written, probabilities are NaN).
 
-Networks step on warm rows only, and start from zero with the first warm row after windows began anew: what they were
-trained on. A model that is put in later starts from zero too.
+Networks step on warm rows only, and start from zero at the first warm row after the windows restart, as in training. A
+model that is deployed later starts from zero too.
 
-An event that the book refuses, or events that a ring lost, leave a book that nobody should quote on. It is then
-forgotten, and nothing is quoted until a CLEAR (a snapshot) comes.
+An event that the book refuses, or events lost in a ring, leave a book that must not be quoted on. It is discarded, and
+nothing is quoted until a CLEAR (a snapshot) comes.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Arms(NamedTuple):
 
 @compiled
 def _fill(core: _Core, event: Any, out: Any) -> None:
-    """What every decision says, and that nothing is quoted."""
+    """Fill the fields that every decision has, with an empty quote."""
     control = core.control
     control[_DECIDED] += 1
     out.n = control[_DECIDED]
@@ -113,7 +113,7 @@ def _write_no_book(core: _Core, event: Any, out: Any) -> None:
 
 @compiled
 def _forget(core: _Core) -> None:
-    """The book cannot be believed any more: start over with the next snapshot."""
+    """Discard the book, which can no longer be trusted: start over with the next snapshot."""
     clear(core.book)
     kernels.reset(core.state)
     core.control[_BROKEN] = 1
@@ -133,7 +133,7 @@ def _step_networks(core: _Core, arms: _Arms) -> None:
 
 @compiled
 def _write_row(core: _Core, arms: _Arms, policy: Float64s, event: Any, out: Any) -> None:
-    """The decision on a usable book: features, both arms' words, the quote."""
+    """The decision on a usable book: features, both arms' predictions, the quote."""
     control, row = core.control, core.row
     for i in range(N_INPUTS - N_TICK):
         row[N_TICK + i] = core.slow[i]
@@ -180,7 +180,7 @@ def _take(core: _Core, arms: _Arms, policy: Float64s, event: Any, out: Any) -> b
 
 @compiled
 def _run(core: _Core, arms: _Arms, policy: Float64s, events: Any, out: Any) -> int:
-    """All of ``events``; ``out`` has room for a decision each and one more. Answers how many were written."""
+    """All of ``events``; ``out`` has room for a decision each and one more. Returns how many were written."""
     n = 0
     for i in range(len(events)):
         if _take(core, arms, policy, events[i], out[n]):
@@ -229,7 +229,7 @@ class HotPath:
     """Book, features, one or two networks and the policy of one instrument.
 
     With ``name`` it owns two shared-memory rings, ``<name>-events`` and ``<name>-decisions``, through which :meth:`run`
-    passes everything, so that other processes can attach and look on; close it then.
+    passes everything, so that other processes can attach and observe; close it then.
 
     Setters may be called from other threads while :meth:`drain` or :meth:`spin` runs; :meth:`line_up`,
     :meth:`replace_model` and :meth:`reset` between calls only. Inventory starts at 0, slow features at 0 (unknown), arm
@@ -272,7 +272,7 @@ class HotPath:
             self._open(name)
 
     def run(self, events: Events) -> Records:
-        """Decisions (n,) of dtype DECISION on ``events`` (m,), which go on from the last call's."""
+        """Decisions (n,) of dtype DECISION on ``events`` (m,), which continue those of the last call."""
         if self._own is not None:
             pieces = [self._pass(events[i : i + _PIECE]) for i in range(0, len(events), _PIECE)]
             return joined(pieces, DECISION)
@@ -281,7 +281,7 @@ class HotPath:
         return out[:n]
 
     def drain(self, ring_in: ShmRing, ring_out: ShmRing) -> int:
-        """Decide on everything that is in ``ring_in`` (EVENT) now; answers how many decisions went to ``ring_out``.
+        """Decide on everything that is in ``ring_in`` (EVENT) now; returns how many decisions went to ``ring_out``.
 
         The first call begins with the oldest event that may still be there.
         """
@@ -294,7 +294,7 @@ class HotPath:
         return int(_spin(self._core, self._arms(), self._policy, rings, desk))
 
     def set_arm(self, arm: int) -> None:
-        """Whose word is acted on from the next decision on.
+        """Choose the arm whose predictions are acted on from the next decision on.
 
         Raises:
             InputError: no model is loaded there.
@@ -316,9 +316,9 @@ class HotPath:
         self._policy[SAFE] = float(safe)
 
     def line_up(self, models: Sequence[Model | Bundle]) -> None:
-        """Play these models from the next event on, the first in arm 0, which acts. Book and features go on.
+        """Serve these models from the next event on, the first in arm 0, which is active. Book and features continue.
 
-        A version that is loaded already, in whichever arm, goes on with its state; a new one starts from zero.
+        A version that is already loaded, in either arm, keeps its state; a new one starts from zero.
 
         Raises:
             InputError: not one or two models.
@@ -339,7 +339,7 @@ class HotPath:
         self._set_versions()
 
     def replace_model(self, arm: int, model: Model | Bundle) -> None:
-        """Put ``model`` into an arm that has one. Book and features go on; its state starts from zero.
+        """Put ``model`` into an arm that has one. Book and features continue; its state starts from zero.
 
         Raises:
             InputError: no model is loaded there.
@@ -352,7 +352,7 @@ class HotPath:
         self._set_versions()
 
     def reset(self) -> None:
-        """Forget book, windows and states: after a hole in the data. Numbering, arm, slow and inventory stay."""
+        """Reset book, windows and states after a gap in the data. Numbering, arm, slow and inventory stay."""
         clear(self._core.book)
         kernels.reset(self._core.state)
         self._core.control[_BROKEN] = 0

@@ -1,7 +1,7 @@
-"""From the quote we want to orders at the exchange: place, cancel, and know what we hold.
+"""Turns the wanted quote into orders at the exchange: places, cancels, and tracks holdings.
 
 At most one working order a side. A new price or size is a cancel and a new post-only order in one go; a partly filled
-order goes on working, since replacing it would give up its place in the queue. An order's client id carries the number
+order keeps working, since replacing it would give up its place in the queue. An order's client id carries the number
 of the decision that caused it, which is the way back from a fill to the quote, and a running number.
 """
 
@@ -21,9 +21,9 @@ _LETTER = {BID: "b", ASK: "a"}
 
 
 class Stage(Enum):
-    """Where an order is on its way."""
+    """Stage in an order's life."""
 
-    SENT = "sent"  # no word from the exchange yet
+    SENT = "sent"  # not yet acknowledged by the exchange
     WORKING = "working"
     CANCELLING = "cancelling"
     DONE = "done"
@@ -51,7 +51,7 @@ class Quote:
         return self.bid_size <= 0 and self.ask_size <= 0
 
     def same_orders(self, other: Quote) -> bool:
-        """Whether both want the same orders, whoever decided them."""
+        """Whether both want the same orders, regardless of their decisions."""
         return self.side(BID) == other.side(BID) and self.side(ASK) == other.side(ASK)
 
     def side(self, side: int) -> tuple[int, int]:
@@ -126,7 +126,7 @@ class QuoteEngine:
 
     @property
     def quoted(self) -> frozenset[int]:
-        """Numbers of the decisions that answer for the orders that may still trade."""
+        """Numbers of the decisions that own the orders that may still trade."""
         return frozenset(order.quote_n for order in self._orders.values())
 
     def want(self, quote: Quote) -> list[bytes]:
@@ -137,7 +137,7 @@ class QuoteEngine:
             price, size = quote.side(side)
             working = self._working[side]
             if working is not None and (working.price, working.size) == (price, size):
-                working.quote_n = quote.n  # whoever keeps an order working answers for its fills
+                working.quote_n = quote.n  # the decision that keeps an order working owns its fills
                 continue
             if working is not None:
                 cancels.append(self._cancel(working))
@@ -150,9 +150,9 @@ class QuoteEngine:
         return [self._cancel(order) for order in list(self._orders.values()) if order.stage is not Stage.CANCELLING]
 
     def on_report(self, report: Report) -> Fill | None:
-        """Follow what the exchange says of one of our orders; the fill if it is one.
+        """Apply the exchange's report on one of our orders; returns the fill if it is one.
 
-        A report about an order of another session is none of ours and changes nothing.
+        A report about another session's order changes nothing.
         """
         order = self._orders.get(report.client_id)
         if order is None:
@@ -177,7 +177,7 @@ class QuoteEngine:
 
     def _fill(self, order: Order, report: Report) -> Fill | None:
         if report.filled_size <= order.filled:
-            return None  # told twice
+            return None  # reported twice
         order.filled = report.filled_size
         fill = Fill(
             client_id=order.client_id,

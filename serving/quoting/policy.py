@@ -1,4 +1,4 @@
-"""What to quote: a symmetric quote about the mid, moved by inventory, widened, cut or pulled on the model's word.
+"""What to quote: a symmetric quote about the mid, moved by inventory, widened, cut or pulled by the predictions.
 
 For the bid the danger is that the mid goes down *and* the bid side thins out, both likely at once; for the ask the
 mirror image. Danger is graded: 0 up to the first pair of thresholds, 1 from the second on, and the smaller of the two
@@ -68,7 +68,7 @@ class PolicyConfig:
             raise SettingsError(f"expected a safe_cut within 0 and 1 and safe_widen_ticks >= 0, saw {self}")
 
 
-# words of the compiled form of a PolicyConfig
+# indices of the compiled form of a PolicyConfig
 _HALF_SPREAD: Final = 0
 _SIZE: Final = 1
 _MAX_INVENTORY: Final = 2
@@ -104,7 +104,7 @@ def _graded(value: float, policy: Floats, word: int) -> float:
 @compiled
 def _pulls(move: float, fall: float, policy: Floats) -> bool:
     if not (move >= 0.0 and fall >= 0.0):
-        return True  # no number: a model that is broken must not quote
+        return True  # non-finite: a broken model must not quote
     return bool(move >= policy[_MOVE + 2] and fall >= policy[_FALL + 2])
 
 
@@ -130,7 +130,7 @@ def _size(danger: float, policy: Floats, room: int) -> int:
 
 @compiled
 def decide(probs: Any, top: tuple[int, int, int, int], inventory: int, policy: Floats, quote: Any) -> int:
-    """Write ``bid_price, bid_size, ask_price, ask_size`` into ``quote`` (4,) int64 and answer the reasons (bits).
+    """Write ``bid_price, bid_size, ask_price, ask_size`` into ``quote`` (4,) int64 and return the reasons (bits).
 
     ``probs``: (N_OUTPUTS,), laid out as :mod:`market.heads` says. ``top``: best bid and size, best ask and
     size. ``inventory``: lots held, signed. A side that is not quoted has price and size 0.
@@ -168,8 +168,8 @@ def decide(probs: Any, top: tuple[int, int, int, int], inventory: int, policy: F
 def flat_quotes(
     probs: NDArray[np.floating[Any]], mid2: NDArray[np.int64], config: PolicyConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The quotes (n, 4) that words ``probs`` (n, N_OUTPUTS) make by themselves, as :func:`decide` writes them, and
-    their reasons (n,): nothing is held, and the book about ``mid2`` (n,) is as tight as it can be."""
+    """The quotes (n, 4) that predictions ``probs`` (n, N_OUTPUTS) alone produce, as :func:`decide` writes them, and
+    their reasons (n,): the inventory is zero, and the book about ``mid2`` (n,) is as tight as it can be."""
     quotes, reasons = np.zeros((len(mid2), 4), np.int64), np.zeros(len(mid2), np.int64)
     _flat_quotes(np.ascontiguousarray(probs), mid2, parameters(config), quotes, reasons)
     return quotes, reasons

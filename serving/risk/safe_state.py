@@ -1,7 +1,7 @@
-"""Whether an instrument is quoted as usual or in the safe state: wider and smaller, on nobody's word but the book's.
+"""Whether an instrument is quoted as usual or in the safe state: wider and smaller, from the book alone.
 
-The safe state is entered by a program (a drift that nobody took on in time) or by a person, and left by a person only;
-who may write here is the business of :mod:`pipelines.quoting.safe_state`. Sessions look at this file as they go.
+A program (after a drift that no one acknowledged in time) or a person enters the safe state; only a person leaves it.
+:mod:`pipelines.quoting.safe_state` controls who may write here. Running sessions read this file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Mode = Literal["normal", "safe"]
 
 
 class Stance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an instrument is quoted since ``since_ns``, on whose word and why."""
+    """How an instrument is quoted since ``since_ns``, by whose order and why."""
 
     mode: Mode = "normal"
     since_ns: int = 0
@@ -35,7 +35,7 @@ def read_stances(path: Path) -> dict[str, Stance]:
     """Stances by instrument key; an instrument that is not there is quoted as usual.
 
     Raises:
-        ServiceError: the file is damaged. Whoever quotes must take that for the safe state.
+        ServiceError: the file is damaged. A quoting session must treat that as the safe state.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Stance])

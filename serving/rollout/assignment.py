@@ -18,19 +18,19 @@ TENTHS = 10  # a canary's blocks are drawn out of so many
 
 
 def block_of(recv_ns: int, block_ns: int) -> int:
-    """Number of the block a moment lies in. Blocks are cut from the epoch, so a restart does not move them."""
+    """Number of the block that contains a time. Blocks are counted from the epoch, so a restart does not move them."""
     return recv_ns // block_ns
 
 
 def assign(seed: int, instrument: str, block: int) -> int:
-    """The arm that acts in a block: blocks ``2k`` and ``2k + 1`` get one arm each, which first is a hash's last bit."""
+    """The arm active in a block: blocks ``2k`` and ``2k + 1`` get one arm each, which first is a hash's last bit."""
     pair, second = divmod(block, ARMS)
     digest = hashlib.sha256(f"{seed}/{instrument}/{pair}".encode()).digest()
     return (digest[-1] + second) % ARMS
 
 
 def canary_acts(seed: int, instrument: str, block: int, share: float) -> bool:
-    """Whether a canary with this share acts in a block: of ``10k`` to ``10k + 9`` those that a hash ranks first."""
+    """Whether a canary with this share is active in a block: of ``10k`` to ``10k + 9`` those a hash ranks first."""
     ten, place = divmod(block, TENTHS)
     hashes = [hashlib.sha256(f"{seed}/{instrument}/canary/{ten}/{i}".encode()).digest() for i in range(TENTHS)]
     return sorted(hashes).index(hashes[place]) < round(share * TENTHS)

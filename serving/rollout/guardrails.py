@@ -1,21 +1,21 @@
-"""Guardrails of a version on trial, judged by the session that plays it, on its own rows.
+"""Guardrails of a version on trial, evaluated by the session that serves it, on its own rows.
 
-On trial are a canary, and a challenger from its first block as a shadow on.
+On trial are a canary, and a challenger from its first shadow block on.
 
 | guardrail | what is measured | breached |
 |---|---|---|
-| log_loss | mean log-loss of the direction after 1 s, new less old, same rows | surely above ``log_loss_worse`` |
-| drawdown | how far inventory and cash, moved in blocks in which the new one acts, fell from their best | above it |
+| log_loss | mean log-loss of the direction after 1 s, new minus old, same rows | surely above ``log_loss_worse`` |
+| drawdown | fall of inventory and cash from their best, in blocks where the new one is active | above its limit |
 | latency | p99 of the hot path's step over the last rows | above ``step_p99_us`` |
-| not_a_number | rows on which the new one did not answer with numbers | above ``not_a_number`` |
-| inventory | lots held beyond the policy's limit while the new one acts | above ``inventory_over_lots`` |
+| not_a_number | rows on which the new one returned a non-finite number | above ``not_a_number`` |
+| inventory | lots held beyond the policy's limit while the new one is active | above ``inventory_over_lots`` |
 | words | of a challenger: log_loss block by block, by an always-valid test | significantly worse |
-| refused | bundles of it that did not pass their proofs in the session | any |
+| refused | bundles of it that failed verification in the session | any |
 
-What the direction was is told by the label settings that both versions were trained on; versions whose settings differ
-are not put on trial against each other.
+The label settings that both versions were trained on define the true direction; versions with different settings are
+not put on trial against each other.
 
-A breach is final: the trial it ended is named in it, and a new one needs a new approval.
+A breach is final: it names the trial it ended, and a new trial needs a new approval.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _LEAST_SECONDS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class GuardrailConfig:
-    """Limits. ``log_loss_worse`` in nats, looked at from ``least_rows`` rows with known labels on, of a challenger from
-    ``least_blocks`` whole blocks on: seconds of a lively market say little. It is broken where the mean over seconds
+    """Limits. ``log_loss_worse`` in nats, checked from ``least_rows`` rows with known labels on, for a challenger from
+    ``least_blocks`` whole blocks on: seconds of a lively market prove little. It is broken if the mean over seconds
     lies above it by more than ``log_loss_errors`` standard errors (neighbouring seconds share outcomes, so that three
-    are about two);
+    amount to about two);
     ``drawdown_half_ticks`` in half ticks times lots; ``step_p99_us`` over the last ``latency_rows`` rows at most, and
-    from ``least_rows`` on. Words of the first ``settle_seconds`` of market time are not held against anybody: a network
-    that was put in begins with nothing in its memory. ``words_alpha``, ``words_plan``: of the test of a challenger's
-    words, see :mod:`training.evaluation.sequential`."""
+    from ``least_rows`` on. Predictions in the first ``settle_seconds`` of market time count against no version: a newly
+    deployed network starts with an empty state. ``words_alpha``, ``words_plan``: parameters of the test of a
+    challenger's predictions, see :mod:`training.evaluation.sequential`."""
 
     log_loss_worse: float = 0.10
     log_loss_errors: float = 3.0
@@ -85,8 +85,8 @@ class GuardrailConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A version that is judged, and who acts when it is not to any more. ``number`` names the canary's trial or the
-    challenger's test, ``step`` is the canary's."""
+    """A version on trial, and the version that is active once it no longer may be. ``number`` identifies the canary's
+    trial or the challenger's test, ``step`` is the canary's."""
 
     version: int
     against: int
@@ -96,7 +96,7 @@ class Trial:
 
 
 def trial_of(lineup: Lineup) -> Trial | None:
-    """Who is on trial in a line-up; None where nobody is."""
+    """The trial in a line-up; None if no version is on trial."""
     canary = lineup.canary
     if canary is not None:
         return Trial(version=canary.version, against=canary.against, number=canary.trial, step=canary.step)
@@ -107,8 +107,8 @@ def trial_of(lineup: Lineup) -> Trial | None:
 
 
 class Breach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A guardrail that a version on trial (:attr:`Trial.number`) has broken. ``against`` acts again. ``at_ns`` is the
-    feed's receive time."""
+    """A guardrail that a version on trial (:attr:`Trial.number`) has broken. ``against`` is active again. ``at_ns`` is
+    the feed's receive time."""
 
     trial: int
     version: int
@@ -122,13 +122,13 @@ class Breach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def line(self) -> str:
         return (
             f"version {self.version} broke guardrail {self.guardrail} ({self.value:.6g}, at most {self.limit:.6g}); "
-            f"version {self.against} acts again"
+            f"version {self.against} is active again"
         )
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a step (or the window) of a trial is in a session: since when in market time, blocks in which the new one
-    acted, and what the guardrails look at."""
+    """Progress of a trial's step (or window) in a session: since when in market time, blocks in which the new version
+    was active, and what the guardrails measure."""
 
     trial: int
     step: int
@@ -143,7 +143,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """What is held: ``inventory`` in lots, the policy's ``limit``, and ``worth2``, half ticks times lots."""
+    """The position: ``inventory`` in lots, the policy's ``limit``, and ``worth2``, half ticks times lots."""
 
     inventory: int
     limit: int
@@ -152,8 +152,8 @@ class Position:
 
 @dataclass(kw_only=True)
 class Seconds:
-    """A mean over the seconds of the market, each counting once, and how uncertain it is. The second in which the
-    newest value lies does not count yet."""
+    """A mean over seconds of market time, each counting once, and its uncertainty. The second of the newest value does
+    not count yet."""
 
     count: int = 0
     mean: float = 0.0
@@ -180,7 +180,7 @@ class Seconds:
             self._sum += float(part.sum())
 
     def error(self) -> float:
-        """Standard error of the mean, as if the seconds were independent; infinite of fewer than ten."""
+        """Standard error of the mean, as if the seconds were independent; infinite for fewer than ten."""
         if self.count < _LEAST_SECONDS:
             return float("inf")
         return float(np.sqrt(self._squares / (self.count - 1) / self.count))
@@ -188,7 +188,7 @@ class Seconds:
 
 @dataclass(kw_only=True)
 class Judge:
-    """Looks at one trial's steps, row by row, in the session's own thread; the arithmetic is done once a second."""
+    """Evaluates one trial's steps, row by row, in the session's own thread; the arithmetic is done once a second."""
 
     config: GuardrailConfig
     trial: Trial
@@ -216,7 +216,7 @@ class Judge:
     _tested: int = 0  # blocks at the last test of the words
 
     def add(self, decisions: Decisions, block: int, position: Position) -> Breach | None:
-        """Look at rows (n,) of one block, all under this trial's line-up; the first breach is answered."""
+        """Evaluate rows (n,) of one block, all under this trial's line-up; returns the first breach."""
         first_ns = int(decisions["recv_ns"][0])
         self.since_ns = min(self.since_ns or first_ns, first_ns)  # a simulated market may have begun again
         self.last_ns = max(self.last_ns, int(decisions["recv_ns"][-1]))
@@ -284,7 +284,7 @@ class Judge:
             self._times.pop(0)
 
     def _label(self) -> None:
-        """Losses of the rows whose label has become known."""
+        """Compute the losses of the rows whose label has become known."""
         if not self._pending:
             return
         rows = joined(self._pending, self._pending[0].dtype)
@@ -316,7 +316,7 @@ class Judge:
             kept[1] += loss
 
     def _words(self) -> Breach | None:
-        """The test, once a block whose every row is known."""
+        """Test the predictions once per block whose every row is known."""
         whole = list(self._blocks.values())[:-1]
         if self.worse is None or len(whole) <= self._tested:
             return None
@@ -359,7 +359,7 @@ class Judge:
 
 
 def refusal(trial: Trial, session: str) -> Breach:
-    """The version on trial did not pass its proofs, or cannot be compared: it is not played at all."""
+    """The breach of a version on trial that failed verification, or cannot be compared: it is not served at all."""
     return Breach(
         trial=trial.number,
         version=trial.version,
@@ -381,8 +381,8 @@ def judge_of(
     block_ns: int = 0,
     worse: Worse | None = None,
 ) -> Judge | None:
-    """Whoever judges the trial of a line-up; None where nobody is on trial. A challenger is judged where there is a
-    test of its words, ``worse``. ``labels``: the settings that both versions were trained on."""
+    """The judge of a line-up's trial; None if no version is on trial. A challenger is evaluated only if there is a test
+    of its predictions, ``worse``. ``labels``: the settings that both versions were trained on."""
     trial = trial_of(lineup)
     if trial is None or (trial.challenger and worse is None):
         return None
@@ -398,7 +398,7 @@ def judge_of(
 
 
 def breach_path(sessions: Path, instrument: str) -> Path:
-    """Where a session puts down the last breach of an instrument."""
+    """Path of the file in which a session records an instrument's last breach."""
     return sessions / f"breach-{instrument}.json"
 
 
@@ -409,7 +409,7 @@ def write_breach(path: Path, breach: Breach) -> None:
 
 
 def read_breach(path: Path) -> Breach | None:
-    """The last breach; None when there never was one.
+    """The last breach; None if there never was one.
 
     Raises:
         ServiceError: the file is damaged.

@@ -1,5 +1,4 @@
-"""Who speaks and who acts in a session, from one step to the next: which version in which arm, and whose block it
-is."""
+"""The line-up of a session: which version is in which arm, and which arm is active in each block."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ Phase = Literal["alone", "shadow", "switchback", "canary", "window"]
 class Lineup:
     """``versions`` by arm; all of them are stepped on every row. ``test`` names the test of a challenger.
 
-    ``alone``: one version. ``shadow``: the second arm never acts. ``switchback``: it is the challenger and takes turns.
-    ``canary``: it acts in the canary's share of the blocks. In both it acts from block ``acts_from`` on: until then a
-    challenger is a shadow, and the rest of a block belongs to whoever began it.
-    ``window``: the canary has become champion and acts; the second arm is who acted before it.
+    ``alone``: one version. ``shadow``: the second arm is never active. ``switchback``: the second arm is the challenger
+    and takes turns. ``canary``: it is active in the canary's share of the blocks. In both it is active from block
+    ``acts_from`` on: until then a challenger is a shadow, and a block is finished by the version that began it.
+    ``window``: the canary has become champion and is active; the second arm is the version that was active before it.
     """
 
     versions: tuple[int, ...]
@@ -29,7 +28,7 @@ class Lineup:
     test: int = 0
 
     def arm(self, seed: int, instrument: str, block: int) -> int:
-        """The arm that acts in a block."""
+        """The arm that is active in a block."""
         if block < self.acts_from:
             return 0
         if self.phase == "switchback":
@@ -39,7 +38,7 @@ class Lineup:
         return 0
 
     def same_play(self, other: Lineup) -> bool:
-        """Whether nothing but the block of a switchback's beginning differs."""
+        """Whether the two differ in nothing but ``acts_from``."""
         mine = (self.versions, self.phase, self.canary, self.test)
         return mine == (other.versions, other.phase, other.canary, other.test)
 
@@ -48,8 +47,9 @@ NONE_LOST = (0, 0)
 
 
 def wanted(roles: Roles, *, lost: tuple[int, int] = NONE_LOST) -> Lineup | None:
-    """What a session should play under these roles; None while nobody is champion. ``lost``: the version, and the trial
-    or the test, that a guardrail has ended; who acted before it acts again, whatever the roles still say."""
+    """The line-up a session should serve under these roles; None while there is no champion. ``lost``: the version, and
+    the trial or the test, that a guardrail has ended; the version active before it is active again, whatever the roles
+    still say."""
     canary = roles.canary
     if canary is not None and (canary.version, canary.trial) == lost:
         return Lineup(versions=(canary.against,))

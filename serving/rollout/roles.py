@@ -1,7 +1,7 @@
-"""Which version plays which role: pinned versions, written down in one small file.
+"""Which version has which role: pinned versions in one small file.
 
-What is loaded and who plays which role is one small file, ``serving.json``, replaced as a whole. The registry's aliases
-say what was decided; this file says what is being served, and nothing is ever served as "the latest".
+``serving.json`` records what is loaded and which version has which role; it is replaced as a whole. The registry's
+aliases record what was decided; this file records what is being served. Nothing is ever served as "the latest".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MoveKind = Literal["promotion", "rollback", "automatic rollback"]
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A change of champion that has begun: whoever comes next completes it. ``old`` 0: there was no champion."""
+    """A change of champion in progress: the next command completes it. ``old`` 0: there was no champion."""
 
     new: int
     old: int
@@ -33,11 +33,11 @@ class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A version that is put in by steps, and who acted before it.
+    """A version that is introduced in steps, and the version that was active before it.
 
-    ``shares`` of the blocks it acts in, by step; past the last step it is champion and its watch window runs. A step
-    begins when a session takes it up, and lasts ``step_seconds`` of market time, the window ``window_seconds``.
-    ``trial`` names this attempt: the time it began, ns.
+    ``shares``: of the blocks it is active in, by step; past the last step it is champion and its watch window runs. A
+    step begins when a session takes it up, and lasts ``step_seconds`` of market time, the window ``window_seconds``.
+    ``trial`` identifies this attempt: the time it began, ns.
     """
 
     version: int
@@ -51,25 +51,25 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def promoted(self) -> bool:
-        """Whether every step was held."""
+        """Whether every step was completed."""
         return self.step >= len(self.shares)
 
     @property
     def share(self) -> float:
-        """Of the blocks, in the step in force."""
+        """Share of the blocks in the current step."""
         return 1.0 if self.promoted else self.shares[self.step]
 
     @property
     def seconds(self) -> float:
-        """How long the step, or the window, has to be held."""
+        """How long the current step, or the window, lasts."""
         return self.window_seconds if self.promoted else self.step_seconds
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Versions by role for one instrument; 0 where nobody plays it. All of them are proven and loaded.
+    """Versions by role for one instrument; 0 where a role is vacant. All of them are verified and loaded.
 
-    ``test`` names the challenger's test: when it came in, ns. ``canary``: the version that is being put in, and the
-    watch window after it.
+    ``test`` identifies the challenger's test: when it was deployed, ns. ``canary``: the version being introduced, and
+    the watch window after it.
     """
 
     champion: int = 0
@@ -80,16 +80,16 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     test: int = 0
 
     def with_challenger(self, version: int, now_ns: int) -> Roles:
-        """A challenger, in a test of its own unless it is in one already."""
+        """These roles with ``version`` as challenger, in a new test unless it is in one already."""
         test = self.test if version == self.challenger else now_ns
         return msgspec.structs.replace(self, challenger=version, test=test)
 
     def without_challenger(self, version: int) -> Roles:
-        """As they are when this version is no challenger any more."""
+        """These roles once ``version`` is no longer challenger."""
         return self if version != self.challenger else msgspec.structs.replace(self, challenger=0, test=0)
 
     def versions(self) -> tuple[int, ...]:
-        """Every version that plays a role, or is about to, ascending."""
+        """Every version that has a role, or is about to, ascending."""
         moving = (self.move.new, self.move.old) if self.move else ()
         tried = (self.canary.version, self.canary.against) if self.canary else ()
         return tuple(sorted({v for v in (self.champion, self.challenger, self.previous, *moving, *tried) if v}))
@@ -98,7 +98,7 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The pinned version of a role.
 
         Raises:
-            ModelError: nobody plays it.
+            ModelError: the role is vacant.
         """
         found: int = getattr(self, role)
         if not found:
@@ -142,10 +142,10 @@ def write_roles(path: Path, instrument: str, roles: Roles) -> None:
 
 @contextmanager
 def changing(path: Path) -> Iterator[None]:
-    """One change of what is served at a time, across processes. The lock goes with its process.
+    """Serialise changes to what is served across processes. The lock ends with its process.
 
     Raises:
-        ServiceError: another process is at it.
+        ServiceError: another process is changing it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as lock:

@@ -1,4 +1,4 @@
-"""What moves a quoting session: an exchange's steps, or the frames of a recording."""
+"""Drivers of a quoting session: the steps of an exchange, or the frames of a recording."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Until:
     """How long: ``seconds`` of market time (None: to the end of what comes), until the market's ``end_ns``, or until
     ``stop`` is set.
 
-    ``advance`` is told how many seconds of market time have passed since it was last told. With ``endless`` a simulated
-    exchange is asked for a stream without an end, whatever ``seconds`` says.
+    ``advance`` receives the seconds of market time that have passed since its last call. With ``endless`` a simulated
+    exchange is asked for a stream without an end, regardless of ``seconds``.
     """
 
     seconds: float | None
@@ -38,7 +38,7 @@ class Until:
         return None if self.endless else self.seconds
 
     def reached(self, session: QuotingSession) -> bool:
-        """Whether there is no more quoting to be done."""
+        """Whether quoting should end."""
         totals = session.totals
         if self.stop.is_set() or (self.end_ns is not None and totals.last_ns >= self.end_ns):
             return True
@@ -125,7 +125,7 @@ def _steps(frames: Iterable[tuple[int, int, bytes]]) -> Iterator[list[Line]]:
 
 
 class _Ticker:
-    """Tells passing market time, not more than once a second of it."""
+    """Reports passing market time, at most once per second of it."""
 
     def __init__(self, session: QuotingSession, until: Until) -> None:
         self._session = session

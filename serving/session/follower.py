@@ -1,11 +1,11 @@
-"""Follows what is in service while a session quotes, and says that the session lives: a thread beside the hot path.
+"""Tracks what is in service during a session, and writes its heartbeat: a thread alongside the hot path.
 
-A few times a second it looks whether ``serving.json`` and ``stance.json`` are other files than before. A new version's
-bundle is loaded, verified and proven here; only then is the session given the line-up, which it takes up between two
-steps. A bundle that does not pass is said and not played, and what quoted before goes on.
+A few times a second it checks whether ``serving.json`` and ``stance.json`` have been replaced. A new version's bundle
+is loaded and verified here; only then is the session given the line-up, which it takes up between two steps. A bundle
+that fails its checks is reported and not served, and the versions that quoted before keep quoting.
 
-A breach is acted on by the session itself. It is put down in a file at once, so that the next session knows of it, and
-whoever attends the trial completes it: a registry's aliases and Triton are not the session's to move.
+The session itself acts on a breach. The breach is written to a file at once, so that the next session knows of it, and
+``attend`` completes it: the session does not move the registry's aliases or change Triton.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Signature = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """What is followed: the instrument, the two files, and the folder in which sessions write about themselves."""
+    """What is watched: the instrument, the two files, and the folder in which sessions write their own state."""
 
     instrument: str
     roles: Path
@@ -60,10 +60,10 @@ class Watched:
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
-    """What a follower works with. ``load``: the proven bundle of a version, or ModelError. ``attend`` is told at every
-    look whether a canary is on trial, and whether it or a challenger broke a guardrail; it sees that roles, registry
-    and Triton follow, and must not block. ``halt`` ends the quoting: nobody may quote unwatched. ``tell`` takes what a
-    person should know. ``forbidden``: which versions of some roles may not play theirs, and why."""
+    """What a follower works with. ``load``: the verified bundle of a version, or ModelError. ``attend`` is called at
+    every look with whether a canary is on trial, and whether it or a challenger broke a guardrail; it updates roles,
+    registry and Triton, and must not block. ``halt`` ends the quoting: no session may quote unwatched. ``tell`` takes
+    messages for a person. ``forbidden``: which versions must not be served in their roles, and why."""
 
     clock: Clock
     load: Callable[[int], Bundle]
@@ -75,9 +75,9 @@ class Means:
 
 
 class Follower:
-    """A context manager: looks once, then runs beside whatever the block does.
+    """A context manager: looks once, then runs alongside the body of the block.
 
-    ``ready`` is what should be played now, with its bundles (None while nobody is champion).
+    ``ready`` is the line-up to serve now, with its bundles (None while there is no champion).
 
     Raises (at the end of the block):
         Whatever ended the thread.
@@ -103,17 +103,17 @@ class Follower:
         self._error: BaseException | None = None
 
     def begin(self, session: QuotingSession) -> None:
-        """This session quotes from now on."""
+        """Attach the session that quotes from now on."""
         session.on_breach = self.breached
         session.set_safe(self.stance == "safe")
         self._session, self._doing, self._source = session, "quoting", session.plan.session
 
     def pause(self, doing: Doing, source: str = "") -> None:
-        """Nobody quotes for now."""
+        """Detach the session: nothing quotes for now."""
         self._session, self._doing, self._source = None, doing, source
 
     def breached(self, breach: Breach) -> None:
-        """The session has stepped back: put it down, and see that it is completed."""
+        """The session has reverted to the other version: record the breach, so that it is completed."""
         self._lost, self._breach = (breach.version, breach.trial), breach
         write_breach(breach_path(self._watched.sessions, self._watched.instrument), breach)
         self._means.tell(breach.line())
@@ -203,7 +203,7 @@ class Follower:
             self._means.tell(f"what is in service cannot be read, so nothing is changed: {error}")
 
     def _wanted(self) -> Lineup | None:
-        """What the roles want, as far as its bundles pass; what was played before where the champion's does not."""
+        """The line-up that the roles ask for, as far as its bundles pass; None if the champion's does not."""
         lineup = wanted(self._roles, lost=self._lost)
         if lineup is None:
             return None
@@ -224,7 +224,7 @@ class Follower:
         return None if lineup.versions[0] in bad else Lineup(versions=lineup.versions[:1])
 
     def _refuse_incomparable(self, trial: Trial) -> None:
-        """A version that learned other labels than the one it is held against has no truth in common with it."""
+        """Refuse a version trained on other labels than the one it is compared with: they share no ground truth."""
         new, old = self._bundles.get(trial.version), self._bundles.get(trial.against)
         if new is None or old is None:
             return
@@ -246,7 +246,7 @@ class Follower:
             self._means.tell(f"version {version} is not played: {error}")
 
     def _is_new(self, path: Path) -> bool:
-        """Whether a file is another one than at the last look. They are replaced as wholes: their inode tells."""
+        """Whether a file was replaced since the last look. Files are replaced as a whole, so the inode changes."""
         try:
             found = path.stat()
             signature: Signature | None = (found.st_ino, found.st_mtime_ns, found.st_size)

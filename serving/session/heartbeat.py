@@ -1,4 +1,4 @@
-"""What a session that follows says of itself about once a second, for whoever watches from outside."""
+"""The heartbeat that a following session writes about once a second, for readers in other processes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Doing = Literal["quoting", "waiting", "away"]
 
 
 class Alive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``doing``: quoting; waiting for a champion (market data is landed); away: the exchange does not answer.
+    """``doing``: quoting; waiting for a champion (market data is landed); away: the exchange does not respond.
 
     ``versions`` by arm. ``written_ns`` is this machine's clock, ``last_ns`` the feed's last receive time.
-    ``canary_share`` is that in force, 0 where there is no canary. ``refused_requests``: orders the exchange refused.
-    ``refused_versions``: bundles that did not pass and are not played.
+    ``canary_share`` is the current one, 0 without a canary. ``refused_requests``: orders the exchange refused.
+    ``refused_versions``: versions whose bundles failed their checks and are not served.
     """
 
     instrument: str
@@ -52,12 +52,12 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     breach: Breach | None = None
 
     def is_fresh(self, now_ns: int) -> bool:
-        """Whether its process lives and has written lately."""
+        """Whether its process is alive and has written recently."""
         return now_ns - self.written_ns <= FRESH_NS and psutil.pid_exists(self.pid)
 
 
 def alive_path(sessions: Path, instrument: str) -> Path:
-    """Where the session of an instrument says that it lives."""
+    """Path of the heartbeat file of an instrument's session."""
     return sessions / f"alive-{instrument}.json"
 
 
@@ -68,7 +68,7 @@ def write_alive(path: Path, alive: Alive) -> None:
 
 
 def read_alive(path: Path) -> Alive | None:
-    """The last state; None where no session ever followed, or another version of this code wrote it."""
+    """The last state; None if no session ever followed, or if another version of this code wrote it."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Alive)
     except (FileNotFoundError, msgspec.DecodeError):

@@ -1,6 +1,6 @@
-"""What a session writes down: every prediction, every quote it acted on, what became of every fill.
+"""What a session records: every prediction, every quote it acted on, and the outcome of every fill.
 
-Rows are kept in columns and appended to the lake now and then, each append with the session's position in the same
+Rows are buffered and appended to the lake from time to time, each append with the session's position in the same
 commit, so that a table never holds a row twice.
 """
 
@@ -30,7 +30,7 @@ _MEMORY_NS = 60 * NS_PER_S  # how far back a mid before a fill is looked for
 
 @dataclass(frozen=True, kw_only=True)
 class Acted:
-    """The quote an order came from: its decision's number, and who was acting."""
+    """The quote an order came from: its decision's number, and the version and arm that were active."""
 
     n: int
     version: int
@@ -62,7 +62,7 @@ class Recorder:
             self._last_ns = max(self._last_ns, int(decisions["recv_ns"][-1]))
 
     def add_quote(self, decision: Decisions) -> None:
-        """The decision (1,) whose quote is acted on from now."""
+        """The decision (1,) whose quote is acted on from now on."""
         self._quotes.append(decision.copy())
 
     def add_fill(self, fill: Fill, acted: Acted) -> None:
@@ -74,7 +74,7 @@ class Recorder:
         return sum(map(len, self._decisions))
 
     def flush(self, *, final: bool = False) -> None:
-        """Append what is known. Fills wait for their last mid; with ``final`` they are written without it.
+        """Append all complete rows. Fills wait for their last mid; with ``final`` they are written without it.
 
         Raises:
             LakeError: a table cannot be written; what was not written stays buffered.
@@ -118,7 +118,7 @@ class Recorder:
         self.outcomes = position
 
     def _remember(self, rows: Decisions) -> None:
-        """Keep the mids that fills to come may be measured against."""
+        """Keep the mids that later fills may be measured against."""
         usable = rows["mid2"] > 0
         recv_ns, mid2 = rows["recv_ns"][usable], rows["mid2"][usable]
         if len(recv_ns) == 0:
@@ -174,7 +174,7 @@ class Recorder:
         return rows_of("outcomes", self.instrument, columns)
 
     def _known_mids(self) -> tuple[Int64s, Int64s]:
-        """Times and mids in memory; a clock that ran back counts as standing still, as it does for features."""
+        """Times and mids in memory; a clock that went back counts as standing still, as it does for features."""
         if not self._mids:
             return np.empty(0, np.int64), np.empty(0, np.int64)
         recv_ns = np.maximum.accumulate(np.concatenate([times for times, _ in self._mids]))

@@ -1,10 +1,10 @@
-"""Quote on and on, with whatever is in service: sessions one after the other, market data landed while there is no
-champion.
+"""Quote continuously with the versions in service: one session after another; while there is no champion, market data
+is only landed.
 
 A session is rolled over every ``roll_seconds`` of market time: its orders are cancelled and confirmed, its rows
-written, and the next one begins with what it held. So a trace never has to go back further than that, memory stays
-flat, and the small files of the session before are merged alongside the next one. The same happens when the exchange
-goes away.
+written, and the next one starts with its holdings. So a trace never has to go back further than that, memory use stays
+flat, and the small files of the previous session are merged while the next one runs. The same happens when the
+exchange becomes unreachable.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _LONGEST_WAIT_S = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Callbacks:
-    """What rolling is given from outside.
+    """The callbacks of :class:`Rolling`.
 
-    ``plan``: the plan of a session with this line-up; what goes from one session to the next is filled in here.
-    ``begun`` is told of each session before its first frame, ``over`` after its last; ``merge`` is called where there
-    is something new to merge in the lake; ``advance`` is told of passing market seconds, ``tell`` is a logger's
+    ``plan``: the plan of a session with this line-up; state carried from one session to the next is filled in here.
+    ``begun`` is called with each session before its first frame, ``over`` after its last; ``merge`` is called when the
+    lake has something new to merge; ``advance`` receives the market seconds that have passed, ``tell`` is a logger's
     ``warning``.
     """
 

@@ -1,4 +1,4 @@
-"""One session from its first frame to its last row: opened, driven, written down and closed."""
+"""One session from its first frame to its last row: opened, driven, recorded and closed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Place:
     """Where sessions of an instrument run: at the exchange behind ``url``, or along the recording ``capture``.
 
     A simulated exchange runs at ``pace`` times real time (None: in lockstep). ``ring`` names the session's shared
-    memory: what a killed session left there, the next one of that name replaces.
+    memory: the next session of that name replaces what a killed one left there.
     """
 
     instrument: Instrument
@@ -67,11 +67,11 @@ def run_session(
     *,
     begin: Callable[[QuotingSession], None] = lambda _session: None,
 ) -> tuple[QuotingSession, bool]:
-    """The session when it is over and written down, and whether the recording was truncated. ``begin`` is told of the
-    session before its first frame. An endless stream is asked for where ``until`` has no seconds.
+    """Run a session; returns it once it is over and recorded, and whether the recording was truncated. ``begin`` is
+    called with the session before its first frame. Without seconds in ``until`` an endless stream is requested.
 
     Raises:
-        ServiceError: the exchange is away or broke off; what came before is in the lake.
+        ServiceError: the exchange is unreachable or the connection broke; what came before is in the lake.
         LakeError: a table cannot be written.
     """
     lake = Lake(place.lake_uri)

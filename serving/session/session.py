@@ -1,15 +1,15 @@
-"""A quoting session: frames in, orders out, and everything written down on the way.
+"""A quoting session: frames in, orders out, and everything recorded on the way.
 
 One step: lines -> landing (raw and ticks) -> events -> shared-memory ring -> hot path -> decisions -> orders. The
 frames a session lands under its own name are the ones its decisions name, so every quote leads back to bytes.
 
-Slow features, the acting arm and the inventory are words that the hot path reads. They must change exactly where the
-batch computation has them change: a slow record counts from its receive time on, a block begins at its moment. So the
-events of a step are handed over in pieces, cut at those moments.
+Slow features, the active arm and the inventory are variables that the hot path reads. They must change exactly where
+they change in the batch computation: a slow record counts from its receive time on, a block begins at its start time.
+So the events of a step are handed over in pieces, cut at those times.
 
-Who plays may change as the session goes: :meth:`QuotingSession.play` hands over another line-up, which is taken up
-between two steps. Nothing is cancelled because of it, and the book and the features go on. A version on trial is judged
-on the session's own rows; when it breaks a guardrail, who acted before it acts from the next row on.
+The line-up may change during a session: :meth:`QuotingSession.play` hands over another one, which is taken up between
+two steps. Nothing is cancelled because of it, and the book and the features continue. A version on trial is evaluated
+on the session's own rows; when it breaks a guardrail, the version before it is active from the next row on.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _STEPS_REMEMBERED = 1 << 16  # decisions whose times make the percentiles
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a session is. ``lineup``: who plays at its beginning. ``trades``: orders are sent; without, quotes are
-    recorded and nothing is claimed.
+    """The plan of a session. ``lineup``: the line-up at its beginning. ``trades``: orders are sent; otherwise quotes
+    are only recorded and nothing is claimed.
 
-    ``first_slow`` answers what was known of the slow features (N_SLOW,) at the first frame's receive time. Before
-    ``start_ns`` the book and the windows are built up and no model speaks. A challenger that comes in is a shadow for
-    ``shadow_blocks``, unless it is one of ``introduced``; it is held to ``guardrails`` where ``worse`` tests its words.
-    ``holdings``: what an earlier session left, ``judge``: who judged in it; ``inventory_limit`` in lots.
+    ``first_slow`` returns the slow features (N_SLOW,) known at the first frame's receive time. Before ``start_ns`` the
+    book and the windows are built up and no model predicts. A new challenger is a shadow for ``shadow_blocks``, unless
+    it is one of ``introduced``; it is subject to ``guardrails`` if ``worse`` tests its predictions. ``holdings``: what
+    an earlier session left, ``judge``: its judge; ``inventory_limit`` in lots.
     """
 
     session: str
@@ -98,7 +98,7 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a session works with; each is closed by whoever opened it."""
+    """What a session works with; each part is closed by the caller that opened it."""
 
     lander: Lander
     hotpath: HotPath
@@ -106,7 +106,7 @@ class Parts:
 
 
 class QuotingSession:
-    """Takes what an exchange (or a recording) sends and answers with order requests; sends nothing itself."""
+    """Takes what an exchange (or a recording) sends and returns order requests; sends nothing itself."""
 
     def __init__(self, plan: Plan, models: Sequence[Bundle], parts: Parts) -> None:
         self.plan = plan
@@ -142,35 +142,35 @@ class QuotingSession:
 
     @property
     def target(self) -> Lineup:
-        """The line-up in force, or the one that is about to be."""
+        """The next line-up if one was handed over, else the current one."""
         handed = self._next
         return handed[0] if handed else self.lineup
 
     @property
     def introduced(self) -> frozenset[int]:
-        """Challengers that have been a shadow for long enough."""
+        """Challengers that have completed their shadow phase."""
         return frozenset(self._introduced)
 
     @property
     def phase(self) -> Phase:
-        """Of the line-up; a challenger that does not act yet is a shadow."""
+        """Phase of the line-up; a challenger that is not active yet is a shadow."""
         lineup = self.lineup
         waits = lineup.phase == "switchback" and (self._block is None or self._block < lineup.acts_from)
         return "shadow" if waits else lineup.phase
 
     @property
     def canary_share(self) -> float:
-        """Of the blocks; 0 where there is no canary."""
+        """The canary's share of the blocks; 0 without a canary."""
         canary = self.lineup.canary
         return canary.share if canary else 0.0
 
     def held(self) -> Held | None:
-        """How far the trial in force is; None where nobody is on trial."""
+        """Progress of the current trial; None if no version is on trial."""
         return self.judge.held() if self.judge and self.judge.since_ns else None
 
     def play(self, lineup: Lineup, models: Mapping[int, Bundle | Model], labels: LabelConfig) -> None:
-        """Take up another line-up with the next step; ``models`` holds every version of it, proven, and ``labels`` are
-        the settings that all of them were trained on. May be called from another thread."""
+        """Take up another line-up with the next step; ``models`` holds every version of it, verified, and ``labels``
+        are the settings that all of them were trained on. May be called from another thread."""
         self._next = lineup, {version: models[version] for version in lineup.versions}, labels
 
     def set_safe(self, safe: bool) -> None:
@@ -195,7 +195,7 @@ class QuotingSession:
         self._decide(joined(pieces), cuts)
 
     def orders(self) -> list[bytes]:
-        """Requests that bring the orders at the exchange to the quote in force."""
+        """Requests that bring the orders at the exchange to the current quote."""
         if self._withdrawn or not self.plan.trades:
             return []
         requests = self.engine.want(self._quoted)
@@ -208,7 +208,7 @@ class QuotingSession:
         return self.engine.cancel_all()
 
     def hear(self, user_data: Iterable[Line], replies: Iterable[Line]) -> None:
-        """Take the exchange's reports on our orders and its answers to our requests.
+        """Take the exchange's reports on our orders and its replies to our requests.
 
         Raises:
             FrameError: a report is not of the documented form.
@@ -226,7 +226,7 @@ class QuotingSession:
         self._hotpath.set_inventory(self.engine.holdings.inventory)
 
     def step_percentiles_ns(self) -> tuple[int, int]:
-        """p50 and p99 of the hot path's own times of the last decisions; 0 where none was measured."""
+        """p50 and p99 of the hot path's own times over the last decisions; 0 if none was measured."""
         times = self._step_ns[self._step_ns > 0]
         if len(times) == 0:
             return 0, 0
@@ -257,7 +257,7 @@ class QuotingSession:
         return self.lander.feed(totals.frames, recv_ns, payload)
 
     def _decide(self, events: Events, slow: list[tuple[int, Slow]]) -> None:
-        """Hand events over in pieces, each after the words that count for it."""
+        """Hand events over in pieces, each after the slow features that apply to it."""
         done = 0
         for count, record in slow:
             later = np.flatnonzero(events["recv_ns"][done:count] >= record.recv_ns)
@@ -281,7 +281,7 @@ class QuotingSession:
             self._run(events[start:end], self._enter(int(blocks[start])))
 
     def _enter(self, block: int) -> int:
-        """Let the arm act that was drawn for a block; answers the block."""
+        """Activate the arm drawn for a block; returns the block."""
         if not self._taken_up:
             self._begin_scene(block)
         if block != self._block:
@@ -292,7 +292,7 @@ class QuotingSession:
         return block
 
     def _take_up_next(self) -> None:
-        """Play the line-up that was handed over, once the one before it has met a row."""
+        """Take up the line-up that was handed over, once the previous one has met a row."""
         handed = self._next
         if handed is None or not self._taken_up:
             return
@@ -310,7 +310,7 @@ class QuotingSession:
         self._hotpath.line_up([models[version] for version in lineup.versions])
         now = self.lineup
         played = (lineup.phase, lineup.versions, lineup.test) == (now.phase, now.versions, now.test)
-        # who has had blocks of its own keeps them; others begin with a whole block, see _begin_scene
+        # a version that already has blocks of its own keeps them; others begin with a whole block, see _begin_scene
         self.lineup = replace(lineup, acts_from=self.lineup.acts_from if played else 0)
         self._models, self._taken_up, self._block = dict(models), played, None
         if played:
@@ -324,7 +324,7 @@ class QuotingSession:
         )
 
     def _begin_scene(self, block: int) -> None:
-        """The first block that a line-up meets. Who acts in blocks of its own begins with a whole one."""
+        """Enter a line-up's first block. A version with blocks of its own begins with a whole one."""
         self._taken_up = True
         first = block if not self.scenes else block + 1
         if self.lineup.phase == "switchback":
@@ -341,7 +341,7 @@ class QuotingSession:
         self.on_scene()
 
     def _step_back(self, breach: Breach) -> None:
-        """Whoever acted before the version on trial acts from the next row on, and alone."""
+        """The version active before the one on trial is active from the next row on, and alone."""
         self.breach = breach
         self._introduced.discard(breach.version)
         self._change_to(Lineup(versions=(breach.against,)), {breach.against: self._models[breach.against]})
@@ -365,9 +365,9 @@ class QuotingSession:
                 self._step_back(breach)
 
     def _build_up(self, events: Events) -> Events:
-        """Take the events before the start, on which no model speaks; answers the others.
+        """Take the events before the start, on which no model predicts; returns the others.
 
-        The networks start from zero at the first event after the start, as models do that are put in then.
+        The networks start from zero at the first event after the start, like models that are deployed then.
         """
         late = np.flatnonzero(events["recv_ns"] >= self.plan.start_ns)
         first = int(late[0]) if len(late) else len(events)
@@ -391,7 +391,7 @@ class QuotingSession:
 
     def _note_quote(self, decision: NDArray[np.void], block: int) -> None:
         """Follow the newest decision. A quote is new when its orders change, and with every block while they stand:
-        what stands on is then the word of whoever acts in that block."""
+        standing orders then belong to the version active in that block."""
         quote = Quote.of(decision[0])
         if quote.same_orders(self._quoted) and (block == self._quoted_block or quote.empty):
             return

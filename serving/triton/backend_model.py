@@ -1,7 +1,7 @@
-"""What Triton's Python backend runs: copied as ``model.py`` beside ``model.onnx`` and ``manifest.json``.
+"""What Triton's Python backend runs: copied as ``model.py`` next to ``model.onnx`` and ``manifest.json``.
 
 It lives in the server's own environment (numpy and onnxruntime, nothing of this project), so it imports nothing from
-here. It is stateless: the carried state comes with the request and goes back with the answer.
+here. It is stateless: the carried state comes with the request and returns with the response.
 """
 
 from __future__ import annotations

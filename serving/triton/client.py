@@ -1,8 +1,8 @@
-"""Talking to Triton over gRPC: pinned versions only, and no return code is believed without a look at the index.
+"""A Triton client over gRPC: pinned versions only, and no return code is trusted without checking the index.
 
-What was seen of the server: a load may answer OK and leave versions unavailable; a model process that crashed stays
-"ready" for ever; a request may wait in the queue past its time-out. So a load counts when the index says READY and a
-synthetic request is answered, and every call carries a client-side time-out.
+Observed of the server: a load may return OK and leave versions unavailable; a crashed model process stays "ready"
+forever; a request may wait in the queue past its time-out. So a load counts once the index says READY and a synthetic
+request succeeds, and every call carries a client-side time-out.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Address(Protocol):
 
 
 class TritonClient:
-    """One connection; a context manager. Use one a thread.
+    """One connection; a context manager. Use one per thread.
 
-    Every method raises :class:`~market.errors.ServiceError` when the server is away, refuses or does not answer in
-    time.
+    Every method raises :class:`~market.errors.ServiceError` when the server is unreachable, refuses or does not
+    respond in time.
     """
 
     def __init__(self, address: Address) -> None:
@@ -78,7 +78,7 @@ class TritonClient:
         probs, state_out = answer.as_numpy("probs"), answer.as_numpy("state_out")
         if probs is None or state_out is None or len(probs) != len(features_BF) or state_out.shape != state_BH.shape:
             raise ServiceError(
-                f"{model} version {version} at {self.address} answered without usable outputs; "
+                f"{model} version {version} at {self.address} returned no usable outputs; "
                 f"is its environment the one that infra/triton/install.sh makes?"
             )
         return probs, state_out
@@ -88,7 +88,7 @@ class TritonClient:
         return lambda features, state: self.predict(model, version, features, state)
 
     def check(self, model: str, version: int) -> None:
-        """One synthetic request: the only proof that a version's process lives."""
+        """Send one synthetic request: the only proof that a version's process is alive."""
         features, state = self._synthetic(model, version)
         self.predict(model, version, features, state)
 
@@ -103,7 +103,7 @@ class TritonClient:
     # -- control ------------------------------------------------------------------------------------------------
 
     def ready(self) -> bool:
-        """Whether a server answers at all."""
+        """Whether a server responds at all."""
         try:
             return bool(self._call("ask whether it is ready", lambda: self._client.is_server_ready(client_timeout=2.0)))
         except ServiceError:
@@ -124,8 +124,8 @@ class TritonClient:
         """Load what the repository publishes and wait until each of ``versions`` is ready and answers.
 
         Raises:
-            ServiceError: a version did not get ready; the message has the server's reason. Versions that served before
-                go on serving.
+            ServiceError: a version did not become ready; the message has the server's reason. Versions that served
+                before stay in service.
         """
         wanted = sorted(set(versions))
         self._call(f"load {model}", lambda: self._client.load_model(model, client_timeout=timeout_s))
@@ -138,7 +138,7 @@ class TritonClient:
             failed = {v: index[v][1] for v in missing if v in index and index[v][0] == "UNAVAILABLE"}
             if failed or time.monotonic() > deadline:
                 raise ServiceError(
-                    f"{model} version {missing} did not get ready at {self.address}: {failed or 'no reason given'}"
+                    f"{model} version {missing} did not become ready at {self.address}: {failed or 'no reason given'}"
                 )
             time.sleep(_POLL_S)
         for version in wanted:

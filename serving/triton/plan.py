@@ -19,7 +19,7 @@ BUILDER: Final = "trtexec"
 _ELSEWHERE: Final = "/usr/src/tensorrt/bin"  # where NVIDIA's packages and containers put it, off the PATH
 _USUAL_BATCH: Final = 16  # rows that the kernels are chosen for
 _BUILD_S: Final = 1800.0
-_TOLD: Final = 2000  # characters of a failed build
+_OUTPUT_TAIL: Final = 2000  # characters of a failed build
 
 
 def build_plan(model: Path, manifest: Manifest, plan: Path, *, most_rows: int) -> None:
@@ -48,9 +48,9 @@ def build_plan(model: Path, manifest: Manifest, plan: Path, *, most_rows: int) -
             f"{builder} took longer than {_BUILD_S:g} s for {model}; look at the GPU and try again"
         ) from None
     if done.returncode or not plan.is_file():
-        told = (done.stdout + done.stderr).strip()[-_TOLD:]
+        output = (done.stdout + done.stderr).strip()[-_OUTPUT_TAIL:]
         raise ServiceError(
-            f"{builder} ended with {done.returncode} and no plan of {model} was written; its last words: {told}"
+            f"{builder} ended with {done.returncode} and no plan of {model} was written; its last output: {output}"
         )
 
 

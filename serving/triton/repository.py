@@ -1,4 +1,4 @@
-"""Triton's model repository, written from verified bundles: one folder a registry version, renamed into place whole.
+"""Triton's model repository, written from verified bundles: one folder per registry version, renamed into place whole.
 
 ::
 
@@ -81,7 +81,7 @@ class ModelRepository:
         return place
 
     def publish(self, model: str, versions: Iterable[int]) -> None:
-        """Say which versions the next load of ``model`` serves, exactly these.
+        """Set the versions that the next load of ``model`` serves: exactly these.
 
         Raises:
             ModelError: a version was not put here, or the versions cannot be served side by side.
@@ -154,7 +154,7 @@ class ModelRepository:
 
 
 def _prepare(folder: Path, manifest: Manifest, platform: Platform) -> None:
-    """What a version's folder needs beside its ONNX step to run on a platform; what is there stays."""
+    """Add the files that a version's folder needs, besides its ONNX step, to run on a platform; existing ones stay."""
     wanted = {"python": folder / BACKEND_FILE, "tensorrt": folder / PLAN_FILE}.get(platform)
     if wanted is None or wanted.is_file():
         return
@@ -188,9 +188,9 @@ def config_text(model: str, manifests: Mapping[int, Manifest], platform: Platfor
         "input": [_tensor("features", widths["features"]), _tensor("state", widths["state"])],
         "output": [_tensor("probs", widths["probs"]), _tensor("state_out", widths["state"])],
         "version_policy": {"specific": {"versions": sorted(manifests)}},
-        # take what is waiting, wait for nobody
+        # batch the waiting requests, never wait for more
         "dynamic_batching": {"max_queue_delay_microseconds": 0},
-        # what a caller must know of a version whose widths the tensors above leave free
+        # widths that a caller must know where the tensors above leave them free
         "parameters": {state_width_key(v): {"string_value": str(m.network.state)} for v, m in manifests.items()},
         **_PLATFORM_FIELDS[platform],
     }

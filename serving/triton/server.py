@@ -1,6 +1,6 @@
 """A Triton server as a child process: unpacked by ``infra/triton/install.sh``, on loopback, explicit model control.
 
-The process is recorded in ``server.json`` beside the model repository, so that a later run finds a server that is
+The process is recorded in ``server.json`` next to the model repository, so that a later run finds a server that is
 still up, and stops one that an interrupted run left behind.
 """
 
@@ -84,7 +84,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def orphaned(self) -> bool:
-        """Whether whoever started it is gone, without having stopped it."""
+        """Whether the process that started it is gone, without having stopped it."""
         return _born(self.owner) != self.owner_born
 
 
@@ -165,11 +165,11 @@ class TritonServer:
             process, running = self._launch(binary)
             self._process, self._running = process, running
             try:
-                # recorded before it is ready: whoever comes after a kill -9 in between must find it
+                # recorded before it is ready: after a kill -9 in between, the next run must find it
                 _write_record(self.config.repository, running)
                 if self._wait(process, running, may_retry=tries_left > 0):
                     return running
-            except BaseException:  # a Ctrl-C too: the server has a session of its own, and nobody else would stop it
+            except BaseException:  # a Ctrl-C too: the server has a session of its own, and nothing else would stop it
                 self.stop()
                 raise
         raise ServiceError("the Triton server found its ports taken in every try")  # pragma: no cover
@@ -277,7 +277,7 @@ def _server_folder(install: Path) -> Path:
 
 def _arguments(config: TritonConfig, ports: list[int], shm: str) -> list[str]:
     grpc, web, metrics = ports
-    nobody = secrets.token_hex(16)
+    secret = secrets.token_hex(16)
     return [
         f"--model-repository={config.repository.absolute()}",
         f"--backend-directory={_server_folder(config.install).absolute() / 'backends'}",
@@ -287,10 +287,10 @@ def _arguments(config: TritonConfig, ports: list[int], shm: str) -> list[str]:
         "--exit-timeout-secs=5",
         f"--grpc-address={HOST}",
         f"--grpc-port={grpc}",
-        f"--grpc-restricted-protocol={_BARRED}:keel-barred={nobody}",
+        f"--grpc-restricted-protocol={_BARRED}:keel-barred={secret}",
         f"--http-address={HOST}",
         f"--http-port={web}",
-        f"--http-restricted-api={_BARRED},model-repository:keel-barred={nobody}",
+        f"--http-restricted-api={_BARRED},model-repository:keel-barred={secret}",
         f"--metrics-address={HOST}",
         f"--metrics-port={metrics}",
         "--allow-gpu-metrics=false",

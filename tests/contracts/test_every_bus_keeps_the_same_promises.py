@@ -134,7 +134,7 @@ def test_a_reader_has_stopped_only_when_nothing_is_left(bus: Bus) -> None:
     assert stopped(reader)
 
 
-def test_a_reader_that_fell_behind_goes_on_with_the_newest_and_is_told_how_many_it_lost(bus: Bus) -> None:
+def test_a_reader_that_fell_behind_resumes_with_the_newest_and_learns_how_many_it_lost(bus: Bus) -> None:
     reader = bus.reader()
     bus.publisher.publish(pairs(1, 10))
     before = take(reader, 10)

@@ -74,7 +74,7 @@ def test_tensors_and_state_are_those_that_serving_expects(family: str) -> None:
 
 
 @every_family
-def test_a_sequence_cut_anywhere_says_the_same_as_the_whole(family: str) -> None:
+def test_a_sequence_cut_anywhere_predicts_the_same_as_the_whole(family: str) -> None:
     seeded = FAMILIES[family].seeded(WIDTHS, seed=2)
     model = FAMILIES[family].thaw(seeded)
     x = torch.from_numpy(rows(40)).unsqueeze(0)
@@ -177,7 +177,7 @@ def test_a_fit_that_was_cut_off_ends_as_the_undisturbed_one_to_the_bit(
 
 
 @every_family
-def test_an_int8_form_passes_the_proof_of_its_bundle_and_leaves_the_hot_path_in_fp32(
+def test_an_int8_form_passes_the_checks_of_its_bundle_and_leaves_the_hot_path_in_fp32(
     write_seeded_bundle, tmp_path: Path, family: str
 ) -> None:
     folder = write_seeded_bundle(tmp_path / "b", family=family)

@@ -50,7 +50,7 @@ class _Piece(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """Which lanes are ours: worker ``rank`` of ``world``."""
+    """The lanes of one worker: ``rank`` of ``world``."""
 
     rank: int = 0
     world: int = 1

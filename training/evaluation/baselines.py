@@ -1,7 +1,6 @@
-"""What a network has to beat on the same rows: rules a trader knows by heart, a linear model, boosted trees.
+"""The baselines a network has to beat on the same rows: rules every trader knows, a linear model, boosted trees.
 
-Each model is fitted on the train rows and answers probabilities (n, P), laid out as
-:mod:`market.heads` says.
+Each model is fitted on the train rows and returns probabilities (n, P), laid out as :mod:`market.heads` defines.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def imbalance_rule(train: Rows, features: Floats) -> Floats:
 
 
 def last_move_rule(train: Rows, features: Floats) -> Floats:
-    """The last half second goes on: frequencies of the train rows by the sign of the return."""
+    """The last half second's move continues: frequencies of the train rows by the sign of the return."""
     column = train.names.index("ret_500ms")
     return _by_bucket(
         np.sign(train.features[:, column]).astype(int) + 1, train.labels, np.sign(features[:, column]).astype(int) + 1
@@ -126,7 +125,7 @@ def _one_a_head(fit: Callable[[Floats, Labels], Any], train: Rows, features: Flo
             known = train.labels[:, k, head] >= 0
             truth = train.labels[known, k, head]
             answer = np.zeros((len(features), classes))
-            if len(np.unique(truth)) < 2:  # nothing to tell apart
+            if len(np.unique(truth)) < 2:  # only one class: nothing to learn
                 answer[:] = class_frequencies(truth, classes)
             else:
                 with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""One network held against rules, a linear model, boosted trees and the champion, all on the same test rows."""
+"""One network compared with rules, a linear model, boosted trees and the champion, all on the same test rows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Judged:
 class Evaluation:
     """All models on the same test rows. ``ece`` is the mean over heads, before and after temperature scaling.
 
-    ``refusals``: why the gate said no, empty where it said yes, None where nobody asked it.
+    ``refusals``: why the gate refused it; empty if it passed, None if the gate was not run.
     """
 
     rows: int
@@ -77,7 +77,7 @@ class Evaluation:
 def evaluate(
     data: Dataset, split: Split, network: Network, config: Comparison, *, champion: Path | None = None
 ) -> tuple[Evaluation, Network]:
-    """Calibrate on the valid rows, score on the test rows; answers the calibrated network too.
+    """Calibrate on the valid rows, score on the test rows; returns the calibrated network too.
 
     ``champion``: bundle of the model in service, run as it is served.
 
@@ -110,7 +110,7 @@ def evaluate(
 def through_gate(found: Evaluation, max_ece: float) -> Evaluation:
     """``found`` with the gate's verdict: better than the prior beyond chance, and calibrated within ``max_ece``.
 
-    Losing to a baseline or to the champion is told and not barred: which model quotes is decided by a test in service.
+    Losing to a baseline or to the champion is reported but not refused: a test in service decides which model quotes.
     """
     refusals, prior = [], found.against("prior")
     if not prior.better:

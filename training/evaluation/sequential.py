@@ -8,9 +8,9 @@ uncorrelated differences. Blocks of a market are not, so two things are added, b
 * the radius is multiplied by the square root of (1 + r) / (1 - r), the long-run variance of a first-order
   autoregression over its variance (prewhitening, Andrews and Monahan, Econometrica 60(4), 1992); ``r`` is estimated
   from the differences seen so far, with Kendall's bias correction (Biometrika 41, 1954) and :data:`SAFE_ERRORS`
-  standard errors on the safe side (with one, the simulation of ``bench/ab.py`` told equal arms apart in 6.6 % of the
-  runs at an ``alpha`` of 5 %);
-* nothing is said before :data:`MIN_EFFECTIVE` effectively independent differences are in.
+  standard errors on the safe side (with one, the simulation of ``bench/ab.py`` found equal arms significantly different
+  in 6.6 % of the runs at an ``alpha`` of 5 %);
+* there is no decision before :data:`MIN_EFFECTIVE` effectively independent differences are in.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a network to a bundle: ONNX step model, safetensors weights, golden vectors, manifest.
 
-A bundle is written beside its place and renamed into it, so a reader finds it whole or not at all, and it is checked
-before that: ONNX Runtime must reproduce torch on the golden vectors.
+A bundle is written next to its final path and renamed into place, so a reader finds it whole or not at all. It is
+checked before that: ONNX Runtime must reproduce torch on the golden vectors.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What the manifest says of a model beyond its numbers. Times are nanoseconds since the epoch."""
+    """The manifest's facts on a model beyond its numbers. Times are nanoseconds since the epoch."""
 
     model_name: str
     run_id: str

@@ -33,7 +33,7 @@ class AccuracyGate:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What was measured, and why the candidate was kept or not. ``model`` is empty when it was not."""
+    """The measurements, and why the candidate was kept or not. ``model`` is empty when it was not."""
 
     kept: bool
     why: str
@@ -45,7 +45,7 @@ class Candidate:
 
 
 def int8_candidate(model: bytes, features_TF: Floats, labels: NDArray[np.int8], gate: AccuracyGate) -> Candidate:
-    """Quantise ``model`` and hold it against itself on consecutive rows (T, F) with labels (T, K, 3)."""
+    """Quantise ``model`` and compare the result with it on consecutive rows (T, F) with labels (T, K, 3)."""
     quantised = _quantised(model)
     before, after = OnnxStep(model), OnnxStep(quantised)
     (probs, state), (small, small_state) = before.sequence(features_TF), after.sequence(features_TF)

@@ -24,7 +24,7 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one epoch gave. Losses are the objective; ``tasks`` is the validation loss (K, 3) per horizon and head."""
+    """Result of one epoch. Losses are the objective; ``tasks`` is the validation loss (K, 3) by horizon and head."""
 
     epoch: int
     train_loss: float
@@ -37,7 +37,7 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How far a fit has come. ``plan`` is the digest of the plan it follows, ``updates`` counts optimizer steps."""
+    """Progress of a fit. ``plan`` is the digest of the plan it follows, ``updates`` counts optimizer steps."""
 
     plan: str
     epochs_done: int = 0
@@ -54,7 +54,7 @@ Tensors = dict[str, Tensor]
 
 
 def save(folder: Path, model: nn.Module, optimizer: AdamW, best: Tensors, standing: Standing) -> None:
-    """Write a checkpoint into ``folder``; whoever calls makes it appear as a whole."""
+    """Write a checkpoint into ``folder``; the caller makes it appear as a whole."""
     from safetensors.torch import save_file
 
     save_file(snapshot(model), folder / MODEL_FILE)
@@ -91,7 +91,7 @@ def restore(folder: Path, model: nn.Module, optimizer: AdamW, plan: str) -> tupl
 
 
 def read_standing(folder: Path) -> Standing:
-    """How far the checkpoint in ``folder`` had come."""
+    """Progress of the checkpoint in ``folder``."""
     return msgspec.json.decode((folder / STATE_FILE).read_bytes(), type=Standing)
 
 

@@ -72,13 +72,13 @@ def disconnect() -> None:
 
 
 def fit_on_ray(run_folder: Path, plan: Plan, workers: int, cluster_folder: Path | None = None) -> Path:
-    """Run the plan in ``run_folder`` on ``workers`` workers; goes on from its checkpoints when there are any.
+    """Run the plan in ``run_folder`` on ``workers`` workers; resumes from its checkpoints if there are any.
 
     Returns:
         folder of the last checkpoint.
 
     Raises:
-        ModelError: a worker failed, and failed again when it was started anew.
+        ModelError: a worker failed, and failed again after a restart.
     """
     connect(workers, cluster_folder)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -104,7 +104,7 @@ def fit_on_ray(run_folder: Path, plan: Plan, workers: int, cluster_folder: Path 
 
 
 def _run(trainer: Any, run_folder: Path) -> Any:
-    """Fit, with the errors of the workers said as ours."""
+    """Fit, with the workers' errors raised as ours."""
     from ray.train import TrainingFailedError
 
     # fit() leaves its own handler of Ctrl-C behind
@@ -113,7 +113,7 @@ def _run(trainer: Any, run_folder: Path) -> Any:
         return trainer.fit()
     except TrainingFailedError as error:
         raise ModelError(
-            f"training on Ray failed in {run_folder}: {error}; running it again goes on from its checkpoints"
+            f"training on Ray failed in {run_folder}: {error}; rerun it to resume from its checkpoints"
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():

@@ -56,7 +56,7 @@ class Worker(Protocol):
         ...
 
     def report(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
-        """Tell how an epoch went and keep the checkpoint that ``write`` puts into a folder."""
+        """Report an epoch's metrics and keep the checkpoint that ``write`` puts into a folder."""
         ...
 
 
@@ -185,7 +185,7 @@ def _after(standing: Standing, entry: Epoch, updates: int) -> Standing:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread a worker: the matrices are small, and sums in one order make a run repeatable to the bit."""
+    """One thread per worker: the matrices are small, and sums in one order make a run repeatable to the bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""The plan of one fit: all that is decided before the first step, written as JSON beside the run.
+"""The plan of one fit: everything decided before the first step, written as JSON next to the run.
 
 Workers get the path of the plan and read the rest themselves; a run that is resumed reads the plan it began with.
 """

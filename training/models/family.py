@@ -155,5 +155,5 @@ def stream(model: StreamingNetwork, temperature: tuple[float, ...], x_TF: Floats
     x_BTF = torch.from_numpy(np.ascontiguousarray(x_TF, np.float32)).unsqueeze(0)
     logits, states_BTS = model.unroll(model.normalised(x_BTF), model.start(1))
     probs = probabilities(logits, temperature)
-    # a state that never changes may be one row seen many times; whoever writes it to a file reads memory
+    # a state that never changes may be one row seen many times; a writer of files reads memory
     return logits[0].numpy(), probs[0].numpy(), states_BTS[0].contiguous().numpy()

@@ -1,7 +1,7 @@
 """The model registry: versions, aliases and the bundles that serving loads.
 
-A version counts only when its tag ``manifest_sha256`` is set: it is written last, after the bundle lies in the artifact
-store, so a registration that was cut off is finished by the next one and never served half.
+A version counts only when its tag ``manifest_sha256`` is set. The tag is written last, after the bundle is in the
+artifact store, so the next registration completes an interrupted one, and a partial one is never served.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Registry:
             self._client.set_registered_model_alias(name, alias, str(version))
 
     def drop_alias(self, name: str, alias: str) -> None:
-        """Forget ``alias``; nothing happens when it is not set."""
+        """Remove ``alias``; does nothing if it is not set."""
         if self.get_alias(name, alias) is None:
             return
         with tracking.spoken(f"drop alias {alias} of {name}", self._uri):
@@ -190,7 +190,7 @@ class Registry:
         """The bundle of a version at ``dest``, downloaded when it is not there; whole or not at all.
 
         A bundle that is already there is kept only if its manifest is the registered one; its files are checked again
-        by whoever loads it.
+        when it is loaded.
 
         Raises:
             ModelError: no such version, or it has no bundle.
@@ -213,7 +213,7 @@ class Registry:
                 _check_manifest(fetched, expected, f"{name} version {version}")
                 check_files(fetched, read_manifest(fetched))
                 fetched.replace(dest)
-            except ServiceError:  # MLflow keeps it to itself why a download failed
+            except ServiceError:  # MLflow does not report why a download failed
                 if shutil.disk_usage(draft).free < _LITTLE_ROOM:
                     raise FolderError.full(str(dest)) from None
                 raise
@@ -239,7 +239,7 @@ class Registry:
             if model_id is None:
                 model_id = self._log_model(run_id, bundle)
             else:
-                self._client.set_terminated(run_id)  # whoever logged it was perhaps killed before the run was closed
+                self._client.set_terminated(run_id)  # a killed process may have left the run open
             try:
                 self._client.create_registered_model(name)
             except MlflowException as error:
@@ -316,7 +316,7 @@ def bundle_at(models: Path, tracking_uri: str, instrument: str, version: int) ->
 
     Raises:
         ModelError: there is no such version, or what was fetched is not whole.
-        ServiceError: the registry is away.
+        ServiceError: the registry is unreachable.
     """
     folder = models / instrument / str(version)
     if not (folder / MANIFEST_FILE).is_file():

@@ -1,4 +1,4 @@
-"""The one door to MLflow: quiet, with no call home, and with its errors said as ours.
+"""The only access to MLflow: quiet, without telemetry, and with its errors raised as ours.
 
 Importing MLflow takes seconds, so it is imported when a client is first asked for.
 """
@@ -31,7 +31,7 @@ _TWICE = "mlflow.store.db.utils"  # logs the trace of an error of the database, 
 
 
 def mlflow() -> Any:
-    """The MLflow module, set up so that it neither phones home nor draws bars."""
+    """The MLflow module, set up so that it neither sends telemetry nor draws progress bars."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import mlflow as module
@@ -80,7 +80,7 @@ def client(tracking_uri: str) -> Any:
 
 @contextmanager
 def pointed_at(tracking_uri: str) -> Iterator[Any]:
-    """The MLflow module with its process-wide address set: some calls look there, whatever the client was told."""
+    """The MLflow module with its process-wide address set: some calls use it, regardless of the client's."""
     module = mlflow()
     before = module.get_tracking_uri()
     module.set_tracking_uri(tracking_uri)
@@ -105,26 +105,26 @@ def experiment(mlflow_client: Any, name: str, artifacts: Path) -> str:
 
 
 def log_folder(mlflow_client: Any, run_id: str, folder: Path, place: str) -> None:
-    """Put the files of ``folder`` beside the run's other artifacts, under ``place``; those already there are replaced.
+    """Add the files of ``folder`` to the run's artifacts, under ``place``; files already there are replaced.
 
     Raises:
-        ServiceError: the server is away, or there is no such run.
+        ServiceError: the server is unreachable, or there is no such run.
     """
     where = mlflow_client.tracking_uri
     with spoken(f"keep {place} of run {run_id}", where):
         try:
             mlflow_client.log_artifacts(run_id, str(folder), place)
-        except OSError as error:  # what an artifact store says does not come as an error of MLflow's
+        except OSError as error:  # an artifact store's errors do not arrive as MLflow errors
             raise ServiceError(f"the artifact store of MLflow at {where} did not take {place}: {error}") from error
 
 
 def page(mlflow_client: Any, run_id: str, place: str = "") -> str:
-    """Where a person looks at a run, or at ``place`` among its artifacts; empty where no server has pages.
+    """Web page of a run, or of ``place`` among its artifacts; empty if the store has no web pages.
 
     A login in the server's address is left out: more people read a page's address than may know a password.
 
     Raises:
-        ServiceError: the server is away, or there is no such run.
+        ServiceError: the server is unreachable, or there is no such run.
     """
     where = mlflow_client.tracking_uri
     with spoken(f"find run {run_id}", where):
@@ -139,7 +139,7 @@ def page(mlflow_client: Any, run_id: str, place: str = "") -> str:
 
 @contextmanager
 def spoken(what: str, where: str) -> Iterator[None]:
-    """Say an error of MLflow as a :class:`ServiceError` that names the store and what was wanted of it.
+    """Raise an error of MLflow as a :class:`ServiceError` that names the store and the failed operation.
 
     Where it means that the disk is full, it is a :class:`FolderError`.
     """

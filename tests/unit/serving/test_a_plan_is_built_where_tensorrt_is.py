@@ -108,7 +108,7 @@ def test_a_builder_that_fails_is_quoted(tmp_path: Path, bundle: Bundle, monkeypa
         ModelRepository(tmp_path / "repository", "tensorrt").put(bundle)
 
 
-def test_a_configuration_of_a_foreign_backend_is_said(tmp_path: Path) -> None:
+def test_a_configuration_of_a_foreign_backend_is_reported(tmp_path: Path) -> None:
     place = tmp_path / MODEL / "config.pbtxt"
     place.parent.mkdir()
     place.write_text('backend: "pytorch"')

@@ -1,4 +1,4 @@
-"""Guardrails: each by its own figure, nothing before there is evidence, and one breach is enough."""
+"""Guardrails: each has its own figure, nothing is a breach before there is evidence, and one breach is enough."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def watch(judge: Judge, decisions: np.ndarray, position: Position = FLAT) -> Bre
     return None
 
 
-def test_equal_words_are_no_breach_and_the_figures_are_those_of_the_rows() -> None:
+def test_equal_predictions_are_no_breach_and_the_figures_match_the_rows() -> None:
     mine, decisions = judge(), rows(1000)
     assert watch(mine, decisions) is None
     held = mine.held()
@@ -79,7 +79,7 @@ def test_equal_words_are_no_breach_and_the_figures_are_those_of_the_rows() -> No
     assert held.step_p99_us == 5.0
 
 
-def test_wrong_words_are_a_breach_once_there_is_evidence() -> None:
+def test_wrong_predictions_are_a_breach_once_there_is_evidence() -> None:
     decisions = rows(2000)
     decisions["mid2"] = 600_000
     decisions["probs"][:, 1, 15:18] = (0.001, 0.001, 0.998)
@@ -87,11 +87,11 @@ def test_wrong_words_are_a_breach_once_there_is_evidence() -> None:
     assert breach is not None
     assert (breach.guardrail, breach.version, breach.against, breach.trial) == ("log_loss", 2, 1, 77)
     assert breach.value > breach.limit == 0.10
-    assert "version 1 acts again" in breach.line()
+    assert "version 1 is active again" in breach.line()
     assert watch(judge(least_rows=1900, latency_rows=1900), decisions) is None, "too few rows to say so"
 
 
-def test_a_version_as_good_as_the_other_is_not_broken_off_by_chance() -> None:
+def test_a_version_as_good_as_the_other_is_not_stopped_by_chance() -> None:
     """Each is right in some seconds and wrong in others: by its mean alone one in three is far worse at some time."""
     broken = {errors: [broken_off(seed, errors) for seed in range(20)].count(True) for errors in (0.0, 3.0)}
     assert broken[0.0] > 5
@@ -123,7 +123,7 @@ def words(loss: float, blocks: int = 60) -> np.ndarray:
     return found
 
 
-def test_a_challenger_whose_words_are_significantly_worse_is_out_before_it_is_far_worse() -> None:
+def test_a_challenger_with_significantly_worse_predictions_is_out_before_it_is_far_worse() -> None:
     breach = watch(challenged(), words(0.02))
     assert breach is not None
     assert (breach.guardrail, breach.version, breach.against, breach.trial) == ("words", 3, 1, 50)
@@ -132,7 +132,7 @@ def test_a_challenger_whose_words_are_significantly_worse_is_out_before_it_is_fa
     assert 12 < seen < 40, "not before there are enough blocks, and soon after"
 
 
-def test_seconds_of_a_lively_market_say_nothing_of_a_challenger() -> None:
+def test_seconds_of_a_lively_market_prove_nothing_about_a_challenger() -> None:
     few = words(0.5, blocks=20)
     assert watch(challenged(), few) is None
     breach = watch(challenged(least_blocks=5), few)
@@ -141,7 +141,7 @@ def test_seconds_of_a_lively_market_say_nothing_of_a_challenger() -> None:
 
 
 @pytest.mark.parametrize("loss", [0.0, -0.02])
-def test_a_challenger_that_is_as_good_or_better_goes_on(loss: float) -> None:
+def test_a_challenger_that_is_as_good_or_better_continues(loss: float) -> None:
     mine, decisions = challenged(), words(loss)
     if loss == 0.0:
         decisions["probs"] = 1 / 3
@@ -149,7 +149,7 @@ def test_a_challenger_that_is_as_good_or_better_goes_on(loss: float) -> None:
     assert mine.held().trial == 50
 
 
-def test_a_challenger_is_held_to_the_fixed_limits_too() -> None:
+def test_the_fixed_limits_apply_to_a_challenger_too() -> None:
     mute = rows(1000)
     mute["probs"][500:, 1] = np.nan
     breach = watch(challenged(), mute)
@@ -163,7 +163,7 @@ def test_a_challenger_is_held_to_the_fixed_limits_too() -> None:
     assert late.guardrail == "latency"
 
 
-def test_a_challengers_loss_is_looked_at_a_session_at_a_time() -> None:
+def test_a_challengers_loss_is_evaluated_per_session() -> None:
     falls = Position(inventory=0, limit=100, worth2=-150_000)
     mine = challenged()
     assert mine.add(rows(20), 0, FLAT) is None
@@ -174,13 +174,13 @@ def test_a_challengers_loss_is_looked_at_a_session_at_a_time() -> None:
     assert again.held().drawdown_half_ticks == 150_000
 
 
-def test_without_a_test_of_its_words_a_challenger_is_not_judged() -> None:
+def test_without_a_test_of_its_predictions_a_challenger_is_not_evaluated() -> None:
     assert judge_of(GuardrailConfig(), TURNS, "live-x", labels=LabelConfig()) is None
     shadow = Lineup(versions=(1, 3), phase="shadow")
     assert judge_of(GuardrailConfig(), shadow, "x", labels=LabelConfig(), worse=lambda _: True) is None
 
 
-def test_better_words_are_no_breach() -> None:
+def test_better_predictions_are_no_breach() -> None:
     decisions = rows(1000)
     decisions["mid2"] = 600_000
     decisions["probs"][:, 1, 15:18] = (0.001, 0.998, 0.001)
@@ -192,7 +192,7 @@ def test_better_words_are_no_breach() -> None:
     assert held.log_loss_new < 0.01 < held.log_loss_old
 
 
-def test_words_of_the_first_seconds_are_not_held_against_it() -> None:
+def test_predictions_of_the_first_seconds_do_not_count() -> None:
     decisions = rows(3000)
     decisions["mid2"] = 600_000
     decisions["probs"][:1200, 1, 15:18] = (0.001, 0.001, 0.998)
@@ -202,7 +202,7 @@ def test_words_of_the_first_seconds_are_not_held_against_it() -> None:
     assert 1600 < settling.held().rows < 1800
 
 
-def test_a_trial_goes_on_in_the_next_session_also_where_the_clock_began_again() -> None:
+def test_a_trial_continues_in_the_next_session_even_if_the_clock_restarted() -> None:
     mine = judge()
     assert watch(mine, rows(500)) is None
     before = mine.held()
@@ -231,7 +231,7 @@ def test_one_row_without_numbers_is_a_breach_at_once() -> None:
     assert (breach.guardrail, breach.value, breach.limit) == ("not_a_number", 1, 0)
 
 
-def test_rows_on_which_nobody_speaks_are_not_held_against_it() -> None:
+def test_rows_without_any_prediction_do_not_count() -> None:
     decisions = rows(200)
     decisions["probs"][:100] = np.nan
     assert watch(judge(), decisions) is None
@@ -256,7 +256,7 @@ def test_money_lost_in_blocks_of_its_own_counts_and_that_of_others_does_not() ->
     assert (others.held().drawdown_half_ticks, others.held().acted_blocks) == (0, 0)
 
 
-def test_more_inventory_than_the_policy_allows_is_a_breach_while_it_acts() -> None:
+def test_more_inventory_than_the_policy_allows_is_a_breach_while_it_is_active() -> None:
     heavy = Position(inventory=-125, limit=100, worth2=0)
     assert judge().add(rows(20, arm=0), 0, heavy) is None
     breach = judge().add(rows(20, arm=1), 0, heavy)
@@ -273,12 +273,12 @@ def test_in_the_window_the_new_one_is_in_the_first_arm() -> None:
 
 
 @pytest.mark.parametrize("limits", [{"least_rows": 0}, {"log_loss_worse": 0.0}, {"not_a_number": -1}])
-def test_limits_that_cannot_be_are_refused(limits: dict[str, float]) -> None:
+def test_impossible_limits_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="expected"):
         GuardrailConfig(**limits)
 
 
-def test_a_breach_is_kept_in_a_file_and_a_damaged_one_is_said(tmp_path: Path) -> None:
+def test_a_breach_is_kept_in_a_file_and_a_damaged_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "sessions" / "breach.json"
     assert read_breach(path) is None
     breach = refusal(Trial(version=2, against=1, number=77), "live-x")

@@ -103,7 +103,7 @@ def test_fills_add_up_to_inventory_and_cash(engine: QuoteEngine) -> None:
     assert engine.holdings.worth2(2002) == 2 * (3010 - 3 * 1001)
 
 
-def test_a_report_told_twice_counts_once(engine: QuoteEngine) -> None:
+def test_a_report_received_twice_counts_once(engine: QuoteEngine) -> None:
     bid, _ = ids(engine.want(quote(1)))
     partly = report(bid, "TRADE", "PARTIALLY_FILLED", last_price=1000, last_size=2, filled_size=2)
     assert engine.on_report(partly) is not None
@@ -111,7 +111,7 @@ def test_a_report_told_twice_counts_once(engine: QuoteEngine) -> None:
     assert engine.holdings.inventory == 2
 
 
-def test_a_partly_filled_order_goes_on_working_and_a_filled_one_is_replaced(engine: QuoteEngine) -> None:
+def test_a_partly_filled_order_keeps_working_and_a_filled_one_is_replaced(engine: QuoteEngine) -> None:
     bid, _ = ids(engine.want(quote(1)))
     engine.on_report(report(bid, "TRADE", "PARTIALLY_FILLED", last_price=1000, last_size=2, filled_size=2))
     assert engine.want(quote(2)) == []

@@ -45,7 +45,7 @@ def test_the_ask_mirrors_the_bid():
     assert ask_size == 7
 
 
-def test_half_the_danger_is_half_the_answer():
+def test_half_the_danger_is_half_the_response():
     (bid, bid_size, *_), _ = quote(word(down=0.6, bid_fall=0.9))
     assert bid == 99_999 - 75
     assert bid_size == 8
@@ -110,7 +110,7 @@ def test_in_the_safe_state_both_sides_are_further_away_and_smaller_and_danger_co
 
 
 @pytest.mark.parametrize("wrong", [{"safe_cut": 1.5}, {"safe_widen_ticks": -1.0}])
-def test_a_safe_state_that_cannot_be_is_refused(wrong):
+def test_an_impossible_safe_state_is_refused(wrong):
     with pytest.raises(SettingsError, match="safe_cut"):
         PolicyConfig(**wrong)
 
@@ -125,7 +125,7 @@ def test_thresholds_out_of_order_are_refused():
 @pytest.mark.parametrize(
     "broken", [["down"], ["up"], ["bid_fall"], ["ask_fall"], ["down", "up", "bid_fall", "ask_fall"]]
 )
-def test_a_probability_that_is_no_number_pulls_its_side(broken):
+def test_a_non_finite_probability_pulls_its_side(broken):
     (_, bid_size, _, ask_size), reasons = quote(word(**dict.fromkeys(broken, float("nan"))))
     bid_is_broken, ask_is_broken = bool({"down", "bid_fall"} & set(broken)), bool({"up", "ask_fall"} & set(broken))
     assert (bid_size == 0, ask_size == 0) == (bid_is_broken, ask_is_broken)

@@ -22,7 +22,7 @@ def test_each_pair_of_blocks_has_both_arms(seed: int, pair: int) -> None:
     assert {assign(seed, KEY, 2 * pair), assign(seed, KEY, 2 * pair + 1)} == {0, 1}
 
 
-def test_who_comes_first_in_a_pair_is_a_fair_coin() -> None:
+def test_the_first_arm_of_a_pair_is_a_fair_coin() -> None:
     first = np.array([assign(7, KEY, 2 * pair) for pair in range(4000)])
     assert abs(first.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(first))
     changes = (first[1:] != first[:-1]).mean()
@@ -42,7 +42,7 @@ def test_blocks_are_cut_from_the_epoch() -> None:
     assert [block_of(ns, 10) for ns in (0, 9, 10, 25)] == [0, 0, 1, 2]
 
 
-def test_a_role_nobody_plays_is_said() -> None:
+def test_a_vacant_role_is_an_error() -> None:
     with pytest.raises(ModelError, match="keel promote"):
         Roles(challenger=2).version("champion", KEY)
     assert Roles(challenger=2).version("challenger", KEY) == 2
@@ -59,7 +59,7 @@ def test_roles_of_one_instrument_leave_the_others_alone(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["serving.json"]
 
 
-def test_a_damaged_state_is_said(tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "serving.json"
     path.write_text('{"sim-usdm.BTCUSDT": {"champion": 1, "surprise": 2}}')
     with pytest.raises(ServiceError, match="damaged"):

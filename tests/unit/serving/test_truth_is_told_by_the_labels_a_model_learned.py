@@ -46,13 +46,13 @@ def workspace(tmp_path: Path, write_seeded_bundle: WriteBundle) -> Workspace:
     return found
 
 
-def test_headings_of_a_manifest_are_the_settings_that_labels_are_made_by() -> None:
+def test_heads_of_a_manifest_are_the_settings_that_labels_are_made_with() -> None:
     heads = Heads(horizons_ns=HORIZONS_NS, move_threshold_ticks=1.5, depth_fall=0.35, depth_levels=5)
     assert heads.labels() == LabelConfig(threshold_half_ticks=3, depth_fall_percent=35)
     assert heads.words() == "a move beyond 1.5 ticks and a fall of 35% in 5 levels, within 50, 100, 500, 1000 ms"
 
 
-def test_a_threshold_turns_the_verdict_of_an_ab_test(workspace: Workspace, write_seeded_bundle: WriteBundle) -> None:
+def test_a_threshold_changes_the_result_of_an_ab_test(workspace: Workspace, write_seeded_bundle: WriteBundle) -> None:
     asked = CompareConfig(instrument=INSTRUMENT)
     assert compare(asked, workspace=workspace).metrics[0].says == "better"
     bundles(workspace, write_seeded_bundle, FAR, FAR)  # nothing moves as far: whoever leans to a move is wrong
@@ -91,7 +91,7 @@ def watched(labels: LabelConfig) -> Breach | None:
     return next((breach for breach in breaches if breach is not None), None)
 
 
-def test_a_threshold_turns_what_a_guardrail_says() -> None:
+def test_a_threshold_changes_the_result_of_a_guardrail() -> None:
     assert watched(LabelConfig()) is None, "it is right about every half tick"
     breach = watched(LabelConfig(threshold_half_ticks=1))
     assert breach is not None, "half a tick is no move under its labels, and it calls one every time"
@@ -116,7 +116,7 @@ def follower_of(home: Path, write: WriteBundle, roles: Roles, heads: tuple[Heads
 
 
 @pytest.mark.parametrize("second", [DEEP, FAR])
-def test_a_session_plays_no_version_against_one_of_other_labels(
+def test_a_session_serves_no_version_against_one_of_other_labels(
     tmp_path: Path, write_seeded_bundle: WriteBundle, second: Heads
 ) -> None:
     said: list[str] = []

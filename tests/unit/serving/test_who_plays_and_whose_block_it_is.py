@@ -17,7 +17,7 @@ from serving.rollout.roles import Roles, read_roles, write_roles
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 1.0])
-def test_of_every_ten_blocks_a_canary_acts_in_its_share(share: float) -> None:
+def test_of_every_ten_blocks_a_canary_is_active_in_its_share(share: float) -> None:
     acts = np.array([[canary_acts(7, KEY, 10 * ten + i, share) for i in range(10)] for ten in range(50)])
     assert (acts.sum(axis=1) == round(10 * share)).all()
     if share < 1:
@@ -39,7 +39,7 @@ def test_seeds_and_instruments_draw_other_blocks() -> None:
     assert len(drawn) == 4
 
 
-def test_roles_say_who_plays() -> None:
+def test_roles_determine_the_lineup() -> None:
     step, window = canary(), canary(step=2)
     assert wanted(Roles()) is None
     assert wanted(Roles(champion=1, previous=9)) == Lineup(versions=(1,))
@@ -54,7 +54,7 @@ def test_roles_say_who_plays() -> None:
     assert wanted(beside, lost=(2, step.trial + 1)) == wanted(beside), "a breach of another trial is of no account"
 
 
-def test_a_challenger_that_lost_is_not_played_before_it_begins_another_test() -> None:
+def test_a_challenger_that_lost_is_not_served_before_it_begins_another_test() -> None:
     roles = Roles(champion=1).with_challenger(3, now_ns=50)
     turns = Lineup(versions=(1, 3), phase="switchback", test=50)
     assert wanted(roles) == turns
@@ -70,7 +70,7 @@ def test_a_challenger_that_lost_is_not_played_before_it_begins_another_test() ->
     assert not turns.same_play(Lineup(versions=(1, 3), phase="switchback", test=70))
 
 
-def test_the_last_step_held_and_not_yet_champion_goes_on_as_before() -> None:
+def test_a_canary_past_its_last_step_and_not_yet_champion_continues_as_before() -> None:
     assert wanted(Roles(champion=1, canary=canary(step=2))) == Lineup(versions=(1,))
 
 

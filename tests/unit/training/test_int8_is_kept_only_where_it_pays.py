@@ -27,7 +27,7 @@ def candidate(bundle: Path, gate: AccuracyGate) -> Candidate:
 
 
 @pytest.mark.parametrize("hidden", [8, 64])
-def test_a_bundle_whose_model_was_replaced_proves_itself(
+def test_a_bundle_whose_model_was_replaced_passes_its_checks(
     write_seeded_bundle: Callable[..., Path], tmp_path: Path, hidden: int
 ) -> None:
     folder = write_seeded_bundle(tmp_path / "bundle", hidden=hidden)

@@ -85,7 +85,7 @@ def rows_with_signal(n: int = 3000) -> Rows:
     return Rows(features=features, labels=labels_of((2 * up).tolist(), falls.tolist()), names=catalog.names())
 
 
-def test_every_baseline_answers_probabilities_and_those_that_can_find_the_signal() -> None:
+def test_every_baseline_returns_probabilities_and_those_that_can_find_the_signal() -> None:
     train, test = rows_with_signal(), rows_with_signal()
     answers = {
         "prior": baselines.prior(train, test.features),

@@ -15,7 +15,7 @@ BLOCKS = 400
 
 @pytest.mark.parametrize("heavy", [False, True])
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.6, 0.8])
-def test_two_equal_arms_are_told_apart_no_more_often_than_promised_with_a_look_after_every_block(
+def test_equal_arms_differ_significantly_no_more_often_than_promised_with_a_look_after_every_block(
     rho: float, heavy: bool
 ) -> None:
     """Differences of blocks that follow an autoregression, from its stationary state on; two-sided."""
@@ -41,7 +41,7 @@ def test_a_difference_of_one_standard_deviation_is_found_within_forty_eight_bloc
     assert np.mean([s.sign == -1 for s in found]) >= 0.95
 
 
-def test_nothing_is_said_before_enough_independent_blocks_are_in() -> None:
+def test_there_is_no_decision_before_enough_independent_blocks_are_in() -> None:
     seen = sequence(np.linspace(1.0, 1.1, MIN_EFFECTIVE - 1), alpha=ALPHA, plan=30)
     assert seen.decided_at == 0
     assert np.isinf(seen.upper).all()

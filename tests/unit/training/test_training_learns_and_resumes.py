@@ -110,7 +110,7 @@ def test_the_future_changes_nothing_in_the_past() -> None:
     assert np.abs(before[60:] - after[60:]).max() > 1e-3
 
 
-def test_one_step_at_a_time_says_the_same_as_the_whole_sequence() -> None:
+def test_one_step_at_a_time_predicts_the_same_as_the_whole_sequence() -> None:
     network = FAMILIES["gru"].seeded(Widths(inputs=32, hidden=16, outputs=20), seed=3)
     rows = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 50, 32)).astype(np.float32))
     model = family_of(network).thaw(network)
@@ -155,7 +155,7 @@ def test_checkpoints_hold_tensors_and_json_only(tmp_path: Path, dataset: Path) -
     assert checkpoint.read_standing(latest).epochs_done == 1
 
 
-def test_a_gpu_that_is_not_there_is_said_and_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_an_error_and_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingsError, match=r"expected a CUDA device .* saw none .* train with device=cpu"):
         loop.device_of(Recipe(device="cuda"))
