@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +69,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def airflow(workspace: Workspace) -> AirflowHome:
+def airflow(workspace: Workspace) -> Iterator[AirflowHome]:
     # as on the stack: a DAG that is paused would hear of no asset
     variables = {"KEEL_HOME": str(workspace.home), "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False"}
-    return make_airflow_home(workspace.home.parent / "airflow", **variables)
+    home = make_airflow_home(workspace.home.parent / "airflow", **variables)
+    try:
+        yield home
+    finally:
+        home.airflow.close()
 
 
 @pytest.fixture(scope="module")

@@ -240,7 +240,7 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHo
 
 
 def make_airflow_home(folder: Path, **variables: str) -> AirflowHome:
-    """Migrate a new database under ``folder``."""
+    """Migrate a new database under ``folder``. Of the ``variables`` those of Airflow hold from its start on."""
     folder.mkdir(parents=True)
     passwords = folder / "passwords.json"
     passwords.write_text(json.dumps({who: f"password of {who}" for who in PEOPLE}))
@@ -256,6 +256,7 @@ def make_airflow_home(folder: Path, **variables: str) -> AirflowHome:
         "AIRFLOW__API_AUTH__JWT_SECRET": "a secret that is as long as the longest of its hashes wants it to be",
         "PYTHONPATH": str(ROOT),
     }
+    environment |= {name: value for name, value in variables.items() if name.startswith("AIRFLOW")}
     run(environment, "-m", "airflow", "db", "migrate")
     return AirflowHome(airflow=Airflow(environment, url), variables=variables)
 
