@@ -63,7 +63,9 @@ def down(as_json: Json = False) -> None:
 def status(as_json: Json = False) -> None:
     """Show what is up, which model serves which instrument, last data, last drift and open approvals: one screen.
 
-    Exits with 6 when a server of a started stack does not respond. Example: `keel status --json`
+    Exits with 6 when a server of a started stack does not respond.
+
+    Example: `keel status --json`
     """
     from pipelines.stack.status import StatusConfig
     from pipelines.stack.status import status as look

@@ -42,7 +42,7 @@ class IngestConfig(StageConfig):
     ``venue`` is the name of the recordings' format, else recognised. ``tick`` and ``lot`` are decimals, for an
     instrument that is not known; else they are inferred from the data. ``lake`` is another lake than the workspace's.
     ``feeds``: more streams in the same process, each ``VENUE.SYMBOL=URL``; one that fails does not end the others.
-    ``growing``: the recordings are still being written. What is there is landed, but for a half line; the
+    ``growing``: lines are still being added to the recordings. What is there is landed, but for a half line; the
     same command lands the rest. With ``ended`` it is the last time: then the last minute is landed, too.
     A ``kafka://host:port/topic`` is followed until Ctrl-C, or with ``drain`` up to what lies there now.
     ``seconds``: stop the stream after this much market time. ``snapshot_url``: where depth snapshots are fetched;
