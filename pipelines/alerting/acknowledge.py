@@ -1,4 +1,4 @@
-"""A person has seen an alert and takes it on: who, and what they make of it, in the audit record."""
+"""Record in the audit record that a person acknowledges an alert: who, and with what note."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class AcknowledgeResult:
 
 
 def acknowledge(config: AcknowledgeConfig, *, workspace: Workspace) -> AcknowledgeResult:
-    """Record that a person has seen an alert; the same person a second time changes nothing.
+    """Record that a person has seen an alert; idempotent for the same person.
 
     Raises:
         ApprovalError: no name, or a program's.
-        InputError: no monitor run has found this event.
+        InputError: no monitor run has reported this event.
         GateError: the audit record is broken.
     """
     name = config.name.strip()

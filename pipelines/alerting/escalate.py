@@ -1,8 +1,8 @@
-"""Alerts that nobody acknowledges: a second mail to others, then the safe state. Run often; every run does what is due.
+"""Escalate unacknowledged alerts: a second mail to others, then the safe state. Run often; each run does what is due.
 
-Time counts from when the first mail was written, whether or not a server took it: an alert that reached nobody is not
-the milder case. What was done is read from the kept mails and from the audit record, so a run that was killed is
-completed by the next and nothing is done twice. The safe state comes before the mail that tells of it.
+Time counts from when the first mail was written, whether or not a server took it: an alert that reached no one is not
+the milder case. What was done is read from the kept mails and from the audit record, so an interrupted run is
+completed by the next and nothing is done twice. The safe state comes before the mail that reports it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipelines.quoting import safe_state
 from pipelines.settings import StageConfig
 from pipelines.workspace import Workspace
 
-BY: Final = "quotekeel"  # whose word a safe state is that no person asked for
+BY: Final = "quotekeel"  # the author of a safe state that no person requested
 LONGEST_S: Final = 7 * 86_400
 
 _THING: Final = {letters.DRIFT: "drift", letters.CHECKS: "failing checks"}
@@ -84,9 +84,9 @@ def escalate(config: EscalateConfig, *, workspace: Workspace) -> EscalateResult:
     """Do what is due about every alert.
 
     Raises:
-        SettingsError: times that are not positive or beyond a week, or nobody to escalate to.
+        SettingsError: times that are not positive or beyond a week, or no recipients to escalate to.
         GateError: the audit record is broken.
-        ServiceError: the mail server stayed away. Whatever else was due has been done.
+        ServiceError: the mail server stayed unavailable. Everything else that was due has been done.
     """
     _check(config)
     desk = _Desk(config, workspace)
@@ -170,7 +170,7 @@ class _Desk:
     def _step(self, event: str, found: dict[str, Any], raised_ns: int, first: EmailMessage) -> tuple[State, str]:
         escalates_ns = raised_ns + int(self._config.acknowledge_within * NS_PER_S)
         safe_ns = escalates_ns + int(self._config.safe_within * NS_PER_S)
-        if event in self._made_safe:  # its mail may still be due, also when somebody has acknowledged since
+        if event in self._made_safe:  # its mail may still be due, even after a later acknowledgement
             self._tell_of_safe_state(found, self._made_safe[event].time_ns, first)
             return "safe", f"led to the safe state at {utc(self._made_safe[event].time_ns)}"
         if event in self._acknowledged:

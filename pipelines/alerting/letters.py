@@ -1,8 +1,8 @@
-"""The words of the mails about alerts. About a drift: what moved, by how much, since when, what is being done, how to
+"""Text of the alert mails. About a drift: what moved, by how much, since when, what is being done, how to
 acknowledge it. About failing checks of latency and integrity: which, and by how much.
 
-One template for the first mail, the one that escalates it and the one that tells of the safe state: whoever is told
-later is told all of it.
+One template for the first mail, the one that escalates it and the one that reports the safe state: later recipients
+get all of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipelines import links
 from pipelines.alerting.mail import Letter
 from pipelines.workspace import Workspace
 
-ALERT_HEADER: Final = "X-Keel-Alert"  # "drift" or "checks" for the first mail, which an acknowledgement answers
+ALERT_HEADER: Final = "X-Keel-Alert"  # "drift" or "checks" for the first mail, which an acknowledgement refers to
 MONITOR_HEADER: Final = "X-Keel-Monitor"
 EVENT_HEADER: Final = "X-Keel-Event"
 DRIFT: Final = "drift"
@@ -59,7 +59,7 @@ def drift_subject(found: Mapping[str, Any]) -> str:
 
 
 def checks_letter(workspace: Workspace, found: Mapping[str, Any], *, later: Later | None = None) -> Letter:
-    """The letter about the failing checks of a monitor run. No retraining follows from it: what is broken is mended."""
+    """The letter about the failing checks of a monitor run. No retraining follows: what is broken is repaired."""
     event = str(found["alert_id"])
     headers = {ALERT_HEADER: CHECKS, EVENT_HEADER: event, MONITOR_HEADER: str(found["monitor_id"])}
     if later is not None:
@@ -105,7 +105,7 @@ def _facts(workspace: Workspace, found: Mapping[str, Any], event: str) -> dict[s
 
 
 def _pages(workspace: Workspace, found: Mapping[str, Any], event: str) -> dict[str, str]:
-    """Title to address; what is not there is left out."""
+    """Title to address; missing links are left out."""
     screen = f"{workspace.airflow_url}/dags/acknowledge_drift/runs/{event}/required_actions"
     pages = {
         "Acknowledge in Airflow": screen if workspace.airflow_url else "",

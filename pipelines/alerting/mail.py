@@ -1,6 +1,6 @@
-"""Mails that go out once: written to the outbox first, kept beside it once the server has taken them.
+"""Mails that go out once: written to the outbox first, kept next to it once the server has accepted them.
 
-Nothing is lost when the server is away and nothing is sent twice when a stage runs again. Only a kill between the
+Nothing is lost while the server is unavailable and nothing is sent twice when a stage is rerun. Only a kill between the
 server's answer and the move sends a second copy; it carries the same Message-ID, by which mail programs drop it.
 """
 
@@ -30,7 +30,7 @@ _TEMPORARY = range(400, 500)  # SMTP replies that mean: later
 
 @dataclass(frozen=True, kw_only=True)
 class Postage:
-    """From whom, to whom, and how often a server that is away is tried."""
+    """Sender, recipients, and how often an unavailable server is retried."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -66,7 +66,7 @@ def post(letter: Letter, postage: Postage, *, workspace: Workspace) -> Posted:
     Raises:
         SettingsError: no recipient, or one that is not an address; or the server refuses one for good, does not accept
             our password, or cannot be trusted. The mail waits in the outbox.
-        ServiceError: the mail server stayed away; the mail waits in the outbox and goes with the next call.
+        ServiceError: the mail server stayed unavailable; the mail waits in the outbox and goes with the next call.
     """
     if workspace.mail is not None and workspace.mail.sender:
         postage = replace(postage, sender=workspace.mail.sender)
@@ -110,7 +110,7 @@ def _places(workspace: Workspace, key: str) -> tuple[Path, Path]:
 
 
 def _write(letter: Letter, postage: Postage, workspace: Workspace, path: Path) -> None:
-    """The mail as it will be sent, once: a mail that waits is not written anew."""
+    """The mail as it will be sent, once: a waiting mail is not rewritten."""
     if path.exists():
         return
     mail = EmailMessage()
@@ -149,7 +149,7 @@ def _render(template: str, facts: Mapping[str, Any]) -> str:
 
 
 def _send(postage: Postage, server: MailServer, waiting: Path, kept: Path) -> None:
-    """Hand the mail to the server, trying again while it is away, then move it out of the outbox."""
+    """Hand the mail to the server, retrying while it is unavailable, then move it out of the outbox."""
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
     attempts = Retrying(
@@ -179,7 +179,7 @@ def _hand_over(postage: Postage, server: MailServer, mail: bytes) -> None:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether trying again may help: the server is away or says later, and does not say never."""
+    """Whether a retry may help: the server is unavailable or reports a temporary error, not a permanent one."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return all(code in _TEMPORARY for code, _ in error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):

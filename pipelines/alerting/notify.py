@@ -1,5 +1,5 @@
-"""Mails about what a monitor run found, once an event: about a drift, what moved, by how much, since when, what happens
-now; about failing checks, which ones; and how to acknowledge them."""
+"""Mails about the findings of a monitor run, one per event: about a drift, what moved, by how much, since when, what
+happens now; about failing checks, which ones; and how to acknowledge them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class NotifyConfig(StageConfig):
-    """Which monitor run (empty: the newest), to whom, and how often a server that is away is tried."""
+    """Which monitor run (empty: the newest), to whom, and how often an unavailable server is retried."""
 
     monitor_id: str = ""
     recipients: tuple[str, ...] = ("quants@desk.example",)
@@ -72,7 +72,7 @@ def notify(config: NotifyConfig, *, workspace: Workspace) -> NotifyResult:
     Raises:
         InputError: no such monitor run.
         SettingsError: no recipient, or one that is not an address, or the server refuses one for good.
-        ServiceError: the mail server stayed away; the mail waits in the outbox and goes with the next run.
+        ServiceError: the mail server stayed unavailable; the mail waits in the outbox and goes with the next run.
     """
     postage = Postage(
         sender=config.sender,
@@ -115,7 +115,7 @@ def _post_checks(workspace: Workspace, found: dict[str, Any], postage: Postage) 
 
 
 def retraining(workspace: Workspace, instrument: str) -> str:
-    """What is done about a drift, in a sentence: a retraining begins, waits for its cool-down, or nobody starts one."""
+    """What is done about a drift, in a sentence: a retraining begins, waits for its cool-down, or no one starts one."""
     if not workspace.airflow_run:
         return f"Nothing is retrained by itself here; start it with keel retrain --instrument {instrument}."
     try:

@@ -1,7 +1,7 @@
-"""A connection to a mail server: protected and signed in as its settings say, and no mail before that.
+"""A connection to a mail server: encrypted and authenticated as its settings require before any mail is sent.
 
-What a person has to mend (a wrong password, a certificate nobody vouches for, a server that speaks otherwise than it
-was said to) is a SettingsError; what time mends is left as smtplib raises it.
+What a person has to fix (a wrong password, an untrusted certificate, a server whose protocol differs from its
+settings) is a SettingsError; transient errors stay as smtplib raises them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ TIMEOUT_S = 10.0
 _TEMPORARY = range(400, 500)  # SMTP replies that mean: later
 _NOT_SO = 530  # sign in first, or STARTTLS first
 _MECHANISMS = frozenset({"CRAM-MD5", "LOGIN", "PLAIN"})  # those of smtplib
-_NOT_TLS = "WRONG_VERSION_NUMBER"  # OpenSSL's name for an answer that is no TLS
+_NOT_TLS = "WRONG_VERSION_NUMBER"  # OpenSSL's name for a reply that is not TLS
 
 
 @contextmanager
 def session(server: MailServer) -> Iterator[smtplib.SMTP]:
-    """Connected, protected, signed in where a user is set; ended with the block.
+    """Connected, encrypted, authenticated where a user is set; closed with the block.
 
     Raises:
         SettingsError: password, certificate or protection are not what was expected.
-        OSError: the server is away, or answers with an error (``smtplib.SMTPException``).
+        OSError: the server is unavailable, or replies with an error (``smtplib.SMTPException``).
     """
     with _connected(server) as connection:
         if server.user:

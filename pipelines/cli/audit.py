@@ -9,14 +9,14 @@ import typer
 from pipelines import settings
 from pipelines.cli.output import Json, print_result
 
-audit_app = typer.Typer(no_args_is_help=True, help="The append-only record of what was decided and done.")
+audit_app = typer.Typer(no_args_is_help=True, help="The append-only record of decisions and actions.")
 
 
 @audit_app.command("ls")
 def audit_ls(
-    last: Annotated[int, typer.Option(help="Only the last so many; 0: all.")] = 0, as_json: Json = False
+    last: Annotated[int, typer.Option(help="Only this many of the latest entries; 0: all.")] = 0, as_json: Json = False
 ) -> None:
-    """What was decided and done: who, when, why.
+    """List decisions and actions: who, when, why.
 
     Example: `keel audit ls --last 20`
     """

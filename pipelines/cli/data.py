@@ -9,7 +9,9 @@ import typer
 from pipelines import settings
 from pipelines.cli.output import Json, print_result
 
-data_app = typer.Typer(no_args_is_help=True, help="Datasets, here and on the remote that KEEL_DATA_REMOTE names.")
+data_app = typer.Typer(
+    no_args_is_help=True, help="Datasets on this machine and on the remote that KEEL_DATA_REMOTE names."
+)
 
 
 @data_app.command("ls")
@@ -25,11 +27,11 @@ def ls(as_json: Json = False) -> None:
 
 @data_app.command("put")
 def put(
-    dataset: Annotated[str, typer.Argument(help="Dataset id, or enough of its beginning.")],
+    dataset: Annotated[str, typer.Argument(help="Dataset id, or a unique prefix of it.")],
     pointer: Annotated[str, typer.Option(help="A .dvc file to write, for Git.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Push a dataset to the remote; what lies there already is not sent again.
+    """Push a dataset to the remote; what is already there is not sent again.
 
     Example: `keel data put 3f2a91c0 --pointer btc.dvc`
     """
@@ -45,12 +47,12 @@ def get(
         str,
         typer.Argument(help="Dataset id, DVC revision, INSTRUMENT@VERSION of a model; with --pointer a Git revision."),
     ],
-    pointer: Annotated[str, typer.Option(help="The .dvc file in Git whose REVISION is meant.")] = "",
+    pointer: Annotated[str, typer.Option(help="The .dvc file in Git that REVISION refers to.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Restore a dataset from the remote to the byte, or say what is missing or damaged and leave nothing.
+    """Restore a dataset from the remote byte for byte, or report what is missing or damaged and leave nothing.
 
-    Of a model: `keel data get sim-usdm.BTCUSDT@3`. Of a release: `keel data get v1.2 --pointer btc.dvc`.
+    For a model: `keel data get sim-usdm.BTCUSDT@3`. For a release: `keel data get v1.2 --pointer btc.dvc`.
 
     Example: `keel data get 3f2a91c0`
     """

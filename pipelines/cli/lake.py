@@ -1,4 +1,4 @@
-"""``keel lake``: what is in the tables, and whether they are whole."""
+"""``keel lake``: what is in the tables, and whether they are intact."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Stats:
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """What ``verify`` prints; ``faults`` is empty when the lake is whole."""
+    """What ``verify`` prints; ``faults`` is empty when the lake is intact."""
 
     lake: str
     tables: int
@@ -114,7 +114,7 @@ class Vacuumed:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What ``finish`` prints: frames of the source, and what came of them."""
+    """What ``finish`` prints: frames of the source, and the result of landing them."""
 
     lake: str
     source: str
@@ -139,7 +139,7 @@ def ls(as_of: Moment = None, lake: Where = "", as_json: Json = False) -> None:
 
 @lake_app.command("stats")
 def stats(table: Table, as_of: Moment = None, version: Version = None, lake: Where = "", as_json: Json = False) -> None:
-    """One table by instrument and day.
+    """Summarise one table by instrument and day.
 
     Example: `keel lake stats ticks`
     """
@@ -164,7 +164,7 @@ def cat(
 ) -> None:
     """Print rows: CSV with a header, or a JSON object a line.
 
-    Of a version before: `keel lake cat ticks --version 12`.
+    For an earlier version: `keel lake cat ticks --version 12`.
 
     Example: `keel lake cat ticks --instrument sim-usdm.BTCUSDT --columns recv_ns,kind,price,size --limit 5`
     """
@@ -204,7 +204,7 @@ def compact(
     lake: Where = "",
     as_json: Json = False,
 ) -> None:
-    """Merge small files; whoever reads or appends meanwhile is not disturbed.
+    """Merge small files; concurrent readers and writers are not disturbed.
 
     Example: `keel lake compact raw ticks`
     """
@@ -232,7 +232,7 @@ def vacuum(
     lake: Where = "",
     as_json: Json = False,
 ) -> None:
-    """Remove files that compaction and corrections have replaced, and with them the past before that.
+    """Remove files that compaction and corrections have replaced, and with them the history before that.
 
     What a dataset of this workspace was cut from stays, however old.
 
@@ -270,9 +270,9 @@ def finish(
     lake: Where = "",
     as_json: Json = False,
 ) -> None:
-    """Land what a killed live session left of its last minute, from its raw frames. Only once it no longer runs.
+    """Land the rest of a killed live session's last minute from its raw frames. Only once it no longer runs.
 
-    In a folder `keel ingest` does so by itself; a lake on S3 has no marks to see it by.
+    For a lake in a folder, `keel ingest` does so automatically; a lake on S3 has no marks that show it.
 
     Example: `keel lake finish live-20261121T100000-1a2b --instrument binance-usdm.BTCUSDT`
     """

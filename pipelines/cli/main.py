@@ -1,11 +1,11 @@
-"""The ``keel`` command: one verb a stage, and what a person needs around them.
+"""The ``keel`` command: one verb for each stage, and the operator's tools around them.
 
 This is a composition root: it chooses the clock, the progress display and the workspace, calls one stage function and
 turns its result into a line (or ``--json``) and its errors into a sentence and an exit code.
 
 Exit codes: 0 done; 1 an error of ours; 2 wrong input; 3 the data contradicts itself; 4 the lake or another
 file; 5 a model was refused;
-6 a server is away or its port taken; 7 a gate said no; 130 stopped by Ctrl-C.
+6 a server is unavailable or its port is taken; 7 a gate failed; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ STOPPED = 130
 
 
 def _run(verb: str, as_json: bool, assignments: list[str] | None, **overrides: Any) -> None:
-    """Run a stage with what was given on the command line (``None`` means: not given) and print its result."""
+    """Run a stage with the options of the command line (``None`` means not given) and print its result."""
     given = {name: value for name, value in overrides.items() if value is not None}
     given.update(settings.parse_assignments(assignments or ()))
     with Bars(quiet=as_json) as bars:
@@ -59,15 +59,15 @@ def _run(verb: str, as_json: bool, assignments: list[str] | None, **overrides: A
 
 @app.command()
 def ingest(
-    files: Annotated[list[Path] | None, typer.Argument(help="Recordings; the venue is recognised.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Recordings; the venue is detected.")] = None,
     url: Annotated[str | None, typer.Option(help="A WebSocket stream, or a kafka:// topic.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Stop after this much market time.")] = None,
-    instrument: Annotated[str | None, typer.Option(help="Whose frames they are; needed with a URL.")] = None,
-    venue: Annotated[str | None, typer.Option(help="The format of the recordings, else recognised.")] = None,
-    lake: Annotated[str | None, typer.Option(help="Folder or URI of the lake, else the workspace's.")] = None,
-    tick: Annotated[str | None, typer.Option(help="Price step of an unknown instrument, else inferred.")] = None,
+    instrument: Annotated[str | None, typer.Option(help="Instrument of the frames; required with a URL.")] = None,
+    venue: Annotated[str | None, typer.Option(help="Format of the recordings; default: detected.")] = None,
+    lake: Annotated[str | None, typer.Option(help="Folder or URI of the lake; default: the workspace's.")] = None,
+    tick: Annotated[str | None, typer.Option(help="Price step of an unknown instrument; default: inferred.")] = None,
     lot: Annotated[str | None, typer.Option(help="Its size step.")] = None,
-    feed: Annotated[list[str] | None, typer.Option(help="VENUE.SYMBOL=URL: a stream; may be given many times.")] = None,
+    feed: Annotated[list[str] | None, typer.Option(help="VENUE.SYMBOL=URL: a stream; repeatable.")] = None,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
@@ -86,12 +86,12 @@ def forward(
     files: Annotated[list[Path] | None, typer.Argument(help="Recordings of one instrument each.")] = None,
     url: Annotated[str | None, typer.Option(help="A WebSocket stream instead of recordings.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Stop after this much market time.")] = None,
-    instrument: Annotated[str | None, typer.Option(help="Whose frames they are; needed with a URL.")] = None,
-    partitions: Annotated[int, typer.Option(help="Make a missing topic with so many; 0 does not.")] = 0,
+    instrument: Annotated[str | None, typer.Option(help="Instrument of the frames; required with a URL.")] = None,
+    partitions: Annotated[int, typer.Option(help="Create a missing topic with this many; 0: do not create it.")] = 0,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
-    """Put raw frames into a Kafka topic, from where `keel ingest --url kafka://...` lands them.
+    """Send raw frames to a Kafka topic, from which `keel ingest --url kafka://...` lands them.
 
     Example: `keel forward usdm_btcusdt_20240808.gz --to kafka://127.0.0.1:9092/frames --partitions 1`
     """
@@ -102,7 +102,7 @@ def forward(
 
 @app.command()
 def validate(as_json: Json = False, set_: Set = None) -> None:
-    """Judge every landed minute; a bad one goes to quarantine with its reasons, the rest goes on.
+    """Validate every landed minute; quarantine the bad ones with their reasons and accept the rest.
 
     Example: `keel validate --json`
     """
@@ -120,7 +120,7 @@ def featurize(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False
 
 @app.command()
 def refresh(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
-    """Features and labels of what is new in the lake, and the newest online; cuts no dataset.
+    """Compute features and labels of new lake data and publish the newest online; cuts no dataset.
 
     Example: `keel refresh --instrument binance-usdm.BTCUSDT`
     """
@@ -145,7 +145,7 @@ Run = Annotated[str, typer.Option("--run", help="Run id, as train printed it.")]
 
 @app.command()
 def evaluate(run: Run, as_json: Json = False, set_: Set = None) -> None:
-    """Hold a run against naive rules, logistic regression, LightGBM and the champion on the same rows.
+    """Compare a run with naive rules, logistic regression, LightGBM and the champion on the same rows.
 
     Example: `keel evaluate --run 0a1b2c3d4e5f --json`
     """
@@ -175,12 +175,12 @@ def deploy(
     instrument: Instrument = DEFAULT_INSTRUMENT,
     version: Annotated[int | None, typer.Option(help="Registry version; default: the challenger's.")] = None,
     platform: Annotated[
-        str | None, typer.Option(help="Triton's backend: python, onnxruntime or tensorrt; default: as it is.")
+        str | None, typer.Option(help="Triton's backend: python, onnxruntime or tensorrt; default: the current one.")
     ] = None,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
-    """Put a registered version into Triton and the hot path, proven by its golden vectors before any traffic.
+    """Load a registered version into Triton and the hot path; its golden vectors must pass before any traffic.
 
     Example: `keel deploy --instrument sim-usdm.BTCUSDT --version 2`
     """
@@ -192,11 +192,13 @@ def serve(
     url: Annotated[str | None, typer.Option(help="The exchange's stream.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Market time to quote for.")] = None,
     instrument: Instrument = DEFAULT_INSTRUMENT,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on, with whatever comes into service.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Keep running and follow changes of what is in service.")
+    ] = False,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
-    """Quote: events to predictions to quotes at the exchange; outcomes are written.
+    """Quote: turn events into predictions and quotes at the exchange, and record the outcomes.
 
     Example: `keel serve --url ws://127.0.0.1:9443 --seconds 60`
     """
@@ -209,7 +211,7 @@ def serve(
 def skew(
     session: Annotated[str, typer.Option(help="Serving session.")], as_json: Json = False, set_: Set = None
 ) -> None:
-    """Recompute a session's features from the lake; the difference to what was served must be zero bits.
+    """Recompute a session's features from the lake; they must match what was served bit for bit.
 
     Example: `keel skew --session live-20261121T080000-1a2b`
     """
@@ -218,7 +220,7 @@ def skew(
 
 @app.command()
 def monitor(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
-    """Look for drift: an Evidently report, and a verdict by effect size over the last windows.
+    """Check for drift: an Evidently report, and a verdict by effect size over the last windows.
 
     Example: `keel monitor --instrument sim-usdm.BTCUSDT --json`
     """
@@ -227,7 +229,7 @@ def monitor(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, 
 
 @app.command()
 def notify(as_json: Json = False, set_: Set = None) -> None:
-    """Send the mail about a drift verdict, once.
+    """Send the mail about a drift verdict exactly once.
 
     Example: `keel notify --set recipients=[quant@desk.example]`
     """
@@ -237,7 +239,7 @@ def notify(as_json: Json = False, set_: Set = None) -> None:
 @app.command()
 def acknowledge(
     event_id: Annotated[str, typer.Argument(help="The drift's id, from the mail.")],
-    name: Annotated[str, typer.Option(help="Who has seen it.")],
+    name: Annotated[str, typer.Option(help="Who acknowledges it.")],
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
@@ -250,15 +252,15 @@ def acknowledge(
 
 @app.command()
 def escalate(as_json: Json = False, set_: Set = None) -> None:
-    """Do what is due about alerts nobody acknowledged: a second mail, then the safe state. Run it every few minutes.
+    """Escalate unacknowledged alerts when due: a second mail, then the safe state. Run it every few minutes.
 
     Example: `keel escalate --set acknowledge_within=900 --set escalate_to=[head@desk.example]`
     """
     _run("escalate", as_json, set_)
 
 
-Name = Annotated[str, typer.Option(envvar="APPROVE_AS", help="Who; asked for when absent.")]
-Reason = Annotated[str, typer.Option(help="Why; asked for when absent.")]
+Name = Annotated[str, typer.Option(envvar="APPROVE_AS", help="Who decides; prompted for when absent.")]
+Reason = Annotated[str, typer.Option(help="Why; prompted for when absent.")]
 
 
 @app.command()
@@ -274,7 +276,7 @@ def safe(instrument: Instrument, name: Name = "", reason: Reason = "", as_json: 
 def resume(
     instrument: Instrument, name: Name = "", reason: Reason = "", as_json: Json = False, set_: Set = None
 ) -> None:
-    """End the safe state of an instrument: a person only, not the author of the champion.
+    """End the safe state of an instrument; only a person may, and not the author of the champion.
 
     Example: `keel resume --instrument sim-usdm.BTCUSDT --name ada --reason "the drift is understood"`
     """
@@ -292,7 +294,7 @@ def retrain(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, 
 
 @app.command()
 def compare(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
-    """Champion against challenger over switchback blocks, by an always-valid sequential test.
+    """Compare champion and challenger over switchback blocks with an always-valid sequential test.
 
     Example: `keel compare --instrument sim-usdm.BTCUSDT`
     """
@@ -301,12 +303,12 @@ def compare(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, 
 
 @app.command()
 def withdraw(
-    compare_id: Annotated[str, typer.Argument(help="The test that was lost, as keel compare names it.")],
+    compare_id: Annotated[str, typer.Argument(help="The lost test, as keel compare names it.")],
     instrument: Instrument = DEFAULT_INSTRUMENT,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
-    """Take a challenger out of service that has lost its test; monitor_drift does so by itself.
+    """Take a challenger that lost its test out of service; monitor_drift does so automatically.
 
     Example: `keel withdraw compare-9f86d081884c --instrument sim-usdm.BTCUSDT`
     """
@@ -320,7 +322,7 @@ def dossier(
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
-    """What there is to know before approving a version, as Airflow's approval screen shows it.
+    """Show the evidence for approving a version, as on Airflow's approval screen.
 
     Example: `keel dossier --version 2`
     """
@@ -331,9 +333,9 @@ def dossier(
 def approve(
     version: Annotated[int, typer.Option(help="Registry version.")],
     instrument: Instrument = DEFAULT_INSTRUMENT,
-    name: Annotated[str, typer.Option(envvar="APPROVE_AS", help="Who approves; asked for when absent.")] = "",
-    reason: Annotated[str, typer.Option(help="Why; asked for when absent.")] = "",
-    show: Annotated[bool, typer.Option("--show", help="Only show what there is to know; nothing is decided.")] = False,
+    name: Annotated[str, typer.Option(envvar="APPROVE_AS", help="Who approves; prompted for when absent.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; prompted for when absent.")] = "",
+    show: Annotated[bool, typer.Option("--show", help="Only show the evidence; record no decision.")] = False,
     as_json: Json = False,
     set_: Set = None,
 ) -> None:
@@ -357,7 +359,7 @@ def _ask(question: str) -> str:
 
 @app.command()
 def promote(
-    version: Annotated[int, typer.Option(help="Registry version, approved before.")],
+    version: Annotated[int, typer.Option(help="Registry version, already approved.")],
     instrument: Instrument = DEFAULT_INSTRUMENT,
     as_json: Json = False,
     set_: Set = None,
@@ -371,7 +373,7 @@ def promote(
 
 @app.command()
 def rollback(instrument: Instrument = DEFAULT_INSTRUMENT, as_json: Json = False, set_: Set = None) -> None:
-    """Back to the previous champion, which is still loaded.
+    """Return to the previous champion, which is still loaded.
 
     Example: `keel rollback --instrument sim-usdm.BTCUSDT`
     """
@@ -418,7 +420,7 @@ def triton(
     http_port: Annotated[int, typer.Option()] = 0,
     metrics_port: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Keep Triton up with every version in service, until Ctrl-C.
+    """Run Triton with every version in service until Ctrl-C.
 
     Example: `keel triton`
     """
@@ -430,7 +432,7 @@ def triton(
 
 @app.command()
 def report(as_json: Json = False, set_: Set = None) -> None:
-    """Write report.html and report.json of the last demo again.
+    """Rewrite report.html and report.json of the last demo.
 
     Example: `keel report`
     """
@@ -501,7 +503,7 @@ def main() -> None:
             raise
         _fail(said)
     except SystemExit as ended:
-        # Typer turns KeyboardInterrupt into this code, without a word
+        # Typer turns KeyboardInterrupt into this code without a message
         if ended.code == STOPPED:
             typer.echo(
                 "stopped by Ctrl-C; what was committed stays, and running the same command again goes on from there",

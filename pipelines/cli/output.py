@@ -1,4 +1,4 @@
-"""What every ``keel`` verb shows: progress bars while a stage works, its result as a line or, with ``--json``, as one
+"""Output of every ``keel`` verb: progress bars while a stage runs, its result as a line or, with ``--json``, as one
 object."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``keel thresholds`` and ``keel quarantine``: the limits of the quality gate, and what it holds back."""
+"""``keel thresholds`` and ``keel quarantine``: the limits of the quality gate, and what it quarantines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipelines import settings
 from pipelines.cli.output import Json, print_result
 
 thresholds_app = typer.Typer(no_args_is_help=True, help="An instrument's limits in the quality gate.")
-quarantine_app = typer.Typer(no_args_is_help=True, help="What the quality gate holds back.")
+quarantine_app = typer.Typer(no_args_is_help=True, help="What the quality gate has quarantined.")
 
 Key = Annotated[str, typer.Option("--instrument", help="Instrument key, venue.SYMBOL.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other parameter.")]
@@ -20,7 +20,7 @@ Reason = Annotated[str, typer.Option(help="Why.")]
 
 @thresholds_app.command("show")
 def show(instrument: Key, as_json: Json = False) -> None:
-    """Print the limits in force, where they come from, and the proposed ones beside them.
+    """Print the limits in force, where they come from, and the proposed ones alongside.
 
     Example: `keel thresholds show --instrument binance-usdm.BTCUSDT`
     """
@@ -32,7 +32,7 @@ def show(instrument: Key, as_json: Json = False) -> None:
 
 @thresholds_app.command("learn")
 def learn(instrument: Key, as_json: Json = False, set_: Set = None) -> None:
-    """Propose limits from the minutes that passed so far; they are in force once a person has accepted them.
+    """Propose limits from the minutes that passed so far; they take effect once a person has accepted them.
 
     Example: `keel thresholds learn --instrument binance-usdm.BTCUSDT --set at_least=60`
     """
@@ -48,7 +48,7 @@ def review(
     instrument: Key,
     name: Name,
     reason: Reason,
-    reject: Annotated[bool, typer.Option("--reject", help="Throw the proposal away.")] = False,
+    reject: Annotated[bool, typer.Option("--reject", help="Reject the proposal.")] = False,
     as_json: Json = False,
 ) -> None:
     """Accept the proposed limits, or reject them; the decision goes on the audit record.
@@ -65,9 +65,10 @@ def review(
 
 @quarantine_app.command("ls")
 def ls(
-    instrument: Annotated[str, typer.Option(help="Instrument key, venue.SYMBOL; else all.")] = "", as_json: Json = False
+    instrument: Annotated[str, typer.Option(help="Instrument key, venue.SYMBOL; default: all.")] = "",
+    as_json: Json = False,
 ) -> None:
-    """List the minutes that the gate holds back, with the limits that they did not keep.
+    """List the quarantined minutes with the limits that they violate.
 
     Example: `keel quarantine ls`
     """
@@ -84,7 +85,7 @@ def release(
     reason: Reason,
     as_json: Json = False,
 ) -> None:
-    """Let a minute go on after all; the decision goes on the audit record.
+    """Release a minute from quarantine; the decision goes on the audit record.
 
     Example: `keel quarantine release file-0123456789abcdef/28333333 --name ada --reason "a real move"`
     """

@@ -15,15 +15,17 @@ stack_app = typer.Typer()
 
 @stack_app.command()
 def up(
-    first_port: Annotated[int | None, typer.Option(help="The servers take the ports from here on.")] = None,
-    without: Annotated[list[str] | None, typer.Option(help="A server to leave out; may be given again.")] = None,
-    pace: Annotated[float | None, typer.Option(help="Of the exchange for the quoter: a multiple of real time.")] = None,
+    first_port: Annotated[int | None, typer.Option(help="First port; the servers take the ports from here on.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="A server to leave out; repeatable.")] = None,
+    pace: Annotated[
+        float | None, typer.Option(help="Pace of the quoter's exchange, as a multiple of real time.")
+    ] = None,
     env: Annotated[
-        bool, typer.Option("--env", help="Print only the shell lines that point the pipeline at it.")
+        bool, typer.Option("--env", help="Print only the shell lines that point the pipeline at the stack.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring up the local stack: real servers on loopback, each in its order and asked whether it is well.
+    """Start the local stack: real servers on loopback, each started in order and health-checked.
 
     Example: `keel up` and then `eval "$(keel up --env)"`
     """
@@ -59,9 +61,11 @@ def down(as_json: Json = False) -> None:
 
 @stack_app.command()
 def status(as_json: Json = False) -> None:
-    """What is up, which model serves which instrument, the last data, the last drift, open approvals: one screen.
+    """Show what is up, which model serves which instrument, last data, last drift and open approvals: one screen.
 
-    Exits with 6 when a server of a stack that was started does not answer. Example: `keel status --json`
+    Exits with 6 when a server of a started stack does not respond.
+
+    Example: `keel status --json`
     """
     from pipelines.stack.status import StatusConfig
     from pipelines.stack.status import status as look

@@ -1,6 +1,6 @@
-"""Put a registered version into service: proven in process, in the hot path and over gRPC before it gets a role.
+"""Put a registered version into service: validated in process, in the hot path and over gRPC before it gets a role.
 
-A version that fails any of its proofs is taken out again, and what served before goes on serving.
+A version that fails any of these checks is removed again, and what was served before stays in service.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def deploy(config: DeployConfig, *, workspace: Workspace) -> DeployResult:
         ModelError: no such version, or it fails a proof (see :func:`serving.bundle.load_bundle`).
         ApprovalError: it would be champion or previous, and the audit record has no approval of it.
         GateError: a step over gRPC takes too long.
-        ServiceError: registry or Triton is away, or another change is under way.
+        ServiceError: registry or Triton is unavailable, or another change is in progress.
     """
     registry, model = Registry(workspace.tracking), model_name(config.instrument)
     version = config.version or _aliased(registry, model, config.alias)
@@ -167,7 +167,7 @@ def _aliased(registry: Registry, model: str, alias: Alias) -> int:
 
 
 def _with_role(roles: Roles, candidate: _Candidate, now_ns: int) -> tuple[Roles, Role]:
-    """Roles with the version in the one that the registry gives it; whoever is not decided about is a challenger."""
+    """Roles with the version in the one that the registry gives it; an undecided version is a challenger."""
     aliases, version = candidate.registry.aliases(candidate.model), candidate.version
     for role in _DECIDED:
         mine = getattr(roles, role)

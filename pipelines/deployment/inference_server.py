@@ -1,4 +1,4 @@
-"""The Triton that a stage works with: the one it was told of, the one that is up, or one of its own for the stage."""
+"""The Triton that a stage works with: the one it was given, the one that is running, or a private one for the stage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def inference_server(workspace: Workspace) -> Iterator[TritonClient]:
     server that ends with the block. What a private server proved stays in the repository for the next one.
 
     Raises:
-        ServiceError: the server that was named does not answer, or none can be started.
+        ServiceError: the named server does not respond, or none can be started.
     """
     if workspace.triton_grpc is not None:
         with TritonClient(workspace.triton_grpc) as client:
@@ -63,7 +63,7 @@ def hold_server(
     """Keep a server up with everything that is in service, until ``wait`` returns, Ctrl-C, or its end.
 
     Raises:
-        PortInUseError: a port that was asked for is taken.
+        PortInUseError: a requested port is taken.
         ServiceError: one is up already, it cannot be started, a version does not get ready, or it ended by itself.
     """
     there = find_running(workspace.triton_repository)

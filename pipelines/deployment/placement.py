@@ -1,7 +1,7 @@
 """Versions of one instrument's model on this machine: fetched, proven in process, put into Triton's repository, served.
 
-Deploy, a champion change and a trial all move versions through here, so that a version is proven the same way whoever
-asks for it.
+Deploy, a champion change and a trial all move versions through here, so that a version is validated the same way
+whichever stage requests it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Placement:
     def bring(self, version: int) -> Placed:
         """Bundle of a version under ``models/``, fetched when it is not there, verified, proven in process.
 
-        A copy that was changed is removed: the registry has the original, so the next call fetches it anew.
+        A copy that was changed is removed: the registry has the original, so the next call fetches it again.
 
         Raises:
             ModelError: it does not pass, or is a model of another instrument.

@@ -1,1 +1,1 @@
-"""Station 9: champion against challenger, in turns or in the shadow."""
+"""Station 9: champion against challenger, in a switchback or in shadow."""

@@ -1,6 +1,6 @@
-"""From the records of an A/B session to one figure a block: what the test of challenger against champion runs on.
+"""Reduce the records of an A/B session to one figure per block, the input to the test of challenger against champion.
 
-Both arms speak about every row, one of them acts. So the quality of the words is compared on the *same* rows of a
+Both arms predict every row, one of them is active. So prediction quality is compared on the *same* rows of a
 block, and what the quotes earned is compared between the two blocks of a switchback pair
 (:mod:`serving.rollout.roles`).
 """
@@ -38,7 +38,7 @@ _WHOLE = 0.5  # and when it lasted at least this share of its length
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
-    """Champion and challenger, and the name of their test (0: nobody named it)."""
+    """Champion and challenger, and the name of their test (0: it has no name)."""
 
     versions: tuple[int, int]
     number: int = 0
@@ -55,9 +55,9 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
-    """Rows of one session in order. ``arm`` (n,) acted; ``champion``, ``challenger`` (n, P) what each said; ``truth``
-    (n, H) the directions that came. ``in_shadow`` (n,): the challenger's turn had not come yet. ``alone_ns``: steps
-    with the champion alone; ``silent``: rows more on which the challenger had no numbers and the champion had."""
+    """Rows of one session in order. ``arm`` (n,) was active; ``champion``, ``challenger`` (n, P) predictions; ``truth``
+    (n, H) the realised directions. ``in_shadow`` (n,): the challenger's turn had not come yet. ``alone_ns``: steps
+    with the champion alone; ``silent``: further rows on which only the champion had a prediction."""
 
     session: str
     recv_ns: Ints
@@ -83,7 +83,7 @@ class Words:
 
 def sessions_of(lake: Lake, instrument: str, sessions: Sequence[str], *, cards: Path) -> tuple[Test, tuple[str, ...]]:
     """A test and its sessions in order of time: of ``sessions``, or the newest test there is with all of its sessions.
-    A session that goes on for long is many, one after the other, and their blocks are one test's: looked at session by
+    A long-running session is many, one after the other, and their blocks are one test's: looked at session by
     session, each would be another chance to be wrong.
 
     Raises:
@@ -112,7 +112,7 @@ def sessions_of(lake: Lake, instrument: str, sessions: Sequence[str], *, cards: 
 
 
 def labels_of(workspace: Workspace, instrument: str, versions: tuple[int, int]) -> LabelConfig:
-    """The label settings that both versions were trained on: what came true is told by these.
+    """The label settings that both versions were trained on: outcomes are defined by these.
 
     Raises:
         ModelError: a version is not registered, or their settings differ, so that there is no one truth to compare by.
@@ -129,8 +129,8 @@ def read_rows(lake: Lake, instrument: str, session: str, compared: Compared, *, 
     """The rows of a session in which this pair was tested; None where there are none. The first seconds of a session,
     while its windows were filling, are left out.
 
-    Of a session that followed what was in service, those of its last test, as a shadow or in turns: what was said
-    beside a canary, or after the challenger became champion, is no test of a challenger.
+    Of a session that followed what was in service, those of its last test, as a shadow or in turns: predictions
+    alongside a canary, or after the challenger became champion, are no test of a challenger.
     """
     rows = lake.read("predictions", instrument=instrument, columns=_COLUMNS, where={"session": session})
     if not rows.num_rows:
@@ -163,7 +163,7 @@ def read_rows(lake: Lake, instrument: str, session: str, compared: Compared, *, 
 
 
 def block_seconds(cards: Path, sessions: Sequence[str]) -> float:
-    """The block length that the sessions were served with, from what serving wrote down.
+    """The block length that the sessions were served with, from the record of serving.
 
     Raises:
         InputError: it is not known, or differs between the sessions.
@@ -243,7 +243,7 @@ def _two_armed(lake: Lake, instrument: str) -> list[tuple[str, tuple[int, int], 
 
 
 def _tests(cards: Path, session: str, known: Sequence[tuple[str, tuple[int, int], int, int]]) -> list[Test]:
-    """What was tested in a session, in order of time; where nothing was written down, whoever was played beside."""
+    """What was tested in a session, in order of time; where nothing was recorded, every version served alongside."""
     card = read_card(cards, session)
     if card is None or card.scenes is None:
         return [Test(versions=versions) for name, versions, _, _ in known if name == session]

@@ -2,16 +2,16 @@
 
 What decides, and in which order:
 
-1. *Words* (primary): mean log-loss of the direction over all horizons, both arms on the same rows, challenger less
-   champion, one difference a block. Below zero the challenger is better calibrated and sharper.
+1. *Predictions* (primary): mean log-loss of the direction over all horizons, both arms on the same rows, challenger
+   less champion, one difference a block. Below zero the challenger is better calibrated and sharper.
 2. *Guardrails*, one difference a switchback pair: what the fills were worth one second later, adverse selection over
    one second, and that the challenger still gets fills. None may be significantly worse.
-3. *Shown* beside them, and deciding nothing: effective spread, slippage, adverse selection over 100 ms, fill ratio.
+3. *Shown* alongside, and deciding nothing: effective spread, slippage, adverse selection over 100 ms, fill ratio.
 
-``promote``: the words are significantly better and no guardrail is significantly worse; where orders are sent, only
-once the challenger had turns of its own, as a guardrail has to have something to look at. ``keep``: the words or a
-guardrail are significantly worse. ``undecided``: else; the champion stays. Each metric has its own confidence sequence
-at ``alpha``: the chance of promoting on words that are no better is at most ``alpha``, however often one looks.
+``promote``: the predictions are significantly better and no guardrail is significantly worse; where orders are sent,
+only once the challenger had turns of its own, since a guardrail needs data. ``keep``: the predictions or a guardrail
+are significantly worse. ``undecided``: else; the champion stays. Each metric has its own confidence sequence
+at ``alpha``: the chance of promoting on predictions that are no better is at most ``alpha``, however often one looks.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CompareConfig(StageConfig):
 
     ``plan`` is the number of blocks at which the interval should be tightest; ``least_fills`` the share of the
     champion's lots that the challenger must not significantly fall below, ``least_pairs`` the switchback pairs without
-    which nobody is promoted where orders are sent.
+    which no version is promoted where orders are sent.
     """
 
     instrument: str
@@ -242,7 +242,7 @@ def _require_numbers(config: CompareConfig) -> None:
 
 
 def _of_pairs(paired: Sequence[tuple[BlockMetrics, BlockMetrics]], least_fills: float) -> list[_Measured]:
-    """Guardrails, and what is shown beside them."""
+    """Guardrails, and what is shown alongside."""
 
     def lots(block: BlockMetrics) -> float:
         return 60.0 * block.lots / block.seconds
@@ -400,5 +400,5 @@ def _finite(value: float) -> float | None:
 
 
 def figure(value: float | None) -> str:
-    """A bound of an interval in words."""
+    """A bound of an interval as text."""
     return "unbounded" if value is None else f"{value:+.4g}"

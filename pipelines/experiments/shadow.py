@@ -1,9 +1,9 @@
-"""What a challenger would have done while it was a shadow: it saw every event and spoke, and the champion quoted.
+"""What a challenger would have done while it was a shadow: it saw every event and predicted, and the champion quoted.
 
 Both are compared on the same rows. Of latency only the sum is recorded (both networks are one step): what a row took
-with the challenger beside the champion, and what it took with the champion alone. Of the quotes a challenger would have
-made the model's part is told, since the touch and the inventory of a row are not recorded: the policy is asked with
-both words, nothing held and a book of one tick (of two, where the mid lies on a price).
+with the challenger alongside the champion, and what it took with the champion alone. Of the quotes a challenger would
+have made, the model's part is reported, as the touch and inventory of a row are not recorded: the policy is given
+both predictions, no inventory and a book of one tick (of two, where the mid lies on a price).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _PULLED = R_PULL_BID | R_PULL_ASK
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShadowRows:
-    """Rows of one session on which both spoke. ``champion``, ``challenger`` (n, P), ``truth`` (n, H) directions.
+    """Rows of one session on which both predicted. ``champion``, ``challenger`` (n, P), ``truth`` (n, H) directions.
     ``step_ns`` of these rows, ``alone_ns`` of rows with the champion alone; ``silent`` rows more on which the
-    challenger alone had no numbers."""
+    challenger alone had no prediction."""
 
     mid2: Ints
     champion: Real
@@ -73,7 +73,7 @@ class Shadow:
 def shadow(
     parts: Sequence[ShadowRows], words: tuple[Floats, Floats], policy: PolicyConfig | None, *, alpha: float, plan: int
 ) -> Shadow | None:
-    """The report; None where nobody was a shadow. ``words``: log-loss of champion and challenger (b,) a block."""
+    """The report; None where no version was a shadow. ``words``: log-loss of champion and challenger (b,) a block."""
     parts = [part for part in parts if len(part.mid2)]
     if not parts or not len(words[0]):
         return None

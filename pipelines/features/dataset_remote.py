@@ -1,9 +1,9 @@
 """Datasets to and from a DVC remote: a folder, or ``s3://bucket/prefix``.
 
-A dataset is its file and its card. Both are under DVC, and the remote holds them as DVC lays them out; beside them,
+A dataset is its file and its card. Both are under DVC, and the remote holds them as DVC lays them out; next to them,
 ``datasets/<id>.json`` says which objects a dataset is made of, with their sha256. That entry is written last, so what
-is listed is there as a whole. Getting one back fetches into DVC's cache, checks every file out into a draft folder,
-holds it against its sha256 and only then renames the folder into its place.
+is listed is complete. Getting one back fetches into DVC's cache, checks every file out into a draft folder,
+checks it against its sha256 and only then renames the folder into its place.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SHORTEST: Final = 4
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """One file of a dataset: DVC finds it by its md5, we hold it against its sha256."""
+    """One file of a dataset: DVC finds it by its md5, we check it against its sha256."""
 
     name: str
     md5: str
@@ -59,7 +59,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class ListResult:
-    """What ``ls`` found, here and there."""
+    """Result of ``ls``: datasets here and on the remote."""
 
     remote: str
     datasets: tuple[Dataset, ...]
@@ -76,7 +76,7 @@ class ListResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PutConfig(StageConfig):
-    """``dataset`` is an id, or enough of its beginning. ``pointer``: a file to write for Git, as DVC writes them."""
+    """``dataset`` is an id, or a unique prefix of it. ``pointer``: a file to write for Git, as DVC writes them."""
 
     dataset: str
     pointer: str = ""
@@ -182,7 +182,7 @@ def put(config: PutConfig, *, workspace: Workspace) -> PutResult:
 
 
 def get(config: GetConfig, *, workspace: Workspace) -> GetResult:
-    """Restore a dataset to the byte.
+    """Restore a dataset byte for byte.
 
     Raises:
         InputError: nothing that the remote has is meant, or several are; or Git does not know the revision.
@@ -289,7 +289,7 @@ def _sha256(path: Path) -> str:
 
 
 def _restore(datasets: Path, place: Path, files: tuple[StoredFile, ...], remote: str) -> None:
-    """Fetch into a draft beside ``place``, look at every byte, and only then put it in its place."""
+    """Fetch into a draft next to ``place``, verify every byte, and only then move it into place."""
     try:
         with drafting(place) as draft:
             paths = [draft / file.name for file in files]

@@ -30,7 +30,7 @@ _REMOTE = "keel"  # the name of the remote, while a command runs
 
 
 def commit(repository: Path, file: Path) -> str:
-    """Put ``file``, somewhere under ``repository``, under DVC and answer its revision (md5, 32 hex digits).
+    """Put ``file``, somewhere under ``repository``, under DVC and return its revision (md5, 32 hex digits).
 
     The repository is made when there is none. A file that is under DVC already, unchanged, keeps its revision.
 

@@ -1,6 +1,6 @@
 """DVC's ``s3://`` remotes over Arrow's S3 client.
 
-``dvc-s3`` does not install beside this project's other libraries. What it would add is a file system, and Arrow has
+``dvc-s3`` does not install alongside this project's other libraries. What it would add is a file system, and Arrow has
 one; DVC's own way of laying out a remote stays, so that a DVC with ``dvc-s3`` reads and writes the same remote.
 """
 

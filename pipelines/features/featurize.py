@@ -3,7 +3,7 @@
 In order: the rows of every source, computed by the compiled kernel over runs of accepted batches; their features and
 labels in the lake; slow features joined point-in-time by Feast; the warm rows as ``datasets/<id>/dataset.parquet``,
 where the id is the hash of the file; its revision in DVC; and last ``dataset.json``, without which there is no dataset.
-Each step replaces or finds what it would make, so that a stage that was killed is simply run again.
+Each step replaces or finds what it would make, so an interrupted stage can simply be rerun.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def featurize(config: FeaturizeConfig, *, workspace: Workspace) -> FeaturizeResu
     """Compute, register, cut and version; see the module.
 
     Raises:
-        EmptyDataError: no ticks, none judged, or no warm row.
+        EmptyDataError: no ticks, none validated, or no warm row.
         BookError: accepted ticks hold an event the book refuses.
         MarketDataError: Feast's join gave other rows than were asked for.
         LakeError: something cannot be written.
@@ -345,7 +345,7 @@ def _known_by(config: FeaturizeConfig, computed: Computed) -> Labels:
 
 
 def _put(workspace: Workspace, config: FeaturizeConfig, table: pa.Table, lake: Lake) -> dict[str, Any]:
-    """Place the file under its hash, version it, write its card. What is there already is kept."""
+    """Place the file under its hash, version it, write its card. An existing one is kept."""
     dataset_id = _place(workspace.datasets, table)
     folder = workspace.datasets / dataset_id
     card = folder / CARD_FILE
@@ -361,7 +361,7 @@ def _put(workspace: Workspace, config: FeaturizeConfig, table: pa.Table, lake: L
 
 
 def _place(datasets: Path, table: pa.Table) -> str:
-    """Write the rows to ``<id>/dataset.parquet`` and answer the id: the first 16 hex digits of the file's sha256."""
+    """Write the rows to ``<id>/dataset.parquet`` and return the id: the first 16 hex digits of the file's sha256."""
     try:
         with drafting(datasets / "draft") as draft:
             pq.write_table(table, draft / DATASET_FILE, compression="zstd", compression_level=3, row_group_size=131_072)

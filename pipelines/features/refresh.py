@@ -1,7 +1,7 @@
 """Features and labels of what is new in the lake, and the newest of them online; no dataset.
 
 What a schedule runs all day: only sources whose accepted minutes changed since their rows were made are computed. What
-rows were made of is committed with them. A dataset is cut by :mod:`pipelines.features.featurize` when somebody trains.
+rows were made of is committed with them. For training, :mod:`pipelines.features.featurize` cuts a dataset.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def refresh(config: RefreshConfig, *, workspace: Workspace) -> RefreshResult:
     """Compute what is new and publish the newest.
 
     Raises:
-        EmptyDataError: no ticks, or none judged.
+        EmptyDataError: no ticks, or none validated.
         BookError: accepted ticks hold an event the book refuses.
         LakeError: something cannot be written.
-        ServiceError: Feast's servers are away.
+        ServiceError: Feast's servers are unavailable.
     """
     labels = FeaturizeConfig(**vars(config)).labels
     lake = Lake(workspace.lake)
@@ -68,7 +68,7 @@ def refresh(config: RefreshConfig, *, workspace: Workspace) -> RefreshResult:
     newest = max(accepted, key=lambda entry: entry.accepted[-1]).source
     columns = ["recv_ns", *catalog.tick_names()]
     ticks = lake.read("features", instrument=instrument.key, columns=columns, where={"source": newest})
-    if ticks.num_rows:  # also when nothing was computed: an earlier run may have been cut off before this
+    if ticks.num_rows:  # also when nothing was computed: an earlier run may have been interrupted before this
         slow = slow_records(lake, instrument.key)
         FeatureStore(workspace).publish(instrument.key, slow=slow, ticks=ticks.sort_by("recv_ns"))
     return RefreshResult(

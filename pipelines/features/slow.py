@@ -1,7 +1,7 @@
-"""Slow features for a session: what is known when it begins, and what it learned for whoever comes next.
+"""Slow features for a session: what is known when it begins, and what it learned for the next session.
 
 The feature store's online side holds the newest value. The lake holds all of them, and says what was known at a moment:
-along a recording, or beside a simulated exchange whose clock began again, the newest value is from the future.
+along a recording, or alongside a simulated exchange whose clock began again, the newest value is from the future.
 """
 
 from __future__ import annotations

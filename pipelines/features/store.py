@@ -93,7 +93,7 @@ class FeatureStore:
 
         Raises:
             LakeError: the files cannot be written.
-            ServiceError: registry or online store, where they are servers, are away.
+            ServiceError: registry or online store, where they are servers, are unavailable.
         """
         self._export("slow_features", instrument, _slow_table(instrument, slow))
         self._export("tick_features", instrument, _tick_table(instrument, ticks))
@@ -155,7 +155,7 @@ class FeatureStore:
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
-        """Around every use of Feast: silent, and what goes wrong with its files is said."""
+        """Around every use of Feast: silent, and file errors are reported."""
         from redis.exceptions import RedisError
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -276,7 +276,7 @@ def _feast() -> Any:
 
 
 def _definitions() -> list[Any]:
-    """The Feast objects of ``feature_repo/definitions.py``, read anew: its paths follow the environment."""
+    """The Feast objects of ``feature_repo/definitions.py``, read again: its paths follow the environment."""
     from feast import Entity, FeatureView, FileSource, PushSource
 
     found = runpy.run_path(str(REPOSITORY / "definitions.py"))

@@ -1,7 +1,7 @@
-"""A person's decision about a version: who, when, why. Without it nothing becomes champion.
+"""A person's decision about a version: who, when, why. Without it no version becomes champion.
 
-The decision is written to the audit record first and to the registry's tags second; :func:`require_approval` believes
-it only when both tell the same. A process that dies in between is completed by running the same command again.
+The decision is written to the audit record first and to the registry's tags second; :func:`require_approval` accepts
+it only when both agree. Rerun the same command to complete a decision that was interrupted in between.
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ def approve(config: ApproveConfig, *, workspace: Workspace) -> ApproveResult:
 
 
 def require_recorded(workspace: Workspace, model_name: str, version: int) -> audit.Entry:
-    """The approval of a version in the audit record: what serving asks for, with the registry away.
+    """The approval of a version in the audit record: what serving asks for, without the registry.
 
     Raises:
-        ApprovalError: nobody decided, the last decision was a rejection, or the author decided.
+        ApprovalError: no one decided, the last decision was a rejection, or the author decided.
         GateError: the audit record is broken.
     """
     entry = _last(audit.read(audit.path_of(workspace)), model_name, version, KIND)
@@ -143,7 +143,7 @@ def require_approval(workspace: Workspace, model_name: str, version: int) -> aud
 
 
 def undecided(workspace: Workspace) -> dict[str, int]:
-    """Challengers in service that nobody has approved or rejected: the version by instrument.
+    """Challengers in service that no one has approved or rejected: the version by instrument.
 
     Raises:
         GateError: the audit record is broken.

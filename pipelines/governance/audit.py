@@ -1,8 +1,8 @@
-"""The append-only record of what was decided and done: approvals, promotions, acknowledged alerts, safe states.
+"""The append-only record of decisions and actions: approvals, promotions, acknowledged alerts, safe states.
 
 One JSON line a decision. Each line carries the sha256 of the line before it and of itself, so that a changed, removed
 or reordered line breaks the chain; the hash of a version's last decision is also a tag in the model registry, so that
-cutting off the end of the file shows as well. This tells of tampering, it does not prevent it: whoever can write both
+cutting off the end of the file shows as well. This detects tampering, it does not prevent it: anyone who can write both
 the file and the registry can rewrite history.
 """
 
@@ -25,7 +25,7 @@ from serving.rollout.roles import read_state
 
 GENESIS = "0" * 64
 LOCK_SECONDS = 10.0
-TAKEN_BACK = " taken back"  # ends the kind of a change of champion that was undone
+TAKEN_BACK = " taken back"  # ends the kind of a reverted change of champion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditVerifyResult:
-    """A whole chain. ``torn`` tells of an unfinished last line, which was never acknowledged to anybody."""
+    """A whole chain. ``torn`` reports an unfinished last line, which was never acknowledged to anyone."""
 
     path: str
     entries: int
@@ -79,7 +79,7 @@ def append(path: Path, *, clock: Clock, kind: str, what: Mapping[str, Any]) -> E
     """Add a decision; when this returns it is on disk.
 
     Raises:
-        GateError: the chain is broken; nothing is added to a record that cannot be believed.
+        GateError: the chain is broken; nothing is added to a record that cannot be trusted.
         ServiceError: another process held the record for longer than LOCK_SECONDS.
     """
     from filelock import FileLock, Timeout
@@ -98,8 +98,8 @@ def append(path: Path, *, clock: Clock, kind: str, what: Mapping[str, Any]) -> E
 
 
 def append_once(path: Path, *, clock: Clock, kind: str, what: Mapping[str, Any], about: str = "model_name") -> None:
-    """Add a decision about ``what[about]``, unless it is the last one about it: completing what was cut off does not
-    record it twice.
+    """Add a decision about ``what[about]``, unless it is the last one about it: completing an interrupted action does
+    not record it twice.
 
     Raises:
         GateError: the chain is broken.
@@ -175,7 +175,7 @@ def ls(workspace: Workspace, *, last: int = 0) -> AuditLsResult:
 
 
 def champions(entries: Sequence[Entry]) -> dict[str, int]:
-    """The champion of each model as the last change on record left it; 0 where the first one was taken back."""
+    """The champion of each model as the last change on record left it; 0 where the first one was reverted."""
     found: dict[str, int] = {}
     for entry in entries:
         change = entry.kind.removesuffix(TAKEN_BACK)
@@ -187,7 +187,7 @@ def champions(entries: Sequence[Entry]) -> dict[str, int]:
 def stray_aliases(workspace: Workspace, aliases: Mapping[str, int | None]) -> list[str]:
     """A sentence for each model whose champion in the registry (None: it has none) is not that of the record.
 
-    A change that is under way, or was cut off and will be completed, is no stray.
+    A change that is in progress, or was interrupted and will be completed, is not a mismatch.
 
     Raises:
         GateError: the chain is broken.

@@ -1,6 +1,6 @@
-"""Who may decide: a person with a name and a reason, who is no program and, where a list is set, is on it.
+"""Who may decide: a person with a name and a reason, who is not a program and, where a list is set, is on it.
 
-A name on the command line is what somebody typed; only Airflow's sign-in proves it. What is kept out for certain is a
+A name on the command line is only what was typed; only Airflow's sign-in proves it. What is reliably excluded is a
 program that decides by mistake.
 """
 
@@ -40,7 +40,7 @@ def require_reason(name: str, reason: str, doing: str) -> None:
 
 
 def require_listed(name: str, allowed: Sequence[str], doing: str) -> None:
-    """Raise ApprovalError unless ``name`` is one of ``allowed``; an empty list allows everybody."""
+    """Raise ApprovalError unless ``name`` is one of ``allowed``; an empty list allows everyone."""
     if allowed and not any(same_person(name, each) for each in allowed):
         raise ApprovalError(f"{name} may not give {doing}; those who may are {', '.join(allowed)} (KEEL_APPROVERS)")
 

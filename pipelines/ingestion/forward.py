@@ -1,6 +1,6 @@
 """Put raw frames into a Kafka topic, from recordings or from a WebSocket: what ``keel ingest --url kafka://...`` lands.
 
-A recording that is forwarded again after a kill goes on where the topic's copy of it ends. A stream is live: what came
+A recording that is forwarded again after a kill resumes where the topic's copy of it ends. A stream is live: what came
 while no forwarder ran is missing, and shows as a gap in the venue's update ids.
 """
 
@@ -29,7 +29,7 @@ class ForwardConfig(StageConfig):
     """Either ``files`` (recordings) or a ``url`` (a WebSocket), ``to`` a ``kafka://host:port/topic``.
 
     ``instrument``, ``seconds`` and ``snapshot_url`` are as of ingest. ``partitions`` above 0: make the topic if it is
-    missing; in production whoever keeps the cluster makes topics.
+    missing; in production the cluster's operator creates topics.
     """
 
     to: str
@@ -44,7 +44,7 @@ class ForwardConfig(StageConfig):
 @dataclass(frozen=True, kw_only=True)
 class ForwardResult:
     """``frames`` were sent and acknowledged; ``there`` of the recordings lay in the topic before, ``shed`` of a stream
-    found no room while the broker was away."""
+    found no room while the broker was unavailable."""
 
     topic: str
     instruments: tuple[str, ...]

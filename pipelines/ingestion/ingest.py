@@ -38,11 +38,11 @@ _PROGRESS_EVERY = live.PROGRESS_EVERY
 class IngestConfig(StageConfig):
     """Either ``files`` (recordings, plain or gzip) or a ``url`` (a WebSocket stream).
 
-    ``instrument`` is a key ``venue.SYMBOL``: needed with a URL; recordings are recognised, unless it is given.
+    ``instrument`` is a key ``venue.SYMBOL``: needed with a URL; recordings are detected, unless it is given.
     ``venue`` is the name of the recordings' format, else recognised. ``tick`` and ``lot`` are decimals, for an
     instrument that is not known; else they are inferred from the data. ``lake`` is another lake than the workspace's.
     ``feeds``: more streams in the same process, each ``VENUE.SYMBOL=URL``; one that fails does not end the others.
-    ``growing``: the recordings are lines that somebody still writes. What is there is landed, but for a half line; the
+    ``growing``: lines are still being added to the recordings. What is there is landed, but for a half line; the
     same command lands the rest. With ``ended`` it is the last time: then the last minute is landed, too.
     A ``kafka://host:port/topic`` is followed until Ctrl-C, or with ``drain`` up to what lies there now.
     ``seconds``: stop the stream after this much market time. ``snapshot_url``: where depth snapshots are fetched;
@@ -166,7 +166,7 @@ def ingest(config: IngestConfig, *, workspace: Workspace) -> IngestResult:
         CaptureError: a file is not a recording. (A truncated one is landed as far as it goes, and says so.)
         EmptyDataError: a file or the stream holds no frames.
         ServiceError: the stream cannot be reached.
-        LakeError: the lake cannot be written; run again when mended.
+        LakeError: the lake cannot be written; rerun when repaired.
     """
     if bool(config.files) == bool(config.url or config.feeds):
         raise SettingsError(
@@ -227,13 +227,13 @@ def _land_recordings(config: IngestConfig, lake: Lake, progress: Progress) -> li
 
 
 def _look(recording: Recording) -> Look:
-    """What changes when somebody writes to its files: size and time of each."""
+    """What changes when its files are written to: size and time of each."""
     stats = [part.stat() for part in recording.venue.parts(recording.path)]
     return tuple((each.st_size, each.st_mtime_ns) for each in stats)
 
 
 def _check(recording: Recording, config: IngestConfig) -> None:
-    """Look at what was asked before anything is landed."""
+    """Check the request before anything is landed."""
     symbol = recording.key.partition(".")[2]
     if bool(config.tick) != bool(config.lot):
         raise SettingsError("expected --tick and --lot together, or neither")
@@ -266,7 +266,7 @@ class _Job:
         """Its frames; those of a recording that is not said to grow must be all of them.
 
         Raises:
-            InputError: somebody has written to it meanwhile.
+            InputError: it has been written to meanwhile.
         """
         if self.growing != "no":
             yield from line_files.frames(self.recording.path, growing=True)

@@ -39,8 +39,8 @@ def land_topic(asked: LandTopic, lake: Lake, tell: Callable[[], None], tell_ever
     Raises:
         InputError: no such topic, or another process is landing it.
         EmptyDataError: it was drained and held no frame of the instrument.
-        ServiceError: the cluster is away or refuses us.
-        LakeError: the lake cannot be written; run again when mended.
+        ServiceError: the cluster is unavailable or refuses us.
+        LakeError: the lake cannot be written; rerun when repaired.
     """
     topic = find_topic(asked.cluster, asked.topic)
     run = _Run(asked=asked, topic=topic, lake=lake, tell=tell, tell_every=tell_every)

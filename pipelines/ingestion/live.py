@@ -1,6 +1,6 @@
 """Live feeds into the lake: several venues and instruments in one process, each with a connection and a lander.
 
-One that fails does not end the others. What has come of it is landed, and its error is told when all have ended.
+One that fails does not end the others. Its frames so far are landed, and its error is reported when all have ended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Feed:
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """What came of a feed."""
+    """The outcome of a feed."""
 
     feed: Feed
     lander: Lander
@@ -50,7 +50,7 @@ async def land(
     """Land all feeds until each has ended, or until this is cancelled: then everything that came is landed.
 
     Raises:
-        KeelError: of the first feed that failed, with how many did; what came of the others is landed.
+        KeelError: of the first feed that failed, with how many did; frames of the others are landed.
     """
     outcomes = await asyncio.gather(*(_land(feed, lake, workspace, intake) for feed in feeds), return_exceptions=True)
     failed = [(feed, each) for feed, each in zip(feeds, outcomes, strict=True) if isinstance(each, BaseException)]

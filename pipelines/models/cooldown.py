@@ -1,6 +1,6 @@
 """Whether a retraining may begin: one at a time an instrument, and not again before the last one's cool-down is over.
 
-A drift that goes on is found again and again, and several drifts may come at once. What is written down here, once a
+A lasting drift is detected repeatedly, and several drifts may come at once. What is recorded here, once a
 retraining begins, turns such a storm into one retraining and then, while the drift lasts, into one a cool-down.
 """
 
@@ -55,7 +55,7 @@ def admission(workspace: Workspace, instrument: str, cool_down_seconds: float) -
 
 
 def admit(workspace: Workspace, instrument: str, trigger: str, *, cool_down_seconds: float) -> Admission:
-    """Begin a retraining, if it may. The same ``trigger`` is admitted again: it goes on where it was cut off.
+    """Begin a retraining, if it may. The same ``trigger`` is admitted again: it resumes where it was interrupted.
 
     Raises:
         ServiceError: the record is damaged.

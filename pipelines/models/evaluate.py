@@ -1,4 +1,4 @@
-"""Hold a run against naive rules, logistic regression, LightGBM and the champion, on the same test rows."""
+"""Compare a run with naive rules, logistic regression, LightGBM and the champion, on the same test rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(StageConfig):
-    """The gate: better than the prior beyond chance, and ``max_ece``. Losing to another model is told, not barred."""
+    """The gate: better than the prior beyond chance, and ``max_ece``. Losing to another model is
+    reported, but does not fail it."""
 
     run_id: str
     max_ece: float = 0.1
@@ -46,7 +47,7 @@ class EvaluateResult:
 
 
 def evaluate(config: EvaluateConfig, *, workspace: Workspace) -> EvaluateResult:
-    """Calibrate, score every model, write ``evaluation.json`` beside the run and the figures to MLflow.
+    """Calibrate, score every model, write ``evaluation.json`` next to the run and the figures to MLflow.
 
     Raises:
         InputError: no such run.

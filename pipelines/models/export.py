@@ -31,7 +31,7 @@ class ExportConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """``int8``: what became of the INT8 candidate, with its figures."""
+    """``int8``: the outcome of the INT8 candidate, with its figures."""
 
     run_id: str
     bundle: str
@@ -71,7 +71,7 @@ def export(config: ExportConfig, *, workspace: Workspace) -> ExportResult:
     found = runs.read_evaluation(folder)
     if config.require_gate:
         _check_gate(config.run_id, found.refusals)
-    # not test rows: what they are used for here, they could no longer prove
+    # not test rows: rows used here could no longer serve as an independent test
     rows = np.flatnonzero(plan.split.mask("valid", data.recv_ns))
     bundle = folder / runs.BUNDLE
     golden = data.features[rows[:GOLDEN_STEPS]]

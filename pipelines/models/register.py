@@ -24,7 +24,7 @@ class RegisterConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterResult:
-    """The version and what it comes from. ``gate``: "passed", or why the gate of its evaluation said no."""
+    """The version and what it comes from. ``gate``: "passed", or why it failed the gate of its evaluation."""
 
     model_name: str
     version: int
@@ -49,7 +49,7 @@ def register(config: RegisterConfig, *, workspace: Workspace) -> RegisterResult:
 
     Raises:
         InputError: no such run.
-        ManifestError, TamperedError: the run's bundle is missing or not whole.
+        ManifestError, TamperedError: the run's bundle is missing or incomplete.
     """
     from training import runs
     from training.fitting.plan import read_plan

@@ -17,7 +17,7 @@ from pipelines.workspace import Workspace
 @dataclass(frozen=True, kw_only=True)
 class RetrainConfig(StageConfig, RetrainingSchedule):
     """The data to learn from: ``sources`` (empty: all) between the times, or only the newest ``last_seconds``;
-    ``trigger`` says what asked for it.
+    ``trigger`` names what requested it.
 
     ``cool_down_hours``: how long after a retraining began a scheduler may not begin another of the instrument. ``cron``
     and ``timezone``: when the DAG ``retrain_nightly`` asks for one of each instrument in service.
@@ -56,10 +56,10 @@ class RetrainResult:
 
 
 def retrain(config: RetrainConfig, *, workspace: Workspace) -> RetrainResult:
-    """Run the stages from featurize to register. Who calls this is not held up by a cool-down, but starts one.
+    """Run the stages from featurize to register. A direct call does not wait for a cool-down, but starts one.
 
     Raises:
-        ServiceError: a retraining of this instrument is under way.
+        ServiceError: a retraining of this instrument is in progress.
         KeelError: whatever a stage raises.
     """
     workspace.home.mkdir(parents=True, exist_ok=True)

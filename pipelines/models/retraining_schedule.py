@@ -46,7 +46,7 @@ class RetrainingSchedule:
             return True
         at = start.astimezone(UTC)
         while at < start + _LOOK_AHEAD:
-            # in UTC: what is asked for is how long a model stands, not what the clock on the wall shows
+            # in UTC: what matters is how long a model stands, not local time
             reach = (at + period).astimezone(zoneinfo.ZoneInfo(self.timezone))
             last: datetime = croniter.croniter(self.cron, reach + timedelta(seconds=1)).get_prev(datetime)
             if last.astimezone(UTC) <= at:

@@ -1,7 +1,7 @@
 """Train the streaming network on a dataset: Ray Train workers, bf16, gradient accumulation, exact resume.
 
-A run is known by its plan (dataset, split, parameters). Running the same plan again goes on with the run that a kill
-cut off, and answers the finished one at once.
+A run is identified by its plan (dataset, split, parameters). Running the same plan again resumes the run that a kill
+interrupted, and returns a finished one at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ModelConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(StageConfig):
-    """``trigger``: what asked for it (a drift, the schedule, a person), a tag of the run. ``model`` is what is trained,
+    """``trigger``: what requested it (a drift, the schedule, a person), a tag of the run. ``model`` is what is trained,
     its layers ``hidden`` wide.
 
     ``workers`` 0 trains in this process. Shares of ``split`` are of the rows; times in nanoseconds.
@@ -165,7 +165,7 @@ def _begin(plan: Plan, config: TrainConfig, workspace: Workspace) -> Path:
         "plan": digest,
     }
     with tracking.spoken("start a run", workspace.tracking):
-        # one that was killed before its folder was there is taken up, not left behind
+        # a run killed before its folder existed is resumed, not left behind
         open_runs = client.search_runs([experiment], f"tags.plan = '{digest}' and attributes.status = 'RUNNING'")
         run_id = str((open_runs[0] if open_runs else client.create_run(experiment, tags=tags)).info.run_id)
         for name in ("workers", "precision", "hidden", "epochs", "accumulate", "learning_rate", "seq_len", "seed"):
