@@ -399,38 +399,6 @@ def trace(
 
 
 @app.command()
-def simulate(
-    port: Annotated[int, typer.Option(help="Loopback port; 0 takes a free one.")] = 0,
-    seed: Annotated[int, typer.Option(help="Same seed, same market.")] = 7,
-    regime: Annotated[str, typer.Option(help="calm, volatile or thin.")] = "calm",
-) -> None:
-    """Run the simulated exchange in the foreground until Ctrl-C.
-
-    Example: `keel simulate --port 9443 --seed 7`
-    """
-    from pipelines.stack.exchange import SimulateConfig
-    from pipelines.stack.exchange import simulate as run_exchange
-
-    run_exchange(SimulateConfig(port=port, seed=seed, regime=regime), announce=typer.echo)
-
-
-@app.command()
-def triton(
-    grpc_port: Annotated[int, typer.Option(help="0 takes a free one, here and below.")] = 0,
-    http_port: Annotated[int, typer.Option()] = 0,
-    metrics_port: Annotated[int, typer.Option()] = 0,
-) -> None:
-    """Run Triton with every version in service until Ctrl-C.
-
-    Example: `keel triton`
-    """
-    from pipelines.deployment.inference_server import TritonPorts, hold_server
-
-    ports = TritonPorts(grpc=grpc_port, http=http_port, metrics=metrics_port)
-    hold_server(settings.workspace(), announce=typer.echo, ports=ports)
-
-
-@app.command()
 def report(as_json: Json = False, set_: Set = None) -> None:
     """Rewrite report.html and report.json of the last demo.
 
